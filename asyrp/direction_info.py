@@ -1,0 +1,69 @@
+"""What a direction file says of its direction, read without its tensors (and without torch)."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from asyrp.errors import UserError
+
+FORMAT = "asyrp-direction-1"
+
+
+@dataclass(frozen=True)
+class DirectionInfo:
+    """What a direction file says of its direction, beside the tensors.
+
+    `n_steps` is the number of generation steps that strength 1 was set at. Each step adds A_t delta_h, and A_t
+    hardly depends on the step size, so n_steps / n scales delta_h to the same edit in n steps. `t_edit` and
+    `t_boost` are suggestions. `unit` says in words what strength 1 is.
+    """
+
+    name: str
+    form: str
+    model_digest: str
+    n_steps: int
+    t_edit: int | None = None
+    t_boost: int | None = None
+    unit: str = ""
+    found_by: str = ""
+    found_on: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def read_info(path: Path) -> DirectionInfo:
+    """The metadata of a direction file, without its tensors.
+
+    Raises:
+        UserError: if there is no such file, or it is not one of ours.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"there is no direction file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is no direction file: its metadata does not say '{FORMAT}'")
+    return DirectionInfo(**{f.name: json.loads(metadata[f.name]) for f in fields(DirectionInfo)})
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a direction file: what a run is bound to."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_model(info: DirectionInfo, model_digest: str, model_name: str) -> None:
+    """Refuse a direction that was found on another model.
+
+    Raises:
+        UserError: if the digests differ.
+    """
+    if info.model_digest != model_digest:
+        raise UserError(
+            f"direction '{info.name}' was found on the model {info.model_digest[:12]}, not on {model_name} "
+            f"({model_digest[:12]}): h-space differs from model to model, so learn the direction again on this one"
+        )

@@ -1,0 +1,127 @@
+"""Directions in h-space, in their three forms, and the file they are kept in.
+
+A direction yields delta_h [B, C, h, w] (or [1, C, h, w]) for a bottleneck at a timestep:
+
+- `GlobalDirection`     one tensor for every timestep (delta_h^global of the paper)
+- `TimestepDirection`   one tensor per timestep of a grid
+- `ImplicitDirection`   a small net f_t(h, t), the paper's delta block
+
+The file is one safetensors file; its metadata says what it is, which model it belongs to and how to use it.
+"""
+
+import json
+from bisect import bisect_left
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from asyrp.direction_info import FORMAT, DirectionInfo, read_info
+from asyrp.errors import UserError
+from asyrp.unet import Encoded
+
+
+class Form(Protocol):
+    """How a direction turns a bottleneck into delta_h."""
+
+    def __call__(self, encoded: Encoded, t: int) -> Tensor: ...
+
+
+class GlobalDirection(nn.Module):
+    """One tensor [C, h, w], the same at every timestep."""
+
+    delta_h: Tensor
+
+    def __init__(self, delta_h: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("delta_h", delta_h)
+
+    def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
+        return self.delta_h[None]
+
+
+class TimestepDirection(nn.Module):
+    """Tensors [T, C, h, w] on an ascending grid of T timesteps; another timestep takes the nearest one's."""
+
+    delta_h: Tensor
+
+    def __init__(self, delta_h: Tensor, grid: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("delta_h", delta_h)
+        self.register_buffer("grid", grid)
+        self._steps: list[int] = grid.tolist()
+
+    def nearest(self, t: int) -> int:
+        """The index of the grid timestep nearest to `t`; the higher one of two as near."""
+        right = min(bisect_left(self._steps, t), len(self._steps) - 1)
+        left = max(right - 1, 0)
+        return left if t - self._steps[left] < abs(self._steps[right] - t) else right
+
+    def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
+        return self.delta_h[self.nearest(t)][None]
+
+
+class ImplicitDirection(nn.Module):
+    """The paper's f_t for Ho nets: 1x1 conv, plus the time embedding, GroupNorm, SiLU, 1x1 conv."""
+
+    def __init__(self, channels: int, emb_channels: int, groups: int = 32) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.temb_proj = nn.Linear(emb_channels, channels)
+        self.norm2 = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(channels, channels, 1)
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "ImplicitDirection":
+        channels, emb_channels = state["temb_proj.weight"].shape
+        block = cls(channels, emb_channels)
+        block.load_state_dict(state)
+        return block.requires_grad_(False)
+
+    def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
+        dtype = self.conv1.weight.dtype
+        time = self.temb_proj(nn.functional.silu(encoded.emb.to(dtype)))
+        hidden = self.conv1(encoded.h.to(dtype)) + time[:, :, None, None]
+        return self.conv2(nn.functional.silu(self.norm2(hidden)))
+
+
+FORMS = {"global": GlobalDirection, "timestep": TimestepDirection, "implicit": ImplicitDirection}
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A form with its metadata."""
+
+    info: DirectionInfo
+    form: nn.Module
+
+    def delta_h(self, encoded: Encoded, t: int, n_steps: int) -> Tensor:
+        """delta_h at strength 1 for a process of `n_steps` generation steps, in the dtype of h."""
+        return self.form(encoded, t).to(encoded.h.dtype) * (self.info.n_steps / n_steps)
+
+
+def save(direction: Direction, path: Path) -> None:
+    """Write the direction file; its metadata values are strings, as the format demands."""
+    entries = {key: json.dumps(value) for key, value in asdict(direction.info).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in direction.form.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"format": FORMAT, **entries})
+
+
+def load(path: Path) -> Direction:
+    """Read a direction file.
+
+    Raises:
+        UserError: if there is no such file, or it is not one of ours.
+    """
+    info = read_info(path)
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if info.form == "implicit":
+        return Direction(info, ImplicitDirection.from_state_dict(state))
+    if info.form in FORMS:
+        return Direction(info, FORMS[info.form](**{k: v.float() if k == "delta_h" else v for k, v in state.items()}))
+    raise UserError(f"{path} holds a direction of the form '{info.form}'; this version knows {', '.join(FORMS)}")

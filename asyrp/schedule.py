@@ -1,0 +1,55 @@
+"""The noise schedule and the timestep sequences of DDIM, in float64."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CLEAN = -1
+"""The timestep after 0: the image itself, where alpha_bar is 1."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Cumulative signal levels of a diffusion process; `alpha_bar` is float64 [T] on the CPU."""
+
+    alpha_bar: Tensor
+
+    @classmethod
+    def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> "NoiseSchedule":
+        """The linear schedule of DDPM (Ho et al. 2020), which every net of the papers was trained with."""
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+        return cls(torch.cumprod(1 - betas, dim=0))
+
+    def __len__(self) -> int:
+        return len(self.alpha_bar)
+
+    def level(self, t: int) -> float:
+        """alpha_bar at timestep `t`; 1 at CLEAN."""
+        return 1.0 if t == CLEAN else self.alpha_bar[t].item()
+
+
+def timesteps(n: int, t_0: int = 999) -> list[int]:
+    """`n` timesteps from 0 to `t_0`, ascending, spaced as in the official code.
+
+    The 1e-6 undoes float round-down: without it 58 of 1000 values would fall one short.
+
+    Raises:
+        ValueError: if `n` distinct steps do not fit into 0..t_0, or n < 2.
+    """
+    if not 2 <= n <= t_0 + 1:
+        raise ValueError(f"between 2 and {t_0 + 1} steps fit below timestep {t_0}, not {n}")
+    return [int(v + 1e-6) for v in (torch.linspace(0, 1, n, dtype=torch.float64) * t_0).tolist()]
+
+
+def inversion_pairs(n: int, t_0: int = 999) -> list[tuple[int, int]]:
+    """The n - 1 moves (t, t') of DDIM inversion, upwards from 0 to `t_0`."""
+    steps = timesteps(n, t_0)
+    return list(itertools.pairwise(steps))
+
+
+def generation_pairs(n: int, t_0: int = 999) -> list[tuple[int, int]]:
+    """The n moves (t, t') of DDIM generation, downwards from `t_0` to CLEAN."""
+    steps = timesteps(n, t_0)
+    return list(zip(reversed(steps), reversed([CLEAN, *steps[:-1]]), strict=True))

@@ -1,0 +1,82 @@
+"""A frozen diffusers U-Net, split at its bottleneck into encode and decode."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from asyrp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the decoder needs of x_t: `h` [B, C, h, w], the skips, and the time embedding [B, E]."""
+
+    h: Tensor
+    skips: tuple[Tensor, ...]
+    emb: Tensor
+
+
+class SplitUNet(Protocol):
+    """Any net that can be split at its bottleneck; all the process knows of a model."""
+
+    def encode(self, x: Tensor, t: int) -> Encoded: ...
+
+    def decode(self, encoded: Encoded, h: Tensor) -> Tensor: ...
+
+
+class HSpaceUNet:
+    """The encode -> h -> decode view of an unconditional `UNet2DModel`.
+
+    h is the output of the middle block, as in the papers and in all three official code bases. The net is
+    used in place: no copy, no hook, no gradient to its weights.
+
+    Raises:
+        UserError: for a net that is class-conditional, has no middle block or uses Fourier time embeddings.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        if unet.class_embedding is not None:
+            raise UserError("this U-Net is class-conditional; asyrp edits with unconditional U-Nets only")
+        if unet.mid_block is None or unet.config.time_embedding_type != "positional":
+            raise UserError("this U-Net has no middle block or no positional time embedding, so it has no h-space")
+        self.unet: Any = unet.eval().requires_grad_(False)
+        self.image_channels: int = unet.config.in_channels
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    def encode(self, x: Tensor, t: int) -> Encoded:
+        """Run x_t [B, 3, H, W] through the encoder and the middle block, at one timestep for the batch."""
+        unet = self.unet
+        sample = x.to(self.dtype)
+        if unet.config.center_input_sample:
+            sample = 2 * sample - 1
+        time = torch.full((len(x),), t, device=x.device)
+        emb = unet.time_embedding(unet.time_proj(time).to(self.dtype))
+        sample = unet.conv_in(sample)
+        skips = [sample]
+        for block in unet.down_blocks:
+            sample, outputs = block(hidden_states=sample, temb=emb)
+            skips.extend(outputs)
+        return Encoded(unet.mid_block(sample, emb), tuple(skips), emb)
+
+    def decode(self, encoded: Encoded, h: Tensor) -> Tensor:
+        """The noise prediction eps [B, 3, H, W], float32, from a bottleneck and the skips of `encoded`.
+
+        A net that also predicts a variance (learned sigma) has that half dropped: DDIM does not use it.
+        """
+        unet = self.unet
+        sample, skips = h.to(self.dtype), encoded.skips
+        for block in unet.up_blocks:
+            taken = len(block.resnets)
+            skips, own = skips[:-taken], skips[-taken:]
+            sample = block(sample, own, encoded.emb)
+        sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
+        return sample[:, : self.image_channels].float()

@@ -1,0 +1,368 @@
+"""The `asyrp` command. Results go to stdout, everything else to stderr."""
+
+import inspect
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from asyrp import registry
+from asyrp.direction_info import read_info
+from asyrp.errors import UserError
+from jobs.display import console, live, state_table, summary
+from jobs.run import exit_code, read_run, resolve, run
+from jobs.spec import JobSpec, load_spec
+from pipeline.progress import RunState, StateReader
+from pipeline.storage import Store
+
+EXIT_USAGE = 2
+WATCH_SECONDS = 2.0
+
+app = typer.Typer(
+    help="Edit image data sets in the semantic latent space of frozen diffusion models.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
+directions_app = typer.Typer(help="Directions in h-space: list, show and learn them.", no_args_is_help=True)
+learn_app = typer.Typer(help="Ways to find a direction.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(directions_app, name="directions")
+directions_app.add_typer(learn_app, name="learn")
+
+out = Console()
+
+# The options that `run` and `plan` share, in the order of their help.
+Source = Annotated[str | None, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="Root of the run, on any fsspec URL.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Short name, diffusers folder or hub id.")]
+Edits = Annotated[
+    list[str] | None,
+    typer.Option("--edit", "-e", help="direction=strength, or a sum: 'smile=1,beard=-0.5'. Repeat for more edits."),
+]
+Directions = Annotated[
+    list[str] | None, typer.Option("--direction", help="NAME=FILE: a direction file to use in edits. Repeat.")
+]
+NInv = Annotated[int | None, typer.Option("--n-inv", help="Inversion steps. [default: 40]")]
+NGen = Annotated[int | None, typer.Option("--n-gen", help="Generation steps. [default: 40]")]
+TEdit = Annotated[int | None, typer.Option("--t-edit", help="Last timestep that is edited. [default: the direction's]")]
+TBoost = Annotated[int | None, typer.Option("--t-boost", help="Fresh noise below this. [default: the direction's]")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the boosting noise. [default: 0]")]
+Stages = Annotated[
+    str | None, typer.Option("--stages", help="fused: one pass. staged: keep the inversions. [default: fused]")
+]
+Inversions = Annotated[
+    str | None, typer.Option("--inversions", help="Root of a staged run whose inversions are used again.")
+]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels a side. [default: the model's]")]
+FitOption = Annotated[
+    str | None,
+    typer.Option("--fit", help="crop: centre-crop and resize. exact: refuse other sizes. [default: crop]"),
+]
+CodecOption = Annotated[str | None, typer.Option("--codec", help="png, jpeg or webp. [default: png]")]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="Output names, of {key} {stem} {name} {parent} {edit} {strength}."),
+]
+ShardSize = Annotated[int | None, typer.Option("--shard-size", help="Images per shard. [default: 64]")]
+Preview = Annotated[int | None, typer.Option("--preview", help="Images on the contact sheet. [default: 8]")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32]")]
+Actors = Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [default: auto]")]
+Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Root = Annotated[str, typer.Argument(help="The root of a run.")]
+
+
+def spec_from_flags(
+    source: Source = None,
+    output: Output = None,
+    model: ModelName = None,
+    edit: Edits = None,
+    direction: Directions = None,
+    n_inv: NInv = None,
+    n_gen: NGen = None,
+    t_edit: TEdit = None,
+    t_boost: TBoost = None,
+    seed: Seed = None,
+    stages: Stages = None,
+    inversions: Inversions = None,
+    image_size: ImageSize = None,
+    fit: FitOption = None,
+    codec: CodecOption = None,
+    name: Name = None,
+    shard_size: ShardSize = None,
+    preview: Preview = None,
+    dtype: Dtype = None,
+    actors: Actors = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    address: Address = None,
+    config: Config = None,
+    set_: Settings = None,
+) -> JobSpec:
+    """The spec that `run` and `plan` take from their flags; its parameters are those commands' options."""
+    flags: dict[str, Any] = {
+        "source": source,
+        "output": output,
+        "model": model,
+        "edits": edit or None,
+        "directions": _named_files(direction) if direction else None,
+        "n_inv": n_inv,
+        "n_gen": n_gen,
+        "t_edit": t_edit,
+        "t_boost": t_boost,
+        "seed": seed,
+        "stages": stages,
+        "inversions": inversions,
+        "image_size": image_size,
+        "fit": fit,
+        "codec": codec,
+        "name": name,
+        "shard_size": shard_size,
+        "preview": preview,
+        "dtype": dtype,
+        "engine.actors": actors,
+        "engine.batch_size": batch_size,
+        "engine.device": device,
+        "engine.address": address,
+    }
+    return load_spec(config, flags, set_ or [])
+
+
+def _named_files(pairs: list[str]) -> dict[str, str]:
+    files = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals:
+            name, path = read_info(Path(pair)).name, pair
+        files[name] = path
+    return files
+
+
+def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `spec_from_flags` before its own, and the spec they make as first argument."""
+    shared = list(inspect.signature(spec_from_flags).parameters.values())
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    def wrapper(**options: Any) -> None:
+        mine = {parameter.name: options.pop(parameter.name) for parameter in own}
+        command(spec_from_flags(**options), **mine)
+
+    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in shared + own]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    return wrapper
+
+
+@app.command("run")
+@takes_spec
+def run_command(spec: JobSpec) -> None:
+    """Edit every image of a source. Safe to repeat: what is committed is not done again.
+
+    Exit codes: 0 all committed, 2 usage, 3 finished with quarantined shards, 4 too many images failed, 130 stopped.
+
+    **Example:** asyrp run -s photos/ -o edited/ -e glasses=1 -e "smile=1,beard=-0.5"
+    """
+    raise typer.Exit(run_and_report(spec))
+
+
+def run_and_report(spec: JobSpec) -> int:
+    """Run, print the tables, and give the exit code; the contact sheet's path goes to stdout."""
+    result = run(spec, live)
+    store = Store(spec.output)
+    summary(result, read_state(store))
+    if result.sheet:
+        out.print(f"contact sheet: {store.path(result.sheet)}", soft_wrap=True, highlight=False)
+    return exit_code(result)
+
+
+@app.command("plan")
+@takes_spec
+def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
+    """Say what `run` with the same arguments would do and cost. Touches nothing.
+
+    **Example:** asyrp plan -s photos/ -o edited/ -e glasses=1
+    """
+    from jobs.estimate import estimate
+
+    job = resolve(spec)
+    cost = estimate(job)
+    if as_json:
+        typer.echo(json.dumps(cost.as_json(), indent=1))
+        return
+    table = Table(show_header=False)
+    table.add_row("images", f"{cost.images:,}")
+    table.add_row("shards", f"{cost.shards:,} of up to {spec.shard_size} images")
+    table.add_row("edited images", f"{cost.outputs:,}")
+    table.add_row(
+        "network calls per image",
+        f"{cost.unet_calls_per_image:.1f} ({cost.encodes_per_image} encodes, {cost.decodes_per_image} decodes)",
+    )
+    table.add_row("storage", f"{cost.output_megabytes:,.1f} MB images, {cost.latent_megabytes:,.1f} MB latents")
+    hours = cost.hours
+    time_text = f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+    table.add_row("computing time", f"{time_text} on one device as here ({cost.device})")
+    out.print(table)
+
+
+@app.command("demo")
+def demo_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the run goes.")] = Path("asyrp-demo"),
+) -> None:
+    """Edit 64 bundled cartoon faces with two edits and draw a contact sheet. Needs no network and no GPU."""
+    samples = registry.BUNDLED / "avatars" / "samples"
+    flags = {"source": str(samples), "output": str(output), "edits": ["glasses=1", "smile=1"], "shard_size": 16}
+    raise typer.Exit(run_and_report(load_spec(None, flags, [])))
+
+
+def read_state(store: Store) -> RunState:
+    """The state of the run at a root, from its storage alone."""
+    sizes = {name: (shards, images) for name, (shards, images) in read_run(store)["stages"].items()}
+    return StateReader(store, sizes).read()
+
+
+@app.command("status")
+def status_command(
+    root: Root,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run is complete.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a run is, from its storage alone: from any machine, during the run or after it."""
+    store = Store(root)
+    while True:
+        state = read_state(store)
+        if as_json:
+            typer.echo(json.dumps(state_json(state)))
+        else:
+            out.print(state_table(state))
+            out.print(f"{'complete' if state.complete else 'not complete'}, {len(state.actors)} actors at work")
+        if not watch or state.complete:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def state_json(state: RunState) -> dict[str, Any]:
+    return {"complete": state.complete, **asdict(state)}
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """The models that have a short name."""
+    names = [*registry.bundled_names(), *registry.SHORT_NAMES]
+    if as_json:
+        typer.echo(json.dumps(names))
+        return
+    table = Table("name", "where")
+    for name in names:
+        table.add_row(name, registry.SHORT_NAMES.get(name, "comes with the package"))
+    out.print(table)
+
+
+ModelArgument = Annotated[str, typer.Argument(help="Short name, diffusers folder or hub id.")]
+
+
+@models_app.command("show")
+def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> None:
+    """What a model is: its size, the shape of its h, its digest and its directions."""
+    from asyrp import models
+
+    folder = registry.find(name)
+    unet = models.load(folder).unet.unet
+    levels = unet.config.block_out_channels
+    side = folder.image_size // 2 ** (len(levels) - 1)
+    facts = {
+        "name": name,
+        "image_size": folder.image_size,
+        "parameters": sum(p.numel() for p in unet.parameters()),
+        "h": [levels[-1], side, side],
+        "digest": folder.digest,
+        "directions": list(folder.direction_files()),
+    }
+    _print_facts(facts, as_json)
+
+
+@directions_app.command("list")
+def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -> None:
+    """The directions that come with a model."""
+    infos = [read_info(path) for path in registry.find(model).direction_files().values()]
+    if as_json:
+        typer.echo(json.dumps([asdict(info) for info in infos]))
+        return
+    table = Table("name", "form", "t_edit", "t_boost", "strength 1 is")
+    for info in infos:
+        table.add_row(info.name, info.form, str(info.t_edit), str(info.t_boost), info.unit)
+    out.print(table)
+
+
+@directions_app.command("show")
+def directions_show(
+    direction: Annotated[str, typer.Argument(help="A direction file, or the name of one that comes with the model.")],
+    model: Annotated[str, typer.Option("--model", help="The model whose directions are meant.")] = "avatars",
+    as_json: AsJson = False,
+) -> None:
+    """What a direction file says of its direction."""
+    path = registry.find(model).direction_files().get(direction, Path(direction))
+    _print_facts({"file": str(path), **asdict(read_info(path))}, as_json)
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    out.print(table)
+
+
+@learn_app.command("labels")
+def learn_labels(
+    source: Annotated[str, typer.Option("--source", "-s", help="Folder or glob of labelled images.")],
+    labels: Annotated[str, typer.Option(help="CSV or Parquet: 'key' (path below the source) and label columns.")],
+    name: Annotated[list[str], typer.Option("--name", help="The label to learn. Repeat for more than one.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; a folder for several names.")],
+    model: Annotated[str, typer.Option("--model", help="Short name, diffusers folder or hub id.")] = "avatars",
+    n_steps: Annotated[int, typer.Option("--n-steps", min=2, max=1000, help="Generation steps of strength 1.")] = 40,
+    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Suggested last edited timestep.")] = 400,
+    t_boost: Annotated[int | None, typer.Option("--t-boost", help="Suggested start of fresh noise.")] = None,
+    scale: Annotated[float, typer.Option("--scale", help="Strength 1, in changes of h per unit of the label.")] = 1.0,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Directions from labels: h regressed on all label columns at once, per timestep.
+
+    Every numeric column takes part, so that a direction holds the other labels fixed; with a single column it is
+    the difference of the class means.
+
+    **Example:** asyrp directions learn labels -s faces/ --labels faces.csv --name smile -o smile.safetensors
+    """
+    from jobs.learn import LabelsRequest, learn
+
+    request = LabelsRequest(source, labels, tuple(name), model, output, n_steps, t_edit, t_boost, scale, device=device)
+    for path in learn(request):
+        out.print(str(path), soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one sentence and exit code 2, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
+    try:
+        app()
+    except UserError as error:
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(EXIT_USAGE)

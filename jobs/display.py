@@ -1,0 +1,133 @@
+"""What a person sees of a run: a bar in a terminal, a line every 30 s elsewhere, and tables. All on stderr."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jobs.run import RunResult
+from pipeline.progress import RunState, StateReader
+
+REFRESH_SECONDS = 1.0
+LINE_SECONDS = 30.0
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def live(reader: StateReader) -> Iterator[None]:
+    """Show the progress of a run, read from its storage, until the block ends."""
+    stop = threading.Event()
+    show = _show_bar if console.is_terminal else _show_lines
+    thread = threading.Thread(target=show, args=(reader, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _show_bar(reader: StateReader, stop: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} image passes"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[statuses]}"),
+    )
+    state = reader.read()
+    rate = Rate(state)
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("editing", total=state.images, rate="", statuses="starting")
+        ended = False
+        while not ended:
+            ended = stop.wait(REFRESH_SECONDS)
+            state = reader.read()
+            text = statuses_text(all_rows(state)) or ("starting" if not state.actors else "")
+            progress.update(task, completed=state.images_through, rate=rate.text(state), statuses=text)
+
+
+def _show_lines(reader: StateReader, stop: threading.Event) -> None:
+    rate, ended = Rate(reader.read()), False
+    while not ended:
+        ended = stop.wait(LINE_SECONDS)
+        state = reader.read()
+        console.print(
+            f"{state.images_through}/{state.images} image passes, {rate.text(state)}, {rate.eta(state)}, "
+            f"{statuses_text(all_rows(state)) or 'nothing committed yet'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+class Rate:
+    """Images per second since the first image of this session was through."""
+
+    def __init__(self, state: RunState) -> None:
+        self.first, self.since = state.images_through, time.monotonic()
+
+    def per_second(self, state: RunState) -> float:
+        if state.images_through == self.first:
+            self.since = time.monotonic()
+            return 0.0
+        return (state.images_through - self.first) / max(time.monotonic() - self.since, 1e-9)
+
+    def text(self, state: RunState) -> str:
+        return f"{self.per_second(state):.2f} passes/s"
+
+    def eta(self, state: RunState) -> str:
+        rate = self.per_second(state)
+        return f"{(state.images - state.images_through) / rate:.0f} s left" if rate else "time left unknown"
+
+
+def all_rows(state: RunState) -> Counter[str]:
+    """Manifest rows by status, over all stages."""
+    return sum((stage.rows for stage in state.stages.values()), Counter())
+
+
+def statuses_text(statuses: Counter[str]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+
+
+def state_table(state: RunState) -> Table:
+    """How far each stage is."""
+    table = Table("stage", "shards", "images", "in flight", "rows by status")
+    for name, stage in state.stages.items():
+        table.add_row(
+            name,
+            f"{stage.shards_done}/{stage.shards}",
+            f"{stage.images_done}/{stage.images}",
+            str(stage.images_in_flight),
+            statuses_text(stage.rows) or "-",
+        )
+    return table
+
+
+def summary(result: RunResult, state: RunState) -> None:
+    """The tables at the end of a run: what became of the rows, and where the time went."""
+    console.print(state_table(state))
+    outcome = result.outcome
+    if outcome is None:
+        console.print("nothing to do: every shard was committed already")
+        return
+    device, reader, writer = (outcome.seconds[k] for k in ("device", "wait_for_reader", "wait_for_writer"))
+    if device:
+        shares = {"device": device, "waiting for readers": reader, "waiting for writers": writer}
+        bound = {"device": "device", "waiting for readers": "reader", "waiting for writers": "writer"}
+        total = sum(shares.values())
+        parts = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in shares.items())
+        console.print(f"{bound[max(shares, key=lambda name: shares[name])]}-bound: {parts}", highlight=False)
+    for stage, shard, reason in outcome.quarantined:
+        console.print(f"[red]quarantined[/red] {stage} shard {shard}: {reason}", highlight=False)
+    if outcome.tripped:
+        console.print(f"[red]stopped[/red]: {outcome.tripped}", highlight=False)
+    if outcome.drained:
+        console.print("stopped on request: what was in flight is committed; the same command goes on from here")

@@ -1,0 +1,107 @@
+"""What a run would cost, before it touches anything (`asyrp plan`)."""
+
+import itertools
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from asyrp import models, registry
+from asyrp.schedule import timesteps
+from asyrp.unet import HSpaceUNet
+from jobs.run import Job
+from pipeline.images import ImageRefused, decode, encode
+from pipeline.sources import list_images
+from pipeline.storage import read_url
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Encoder and decoder passes per image say what the maths costs; seconds are measured on `device`."""
+
+    images: int
+    shards: int
+    outputs: int
+    encodes_per_image: int
+    decodes_per_image: int
+    unet_calls_per_image: float
+    output_megabytes: float
+    latent_megabytes: float
+    device: str
+    seconds_per_image: float
+
+    @property
+    def hours(self) -> float:
+        return self.images * self.seconds_per_image / 3600
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"device_hours": self.hours}
+
+
+def estimate(job: Job) -> Estimate:
+    """Count the images and passes, and time the net on this machine. Writes nothing."""
+    spec = job.spec
+    images = sum(1 for _ in list_images(spec.source))
+    grid = timesteps(spec.n_gen)
+    final = next(stage for stage in job.stages if stage.name == "boost")
+    inversion = 0 if spec.inversions else spec.n_inv - 1
+    edited = sum(
+        sum(t >= variant.columns["t_edit"] for t in grid) if variant.columns["t_edit"] is not None else 0
+        for variant in final.variants
+    )
+    encodes = inversion + spec.n_gen * len(final.variants)
+    decodes = encodes + edited
+    device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
+    model = models.load(registry.find(spec.model), device, getattr(torch, spec.dtype))
+    encode_s, decode_s = time_halves(model.unet, job.settings.image_size, spec.engine.batch_size or 8)
+    latent_bytes = 3 * job.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
+    kept = sum(len(stage.variants) for stage in job.stages if stage.writes == "latents")
+    return Estimate(
+        images=images,
+        shards=-(-images // spec.shard_size),
+        outputs=images * len(final.variants),
+        encodes_per_image=encodes,
+        decodes_per_image=decodes,
+        unet_calls_per_image=(encodes * encode_s + decodes * decode_s) / (encode_s + decode_s),
+        output_megabytes=images * len(final.variants) * _bytes_per_output(job) / MEGABYTE,
+        latent_megabytes=images * kept * latent_bytes / MEGABYTE,
+        device=device,
+        seconds_per_image=encodes * encode_s + decodes * decode_s,
+    )
+
+
+@torch.inference_mode()
+def time_halves(unet: HSpaceUNet, size: int, batch: int, repeats: int = 3) -> tuple[float, float]:
+    """Seconds per image of one encode and of one decode, the fastest of some repeats."""
+    x = torch.randn(batch, unet.image_channels, size, size, device=unet.device)
+    encoded = unet.encode(x, 500)
+    unet.decode(encoded, encoded.h)
+    times: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        start = _now(unet.device)
+        encoded = unet.encode(x, 500)
+        middle = _now(unet.device)
+        unet.decode(encoded, encoded.h)
+        times.append(((middle - start) / batch, (_now(unet.device) - middle) / batch))
+    return min(t for t, _ in times), min(t for _, t in times)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _bytes_per_output(job: Job) -> float:
+    """The size of one edited image, guessed from a few of the source images written with the same codec."""
+    image_format, sizes = job.image_format, []
+    for image in itertools.islice(list_images(job.spec.source), 8):
+        try:
+            decoded = decode(read_url(image.uri), image_format.size, image_format.fit)
+        except (OSError, ImageRefused):
+            continue  # the run will say so in the image's row
+        sizes.append(len(encode(decoded.pixels, image_format.codec, image_format.quality)))
+    return sum(sizes) / len(sizes) if sizes else 0.0

@@ -1,0 +1,151 @@
+"""The spec of a run: one YAML file (or the flags that override it), checked, and what of it is identity."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from asyrp.edits import Edit, parse_edit
+from asyrp.errors import UserError
+from pipeline.images import Codec, Fit
+
+NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
+
+
+def _absolute(url: str) -> str:
+    """Local paths are made absolute, so that a run is the same from every folder."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+Url = Annotated[str, AfterValidator(_absolute)]
+Timestep = Annotated[int, Field(ge=0, le=999)]
+
+
+class EngineSpec(BaseModel):
+    """Speed knobs and budgets: free to change from one call to the next, none of them changes a pixel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    actors: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU, else one on the CPUs")
+    batch_size: int | None = Field(None, ge=1, description="images per network call; default: 16 on GPU, 8 on CPU")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    address: str | None = Field(None, description="an existing Ray cluster ('auto' or HOST:PORT)")
+    readers: int = Field(4, ge=1)
+    writers: int = Field(4, ge=1)
+    max_failed: float = Field(0.3, ge=0, le=1, description="stop when more than this share of images fails")
+
+
+class JobSpec(BaseModel):
+    """A whole run. All but `output` and `engine` is identity (of the model, its weights)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Url
+    output: Url
+    model: str = "avatars"
+    directions: dict[str, Url] = Field(default_factory=dict, description="direction files by the name edits use")
+    edits: list[str] = Field(min_length=1)
+    n_inv: int = Field(40, ge=2, le=1000)
+    n_gen: int = Field(40, ge=2, le=1000)
+    t_edit: Timestep | None = None
+    t_boost: Timestep | None = None
+    seed: int = Field(0, ge=0, lt=2**63)
+    stages: Literal["fused", "staged"] = "fused"
+    inversions: Url | None = None
+    image_size: int | None = Field(None, ge=8, le=4096)
+    fit: Fit = "crop"
+    codec: Codec = "png"
+    quality: int = Field(95, ge=1, le=100)
+    name: str = "{stem}_{edit}_{strength}"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    latent_dtype: Literal["float32", "float16"] = "float32"
+    shard_size: int = Field(64, ge=1, le=100_000)
+    preview: int = Field(8, ge=0, description="images of the first shard to reconstruct without an edit")
+    engine: EngineSpec = EngineSpec()  # type: ignore[call-arg]
+
+    @field_validator("edits")
+    @classmethod
+    def _edits_parse(cls, texts: list[str]) -> list[str]:
+        try:
+            ids = [parse_edit(text).id for text in texts]
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        if len(set(ids)) < len(ids):
+            raise ValueError("the same edit is given twice")
+        return texts
+
+    @field_validator("name")
+    @classmethod
+    def _name_formats(cls, template: str) -> str:
+        try:
+            template.format(**dict.fromkeys(NAME_FIELDS, ""))
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            known = ", ".join(f"{{{field}}}" for field in NAME_FIELDS)
+            raise ValueError(f"'{template}' is no output name: {error} is not among {known}") from error
+        return template
+
+    def parsed_edits(self) -> list[Edit]:
+        return [parse_edit(text) for text in self.edits]
+
+    def identity(self) -> dict[str, Any]:
+        """What the outputs depend on, as far as the spec says it."""
+        return self.model_dump(mode="json", exclude={"output", "engine", "model"})
+
+
+def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> JobSpec:
+    """The spec from a YAML file, then flags, then `a.b=c` settings; the later wins.
+
+    Raises:
+        UserError: naming the field, what is wrong with it, and the nearest name for an unknown one.
+    """
+    data = _read_yaml(config) if config else {}
+    for name, value in flags.items():
+        if value is not None:
+            _put(data, name, value)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: write it as name=value, as in --set engine.batch_size=16")
+        _put(data, name.strip(), yaml.safe_load(value))
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_sentence(error, config)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"the config {path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"the config {path} must be a mapping of names to values, such as 'source: photos/'")
+    return data
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--set {dotted}: '{parent}' has no fields of its own")
+    data[leaf] = value
+
+
+def _sentence(error: ValidationError, config: Path | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    prefix = f"{config}: " if config else ""
+    if first["type"] == "missing":
+        return f"{prefix}{where} is missing: give --{where} or '{where}:' in the config"
+    if first["type"] == "extra_forbidden":
+        fields = EngineSpec.model_fields if where.startswith("engine.") else JobSpec.model_fields
+        near = difflib.get_close_matches(where.rsplit(".", 1)[-1], fields, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
+        return f"{prefix}unknown field '{where}': {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{prefix}{where}: {message} (it is {first['input']!r})"

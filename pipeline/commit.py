@@ -1,0 +1,109 @@
+"""An attempt at one shard of one stage, and the small object that makes it count.
+
+Order is the protocol: data files, then the manifest, then the commit, which is created if absent. Until the
+commit exists nothing names the attempt's files; once it exists they are all complete.
+"""
+
+import hashlib
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from threading import Lock
+
+from pipeline import manifest
+from pipeline.storage import Store
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of an attempt; `path` is relative to the run's root."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a commit says: the files of the attempt that counts, and what became of the rows."""
+
+    stage: str
+    shard: int
+    attempt: str
+    images: int
+    statuses: dict[str, int]
+    manifest: str
+    files: list[FileEntry]
+    input_digest: str | None
+
+
+class Attempt:
+    """One try at a shard. Its files have names of their own, so that two tries never touch each other."""
+
+    def __init__(self, store: Store, stage: str, shard: int) -> None:
+        self.store, self.stage, self.shard = store, stage, shard
+        self.id = uuid.uuid4().hex[:12]
+        self.folder = f"data/{stage}/{shard:06d}.{self.id}"
+        self.manifest = f"manifest/{stage}/{shard:06d}.{self.id}.parquet"
+        self.files: list[FileEntry] = []
+        self._lock = Lock()
+
+    def write(self, name: str, data: bytes) -> FileEntry:
+        """Write one data file of the attempt; safe from several threads."""
+        return self._write(f"{self.folder}/{name}", data)
+
+    def commit(self, rows: Sequence[manifest.Row], images: int, input_digest: str | None) -> bool:
+        """Write the manifest, then the commit. False if another attempt was first; this one is then deleted.
+
+        A create that is refused may be our own, repeated by the store's client after a lost answer: the commit
+        itself says whose it is.
+        """
+        self._write(self.manifest, manifest.to_bytes(rows))
+        statuses = dict(Counter(row["status"] for row in rows))
+        files = sorted(self.files, key=lambda file: file.path)
+        record = Commit(self.stage, self.shard, self.id, images, statuses, self.manifest, files, input_digest)
+        self.store.create(_name(self.stage, self.shard), json.dumps(asdict(record), indent=1).encode())
+        won = read_commit(self.store, self.stage, self.shard).attempt == self.id
+        if not won:
+            self.discard()
+        return won
+
+    def discard(self) -> None:
+        """Delete the attempt's files."""
+        self.store.delete(self.folder)
+        self.store.delete(self.manifest)
+
+    def _write(self, path: str, data: bytes) -> FileEntry:
+        self.store.write(path, data)
+        entry = FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+        with self._lock:
+            self.files.append(entry)
+        return entry
+
+
+def committed(store: Store, stage: str) -> set[int]:
+    """The shards that are done in a stage, from one listing."""
+    return {int(name.removesuffix(".json")) for name in store.names(f"commit/{stage}")}
+
+
+def read_commit(store: Store, stage: str, shard: int) -> Commit:
+    """The commit of a shard. Raises FileNotFoundError."""
+    record = json.loads(store.read(_name(stage, shard)))
+    return Commit(**{**record, "files": [FileEntry(**entry) for entry in record["files"]]})
+
+
+def commit_digest(store: Store, stage: str, shard: int) -> str:
+    """SHA-256 of a commit, which the commit of the stage that reads it keeps."""
+    return hashlib.sha256(store.read(_name(stage, shard))).hexdigest()
+
+
+def committed_rows(store: Store, stage: str, shards: Iterable[int]) -> Iterator[manifest.Row]:
+    """The manifest rows of committed shards; attempts that no commit names are never read."""
+    for shard in shards:
+        yield from manifest.from_bytes(store.read(read_commit(store, stage, shard).manifest))
+
+
+def _name(stage: str, shard: int) -> str:
+    return f"commit/{stage}/{shard:06d}.json"

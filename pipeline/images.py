@@ -1,0 +1,115 @@
+"""Image bytes to a square float tensor and back, and what is refused on the way."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Fit = Literal["crop", "exact"]
+Codec = Literal["png", "jpeg", "webp"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+EXTENSION = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+MAX_PIXELS = 100_000_000
+MAX_UPSCALE = 8
+"""An image that would have to grow more than this holds nothing to edit."""
+
+
+class ImageRefused(Exception):
+    """Why an image cannot be edited: a manifest status and a sentence."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`pixels` float32 [3, size, size] in [-1, 1], and the size in pixels of the image they come from."""
+
+    pixels: NDArray[np.float32]
+    width: int
+    height: int
+
+
+def decode(data: bytes, size: int, fit: Fit) -> Decoded:
+    """Decode an image, upright and in RGB, to a square of `size` pixels.
+
+    `fit` "crop" takes the centre square and resizes it (Lanczos); "exact" refuses images of another size.
+    Transparent pixels are laid on white. Of an animation the first frame is taken.
+
+    Raises:
+        ImageRefused: decode_error for bytes that are no readable image; rejected_size for an image that is
+            too large to decode safely, too small to edit, or not exact where that is asked for.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image)
+            upright = ImageOps.exif_transpose(image)
+            width, height = upright.size
+            _check_size(width, height, size, fit)
+            rgb = _to_rgb(upright)
+    except ImageRefused:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageRefused("rejected_size", str(error)) from error
+    except UnidentifiedImageError as error:
+        what = "the file is empty" if not data else f"not one of the formats {', '.join(FORMATS)}"
+        raise ImageRefused("decode_error", what) from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+        # What Pillow's decoders raise on damaged bytes; anything else is a fault of ours and must be seen.
+        raise ImageRefused("decode_error", f"{type(error).__name__}: {error}") from error
+    square = _centre_square(rgb, size)
+    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+    return Decoded(pixels, width, height)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageRefused(
+            "rejected_size", f"{image.width} x {image.height} is over the limit of {MAX_PIXELS:,} pixels"
+        )
+
+
+def _check_size(width: int, height: int, size: int, fit: Fit) -> None:
+    if fit == "exact" and (width, height) != (size, size):
+        raise ImageRefused("rejected_size", f"{width} x {height} is not {size} x {size}, which fit 'exact' demands")
+    if min(width, height) * MAX_UPSCALE < size:
+        raise ImageRefused("rejected_size", f"{width} x {height} is too small: {size} px is over {MAX_UPSCALE} times")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        grey = np.asarray(image, dtype=np.float64) / 257
+        return Image.fromarray(np.clip(grey.round(), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return square if side == size else square.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def encode(pixels: NDArray[np.float32], codec: Codec, quality: int) -> bytes:
+    """Encode float32 [3, H, W] in [-1, 1] (clipped). `quality` is for JPEG and WebP; PNG is level 1, lossless."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(to_uint8(pixels))
+    if codec == "png":
+        image.save(buffer, "PNG", compress_level=1)
+    else:
+        image.save(buffer, codec.upper(), quality=quality)
+    return buffer.getvalue()
+
+
+def to_uint8(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Float [3, H, W] in [-1, 1] to uint8 [H, W, 3], rounded and clipped."""
+    return np.clip((pixels.transpose(1, 2, 0) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)

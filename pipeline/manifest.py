@@ -1,0 +1,69 @@
+"""The Arrow schema of manifest rows: one per source image and variant, always, with a status."""
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERSION = "1"
+OK = "ok"
+STATUSES = (OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", "rejected_quality")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        ("source_uri", pa.string()),
+        ("source_member", pa.string()),
+        ("source_etag", pa.string()),
+        ("source_width", pa.int32()),
+        ("source_height", pa.int32()),
+        pa.field("stage", pa.string(), nullable=False),
+        ("edit", pa.string()),
+        ("strength", pa.float64()),
+        ("direction_digest", pa.string()),
+        ("model_digest", pa.string()),
+        ("seed", pa.int64()),
+        ("n_inv", pa.int32()),
+        ("n_gen", pa.int32()),
+        ("t_edit", pa.int32()),
+        ("t_boost", pa.int32()),
+        ("eta", pa.float64()),
+        ("image_size", pa.int32()),
+        ("dtype", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        ("error_type", pa.string()),
+        ("error", pa.string()),
+        ("attempt", pa.string()),
+        ("output_uri", pa.string()),
+        ("output_member", pa.string()),
+        ("output_bytes", pa.int64()),
+        ("output_sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fetch_ms", pa.float32()),
+        ("decode_ms", pa.float32()),
+        ("device_ms", pa.float32()),
+        ("encode_ms", pa.float32()),
+        ("actor", pa.string()),
+        ("committed_at", pa.timestamp("ms", tz="UTC")),
+    ],
+    metadata={"asyrp_manifest_version": VERSION},
+)
+
+Row = dict[str, Any]
+
+
+def to_bytes(rows: Iterable[Row]) -> bytes:
+    """A Parquet file of manifest rows; a column that a row leaves out is null."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> list[Row]:
+    return pq.read_table(io.BytesIO(data)).to_pylist()

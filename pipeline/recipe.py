@@ -1,0 +1,76 @@
+"""What a run is made of: the method's settings, and the stages that they declare. No torch here.
+
+fused     boost(images)                     invert, edit and boost in one pass; latents stay on the device
+staged    invert -> edit -> boost           each with its own manifest and latents
+sample    reconstruct                       the first images without an edit, to see what inversion loses
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyrp.edits import Edit, reconstruction
+from pipeline.stage import BatchFunction, Stage, Variant
+
+
+@dataclass(frozen=True)
+class BoundEdit:
+    """An edit with the interval bounds that hold for it in this run."""
+
+    edit: Edit
+    t_edit: int | None  # overrides the directions' own; None: each direction's own
+    t_boost: int
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Everything the pixels depend on. Picklable: it travels to the actors, which load the rest."""
+
+    model: str
+    model_digest: str
+    direction_files: Mapping[str, Path]
+    edits: tuple[BoundEdit, ...]
+    n_inv: int
+    n_gen: int
+    seed: int
+    dtype: str
+    image_size: int
+    device: str
+
+    def __call__(self) -> Mapping[str, BatchFunction]:
+        """Load the frozen net and the directions; the function of every stage by name."""
+        from pipeline.stages import Method
+
+        return Method(self).functions()
+
+
+def declare_stages(
+    settings: MethodSettings,
+    edit_columns: Mapping[BoundEdit, Mapping[str, object]],
+    staged: bool,
+    inversions: str | None,
+    sample: int,
+) -> list[Stage]:
+    """The stages of a run in the order of their dependence; `inversions` is a run whose x_T are used."""
+    columns = {
+        "model_digest": settings.model_digest,
+        "seed": settings.seed,
+        "n_inv": settings.n_inv,
+        "image_size": settings.image_size,
+        "dtype": settings.dtype,
+    }
+    generated = {**columns, "n_gen": settings.n_gen}
+    edits = tuple(Variant(bound.edit.name, bound.edit.strength, edit_columns[bound]) for bound in settings.edits)
+    plain = (Variant(reconstruction().name, reconstruction().strength, {"t_boost": 0, "eta": 0.0}),)
+    if not staged:
+        stages = [Stage("boost", "fused", None, "images", edits, generated)]
+        preview = Stage("reconstruct", "reconstruct", None, "images", plain, generated, sample=sample)
+    else:
+        stages = [
+            Stage("edit", "edit", "invert", "latents", edits, generated, input_root=inversions),
+            Stage("boost", "boost", "edit", "images", edits, generated),
+        ]
+        if inversions is None:
+            stages.insert(0, Stage("invert", "invert", None, "latents", (Variant(),), columns))
+        preview = Stage("reconstruct", "reconstruct_latents", "invert", "images", plain, generated, inversions, sample)
+    return [*stages, preview] if sample else stages

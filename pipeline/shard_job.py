@@ -1,0 +1,177 @@
+"""One shard on its way through a worker: what became of each of its images, then its manifest and commit."""
+
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Lock
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import images, latents, manifest
+from pipeline.commit import Attempt
+from pipeline.latents import ShardLatents, read_input
+from pipeline.plan import PlanRow, read_shard
+from pipeline.stage import ImageFormat, Stage
+from pipeline.storage import Store
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no output: a manifest status, the error's type and its text."""
+
+    status: str
+    error_type: str
+    error: str
+
+    @classmethod
+    def of(cls, status: str, error: Exception) -> "Failure":
+        return cls(status, type(error).__name__, str(error)[:500])
+
+
+@dataclass
+class Item:
+    """One image on its way through one stage, with what was learnt and spent on the way."""
+
+    job: "ShardJob"
+    plan: PlanRow
+    pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None once it is known to be no use
+    outputs: NDArray[np.float32] | None = None  # [V_out, C, H, W]
+    failure: Failure | None = None
+    width: int | None = None
+    height: int | None = None
+    fetch_ms: float = 0.0
+    decode_ms: float = 0.0
+    device_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What the driver is told of a finished shard. `won` is False if another attempt committed first."""
+
+    stage: str
+    shard: int
+    images: int
+    statuses: dict[str, int]
+    won: bool
+
+
+class ShardJob:
+    """The rows of one attempt at (stage, shard). `future` resolves to its report, or raises its error."""
+
+    def __init__(self, store: Store, stage: Stage, shard: int, image_format: ImageFormat, actor: str) -> None:
+        self.stage, self.shard, self.image_format, self.actor = stage, shard, image_format, actor
+        self.attempt = Attempt(store, stage.name, shard)
+        self.input: ShardLatents | None = read_input(store, stage, shard)
+        self.plan: list[PlanRow] = read_shard(store, shard)[: stage.sample]
+        self.future: Future[ShardReport] = Future()
+        self._rows: dict[int, list[manifest.Row]] = {}
+        self._latents: latents.Latents = {}
+        self._lock = Lock()
+
+    @property
+    def done(self) -> int:
+        """How many images are through."""
+        return len(self._rows)
+
+    def finish(self, item: Item) -> None:
+        """Write the outputs of an item; after the last one, commit. Called by writer threads."""
+        if self.future.done():
+            return
+        rows = [self._finish_variant(item, index) for index in range(len(self.stage.variants))]
+        with self._lock:
+            self._rows[item.plan.row] = rows
+            complete = len(self._rows) == len(self.plan)
+        if complete:
+            self._commit()
+
+    def fail(self, error: Exception) -> None:
+        """Give the attempt up; `future` raises `error`."""
+        with self._lock:
+            if self.future.done():
+                return
+            self.future.set_exception(error)
+        self.attempt.discard()
+
+    def _finish_variant(self, item: Item, index: int) -> manifest.Row:
+        row = self._row(item, index)
+        failure = item.failure or self._inherited(item, index)
+        if failure is None and item.outputs is not None and not np.isfinite(item.outputs[index]).all():
+            failure = Failure("nonfinite", "FloatingPointError", "the output holds NaN or infinity")
+        if failure is not None:
+            return row | {"status": failure.status, "error_type": failure.error_type, "error": failure.error}
+        assert item.outputs is not None
+        output = item.outputs[index]
+        if self.stage.writes == "latents":
+            return row | self._keep_latent(item.plan.row, index, output)
+        return row | self._write_image(item, index, output)
+
+    def _row(self, item: Item, index: int) -> manifest.Row:
+        variant, plan = self.stage.variants[index], item.plan
+        return {
+            **self.stage.columns,
+            **variant.columns,
+            "key": plan.key,
+            "shard": plan.shard,
+            "row": plan.row,
+            "source_uri": plan.uri,
+            "source_member": plan.member,
+            "source_etag": plan.etag,
+            "source_width": item.width,
+            "source_height": item.height,
+            "stage": self.stage.name,
+            "edit": variant.edit,
+            "strength": variant.strength,
+            "status": manifest.OK,
+            "attempt": self.attempt.id,
+            "fetch_ms": item.fetch_ms,
+            "decode_ms": item.decode_ms,
+            "device_ms": item.device_ms,
+            "actor": self.actor,
+        }
+
+    def _inherited(self, item: Item, index: int) -> Failure | None:
+        """The failure that this variant had in the stage that was read."""
+        if self.input is None:
+            return None
+        before = self.input.rows[item.plan.row]
+        row = before[index if len(before) > 1 else 0]
+        return None if row["status"] == manifest.OK else Failure(row["status"], row["error_type"], row["error"])
+
+    def _keep_latent(self, row: int, index: int, output: NDArray[np.float32]) -> manifest.Row:
+        name = latents.member(row, index)
+        with self._lock:
+            self._latents[name] = output.astype(self.image_format.latent_dtype)
+        return {"output_member": name}
+
+    def _write_image(self, item: Item, index: int, output: NDArray[np.float32]) -> manifest.Row:
+        start = perf_counter()
+        data = images.encode(output, self.image_format.codec, self.image_format.quality)
+        encode_ms = 1000 * (perf_counter() - start)
+        name = self.image_format.output_name(item.plan.key, self.stage.variants[index])
+        file = self.attempt.write(name, data)
+        return {
+            "output_uri": file.path,
+            "output_bytes": file.bytes,
+            "output_sha256": file.sha256,
+            "width": output.shape[2],
+            "height": output.shape[1],
+            "encode_ms": encode_ms,
+        }
+
+    def _commit(self) -> None:
+        rows = [row for index in sorted(self._rows) for row in self._rows[index]]
+        if self._latents:
+            file = self.attempt.write(latents.FILE_NAME, latents.to_bytes(self._latents))
+            for row in rows:
+                if row["status"] == manifest.OK:
+                    row["output_uri"] = file.path
+        now = datetime.now(UTC)
+        for row in rows:
+            row["committed_at"] = now
+        input_digest = self.input.digest if self.input else None
+        won = self.attempt.commit(rows, len(self.plan), input_digest)
+        statuses = dict(Counter(row["status"] for row in rows))
+        self.future.set_result(ShardReport(self.stage.name, self.shard, len(self.plan), statuses, won))

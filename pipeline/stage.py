@@ -1,0 +1,66 @@
+"""What the engine knows of a stage: its name, what it reads and writes, and its variants."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.images import EXTENSION, Codec, Fit
+
+if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
+    from torch import Tensor
+
+BatchFunction = Callable[["Tensor", Sequence[str]], "Tensor"]
+"""A batch [B, V_in, C, H, W] of items with keys [B] to [B, V_out, C, H, W]; pure, item by item."""
+
+MakeFunctions = Callable[[], Mapping[str, BatchFunction]]
+"""Loads what the stages need, once per actor, and gives the function of each stage by name."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One output of a stage for each image. `columns` are its constant manifest columns."""
+
+    edit: str | None = None
+    strength: float | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A declared stage, computed by the batch function named `function`.
+
+    `reads` names the stage whose latents it takes; None: the source images. `input_root` is the run that holds
+    those latents, if not this one. With `sample` only the first so many images of shard 0 are taken.
+    """
+
+    name: str
+    function: str
+    reads: str | None
+    writes: Literal["images", "latents"]
+    variants: tuple[Variant, ...]
+    columns: Mapping[str, Any]
+    input_root: str | None = None
+    sample: int | None = None
+
+    def shards(self, planned: int) -> range:
+        """The shards that the stage covers, of those in the plan."""
+        return range(planned if self.sample is None else 1)
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How images are read to squares of `size` pixels, and written."""
+
+    size: int
+    fit: Fit = "crop"
+    codec: Codec = "png"
+    quality: int = 95
+    name: str = "{stem}_{edit}_{strength}"
+    latent_dtype: Literal["float32", "float16"] = "float32"
+
+    def output_name(self, key: str, variant: Variant) -> str:
+        """The file name of an output below its attempt's folder."""
+        path = PurePosixPath(key)
+        values = {"key": key, "stem": str(path.with_suffix("")), "name": path.stem, "parent": str(path.parent)}
+        return self.name.format(**values, edit=variant.edit, strength=f"{variant.strength:g}") + EXTENSION[self.codec]

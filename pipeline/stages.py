@@ -1,0 +1,81 @@
+"""The stages as functions over batches: the one module that knows both the engine and h-space."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from asyrp import directions, models, process, registry
+from asyrp.noise import boosting_noise, noise_key
+from asyrp.process import split_at_boost
+from asyrp.schedule import generation_pairs, inversion_pairs
+from asyrp.shift import EditShift, make_shift
+from pipeline.recipe import BoundEdit, MethodSettings
+from pipeline.stage import BatchFunction
+
+
+class Method:
+    """The frozen net and the directions on a device, and the stages as functions over batches."""
+
+    def __init__(self, settings: MethodSettings) -> None:
+        self.settings = settings
+        self.device = torch.device(settings.device)
+        dtype = getattr(torch, settings.dtype)
+        model = models.load(registry.find(settings.model), settings.device, dtype)
+        self.unet, self.schedule = model.unet, model.schedule
+        loaded = {name: directions.load(path) for name, path in settings.direction_files.items()}
+        for direction in loaded.values():
+            direction.form.to(self.device)
+        self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edit) for bound in settings.edits}
+        t_0 = len(self.schedule) - 1
+        self.inversion = inversion_pairs(settings.n_inv, t_0)
+        self.generation = generation_pairs(settings.n_gen, t_0)
+
+    def functions(self) -> Mapping[str, BatchFunction]:
+        """Every stage's function by the name that `pipeline.recipe` declares it with."""
+        functions = (
+            self.fused,
+            self.invert,
+            self.edit,
+            self.boost,
+            self.reconstruct,
+            self.reconstruct_latents,
+        )
+        return {function.__name__: function for function in functions}
+
+    def invert(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
+        x_0 = batch[:, 0].to(self.device)
+        return process.invert(self.unet, self.schedule, x_0, self.inversion)[:, None]
+
+    def edit(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
+        x_T = batch[:, 0].to(self.device)
+        return torch.stack([self._down_to_boost(x_T, bound) for bound in self.settings.edits], dim=1)
+
+    def boost(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
+        latents = batch.to(self.device)
+        edits = enumerate(self.settings.edits)
+        return torch.stack([self._below_boost(latents[:, v], bound, keys) for v, bound in edits], dim=1)
+
+    def fused(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
+        return self.boost(self.edit(self.invert(batch, keys), keys), keys)
+
+    def reconstruct(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
+        return self.reconstruct_latents(self.invert(batch, keys), keys)
+
+    def reconstruct_latents(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
+        x_T = batch[:, 0].to(self.device)
+        nothing = EditShift((), self.settings.n_gen)
+        return process.edit(self.unet, self.schedule, x_T, self.generation, nothing)[:, None]
+
+    def _down_to_boost(self, x_T: Tensor, bound: BoundEdit) -> Tensor:
+        pairs, _ = split_at_boost(self.generation, bound.t_boost)
+        return process.edit(self.unet, self.schedule, x_T, pairs, self.shifts[bound])
+
+    def _below_boost(self, x: Tensor, bound: BoundEdit, keys: Sequence[str]) -> Tensor:
+        _, pairs = split_at_boost(self.generation, bound.t_boost)
+        noise_keys = [noise_key(self.settings.seed, key, bound.edit.name) for key in keys]
+
+        def noise(t: int) -> Tensor:
+            return boosting_noise(noise_keys, t, tuple(x.shape[1:]), x.device)
+
+        return process.boost(self.unet, self.schedule, x, pairs, self.shifts[bound], noise)

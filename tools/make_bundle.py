@@ -1,0 +1,156 @@
+"""Make what the package ships beside the trained weights: sample faces, and directions found by labels.
+
+    python tools/make_bundle.py --unet tools/cache/model      # all of asyrp/bundled/avatars
+    python tools/make_bundle.py --scan                        # intervals and strengths, for CALIBRATION below
+
+The directions come from 240 identities, each drawn with 8 combinations of the four labels (a half-fraction
+factorial design, 1,920 labelled faces), h regressed on all four labels at once. Every combination of an identity
+shares hair colour, skin, clothes and noise, so what a mean over few hundred unrelated faces mostly is, chance
+differences in hair and skin, cancels exactly.
+"""
+
+import argparse
+import csv
+import itertools
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from judge import CACHE, load_or_train, to_batch
+from PIL import Image
+from render_avatars import LABELS, LONG_HAIR, SHORT_HAIR, draw_labels, load_or_render, render_labels
+from trial import Trial
+
+from asyrp import directions, models, registry
+from asyrp.direction_info import DirectionInfo
+from asyrp.directions import Direction, TimestepDirection
+from asyrp.labels import LabelSums, add_images
+from asyrp.schedule import timesteps
+from asyrp.shift import EditShift
+
+BUNDLE = registry.BUNDLED / "avatars"
+SAMPLES, SAMPLES_SEED = 64, 2
+CALIBRATION_FACES, CALIBRATION_SEED = 96, 3
+IDENTITIES, IDENTITY_SEED = 240, 11
+COMBINATIONS = [c for c in itertools.product((0, 1), repeat=len(LABELS)) if sum(c) % 2 == 0]
+N_STEPS, LOWEST_T_EDIT = 40, 200
+
+CALIBRATION = {"smile": (200, 1.5), "glasses": (250, 0.9), "beard": (250, 0.8), "long_hair": (300, 0.4)}
+"""t_edit and the factor on the change of h per label that strength 1 stands for, from --scan."""
+
+SCAN = {
+    "smile": [(200, 1.0), (200, 1.3), (200, 1.6), (200, 2.0)],
+    "glasses": [(250, 0.7), (250, 0.9), (300, 0.8), (300, 1.0)],
+    "beard": [(200, 0.7), (250, 0.7), (250, 0.9), (300, 0.9)],
+    "long_hair": [(300, 0.25), (300, 0.35), (400, 0.35), (500, 0.5)],
+}
+
+
+def copy_weights(source: Path) -> None:
+    (BUNDLE / "unet").mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", registry.WEIGHTS):
+        shutil.copyfile(source / name, BUNDLE / "unet" / name)
+
+
+def write_samples() -> None:
+    """Held-out faces as PNG files, and labels.csv with the table that `directions learn labels` takes."""
+    faces = load_or_render(CACHE / "samples.npz", SAMPLES, SAMPLES_SEED)
+    folder = BUNDLE / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (BUNDLE / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["key", *LABELS])
+        for index, image in enumerate(faces["images"]):
+            key = f"face_{index:02d}.png"
+            Image.fromarray(image).save(folder / key, optimize=True)
+            table.writerow([key, *(int(faces[name][index]) for name in LABELS)])
+
+
+def identity_faces(identity: int) -> np.ndarray:
+    """One person with every combination of labels: uint8 [8, 32, 32, 3]."""
+    rng = np.random.default_rng((IDENTITY_SEED, identity))
+    labels = draw_labels(rng)
+    hair = (len(LONG_HAIR) + int(rng.integers(len(SHORT_HAIR))), int(rng.integers(len(LONG_HAIR))))
+    faces = []
+    for combination in COMBINATIONS:
+        own = labels | dict(zip(LABELS, combination, strict=True))
+        own["hair"] = hair[own["long_hair"]]
+        faces.append(render_labels(own, np.random.default_rng((IDENTITY_SEED, identity, 1))))
+    return np.stack(faces)
+
+
+def find_directions(folder: registry.ModelFolder) -> tuple[torch.Tensor, list[int]]:
+    """The change of h per label [4, T, C, h, w], and the grid of T timesteps."""
+    model = models.load(folder)
+    grid = [t for t in timesteps(N_STEPS) if t >= LOWEST_T_EDIT]
+    labels = torch.tensor(COMBINATIONS)
+    sums = LabelSums(len(LABELS), len(grid))
+    with ProcessPoolExecutor() as pool:
+        for identity, faces in enumerate(pool.map(identity_faces, range(IDENTITIES), chunksize=8)):
+            keys = [str(identity)] * len(faces)
+            add_images(sums, model.unet, model.schedule, to_batch(faces), labels, keys, grid)
+    return sums.directions(), grid
+
+
+def make_direction(
+    folder: registry.ModelFolder, name: str, change: torch.Tensor, grid: list[int], t_edit: int, scale: float
+) -> Direction:
+    """A direction whose strength 1 is `scale` times the change of h, kept down to t_edit only."""
+    info = DirectionInfo(
+        name=name,
+        form="timestep",
+        model_digest=folder.digest,
+        n_steps=N_STEPS,
+        t_edit=t_edit,
+        t_boost=0,
+        unit=f"{scale:g} times the change of h from faces without to faces with the label",
+        found_by=f"h of noised faces regressed on {', '.join(LABELS)} at once",
+        found_on=f"{IDENTITIES * len(COMBINATIONS)} rendered faces",
+    )
+    kept = [index for index, t in enumerate(grid) if t >= t_edit]
+    delta_h = (scale * change[kept]).half()
+    return Direction(info, TimestepDirection(delta_h, torch.tensor([grid[index] for index in kept])))
+
+
+def write_directions(folder: registry.ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
+    for name, change in zip(LABELS, changes, strict=True):
+        direction = make_direction(folder, name, change, grid, *CALIBRATION[name])
+        directions.save(direction, BUNDLE / "directions" / f"{name}.safetensors")
+
+
+def scan(folder: registry.ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
+    """What the judge says of candidates, on faces that nothing else has seen."""
+    faces = load_or_render(CACHE / "calibration.npz", CALIBRATION_FACES, CALIBRATION_SEED)
+    trial = Trial(models.load(folder), load_or_train(), faces)
+    for name, change in zip(LABELS, changes.half().float(), strict=True):
+        for t_edit, scale in SCAN[name]:
+            direction = make_direction(folder, name, change, grid, t_edit, scale)
+            direction.form.float()
+            score = trial.score(name, EditShift(((direction, 1.0, t_edit),), N_STEPS))
+            print(
+                f"{name:10s} t_edit {t_edit} scale {scale:.2f}: present {100 * score.target:.0f} %, "
+                f"others kept {100 * score.others:.0f} %",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--unet", type=Path, help="a trained net to ship in place of the one that is there")
+    parser.add_argument("--scan", action="store_true", help="only print what the judge says of the candidates")
+    arguments = parser.parse_args()
+    if arguments.unet:
+        copy_weights(arguments.unet)
+    folder = registry.find("avatars")
+    changes, grid = find_directions(folder)
+    if arguments.scan:
+        scan(folder, changes, grid)
+        return
+    write_samples()
+    write_directions(folder, changes, grid)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Edit rendered faces and ask the judge what became of them."""
+
+from dataclasses import dataclass
+
+import torch
+from judge import judged, label_matrix, to_batch
+from render_avatars import LABELS
+from torch import Tensor, nn
+
+from asyrp.models import Model
+from asyrp.process import Shift, Step, asyrp_step, edit, invert
+from asyrp.schedule import generation_pairs, inversion_pairs
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares of faces, in 0..1: the target attribute is as wanted; each other label is unchanged, on average."""
+
+    target: float
+    others: float
+
+
+class Trial:
+    """Rendered faces with their x_T: each edit of them starts from one inversion."""
+
+    def __init__(self, model: Model, judge: nn.Module, faces: dict, n_steps: int = 40) -> None:
+        self.model, self.judge = model, judge
+        self.truth = label_matrix(faces).bool()
+        self.pairs = generation_pairs(n_steps)
+        self.x_0 = to_batch(faces["images"])
+        with torch.inference_mode():
+            unet, schedule = model.unet, model.schedule
+            inverted = [invert(unet, schedule, x, inversion_pairs(n_steps)) for x in self.x_0.split(BATCH)]
+        self.x_T = torch.cat(inverted)
+
+    @torch.inference_mode()
+    def edited(self, chosen: Tensor, shift: Shift, step: Step = asyrp_step) -> Tensor:
+        """The faces of `chosen` (indices) after an edit without boosting."""
+        unet, schedule = self.model.unet, self.model.schedule
+        parts = [edit(unet, schedule, x, self.pairs, shift, step) for x in self.x_T[chosen].split(BATCH)]
+        return torch.cat(parts)
+
+    def score(self, name: str, shift: Shift, add: bool = True, step: Step = asyrp_step, most: int = 10**6) -> Score:
+        """Add (or remove) attribute `name` on up to `most` faces that lack (or have) it."""
+        index = LABELS.index(name)
+        chosen = torch.nonzero(self.truth[:, index] != add)[:most, 0]
+        seen = judged(self.judge, self.edited(chosen, shift, step))
+        others = [i for i in range(len(LABELS)) if i != index]
+        kept = seen[:, others] == self.truth[chosen][:, others]
+        return Score((seen[:, index] == add).float().mean().item(), kept.float().mean().item())
+
+    def reconstruction(self) -> float:
+        """The share of labels that inverting and generating without an edit keeps."""
+        seen = judged(self.judge, self.edited(torch.arange(len(self.x_T)), lambda encoded, t: None))  # noqa: ARG005
+        return (seen == self.truth).float().mean().item()
