@@ -91,6 +91,8 @@ def read_labels(url: str) -> tuple[list[str], dict[str, np.ndarray]]:
         f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
         or pa.types.is_boolean(f.type)
     ]  # fmt: skip
+    if not numeric:
+        raise UserError(f"{url} has no numeric column: labels are numbers, such as 0 and 1")
     values = np.stack([pc.cast(table[name], pa.float64()).to_numpy() for name in numeric], axis=1)
     if np.isnan(values).any():
         raise UserError(f"{url} has empty cells: every image needs every label")

@@ -167,24 +167,18 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
 
 
 def _compute(job: Job, store: Store, plan: PlanSummary, display: Display, reader: StateReader) -> "Outcome":
-    import ray
-
-    from pipeline.engine import Engine, EngineOptions, has_gpu, pending_units, start_ray
+    from pipeline.engine import Engine, EngineOptions, has_gpu, pending_units, ray_session
 
     if store.url.startswith("memory://"):
         raise UserError("memory:// lives in one process, and actors are others: give an output they can all reach")
     knobs = job.spec.engine
-    start_ray(knobs.address)
-    try:
+    with ray_session(knobs.address):
         device = ("cuda" if has_gpu() else "cpu") if knobs.device == "auto" else knobs.device
         batch_size = knobs.batch_size or (16 if device == "cuda" else 8)
         options = EngineOptions(device, knobs.actors, batch_size, knobs.readers, knobs.writers, knobs.max_failed)
-        settings = replace(job.settings, device=device)
-        engine = Engine(store, job.stages, settings, job.image_format, options)
+        engine = Engine(store, job.stages, replace(job.settings, device=device), job.image_format, options)
         with display(reader):
             return engine.run(pending_units(store, job.stages, plan.shards))
-    finally:
-        ray.shutdown()
 
 
 # run.json

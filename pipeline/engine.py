@@ -28,7 +28,7 @@ from pipeline.worker import SHARDS_IN_FLIGHT, Worker, WorkerOptions
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-SHARDS_THAT_FAIL_ALIKE = 2
+FAILURES_ALIKE = SHARDS_IN_FLIGHT + 1  # one batch can fail all the shards in flight; once more is no accident
 BREAKER_MIN_IMAGES = 200
 WAIT_SECONDS = 0.5
 CLOSE_SECONDS = 30
@@ -87,21 +87,25 @@ class EditActor:
         return self.worker.close()
 
 
-def start_ray(address: str | None) -> None:
-    """Join the cluster at `address`, or start one on this machine.
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address`, or start one on this machine; one that was joined before is left as it is.
 
     Raises:
         UserError: if there is no cluster at the address.
     """
+    if ray.is_initialized():
+        yield
+        return
+    local = {"include_dashboard": False} if address is None else {}
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
     except ConnectionError as error:
         raise UserError(f"there is no Ray cluster at '{address}': {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def has_gpu() -> bool:
@@ -209,21 +213,30 @@ class Engine:
     # Work
 
     def _dispatch(self) -> None:
-        """Give every started actor up to SHARDS_IN_FLIGHT ready units."""
+        """Give every started actor up to SHARDS_IN_FLIGHT ready units.
+
+        A unit that was there when an actor died is a suspect, and runs alone: if it kills again, it is known which
+        it was, and its neighbours are not blamed.
+        """
         starting = {actor for actor, unit in self.calls.values() if unit is None}
         for actor, in_flight in self.actors.items():
-            while actor not in starting and len(in_flight) < SHARDS_IN_FLIGHT:
-                unit = self._take_ready()
+            while actor not in starting and self._has_room(in_flight):
+                unit = self._take_ready(suspects=not in_flight)
                 if unit is None:
-                    return
+                    break
                 in_flight.add(unit)
                 self.calls[actor.run.remote(self.stages[unit.stage], unit.shard)] = (actor, unit)
 
-    def _take_ready(self) -> Unit | None:
+    def _has_room(self, in_flight: set[Unit]) -> bool:
+        return len(in_flight) < SHARDS_IN_FLIGHT and not any(self.failures[unit] for unit in in_flight)
+
+    def _take_ready(self, suspects: bool) -> Unit | None:
         if self.draining.is_set():
             return None
         for index, unit in enumerate(self.waiting):
             stage = self.stages[unit.stage]
+            if self.failures[unit] and not suspects:
+                continue
             if stage.reads is None or stage.input_root or Unit(stage.reads, unit.shard) not in self.unfinished:
                 return self.waiting.pop(index)
         return None
@@ -284,7 +297,7 @@ class Engine:
         reason = f"{type(cause).__name__}: {cause}"
         log.warning("%s shard %d failed: %s", unit.stage, unit.shard, reason)
         self.failures[reason] += 1
-        if not self.succeeded and self.failures[reason] >= SHARDS_THAT_FAIL_ALIKE:
+        if not self.succeeded and self.failures[reason] >= FAILURES_ALIKE:
             raise error
         self._retry(unit, reason)
 

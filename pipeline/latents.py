@@ -19,7 +19,8 @@ def member(row: int, variant: int) -> str:
 
 
 def to_bytes(latents: Latents) -> bytes:
-    return save(latents)
+    # safetensors writes the buffer as it lies in memory: a strided array would come back scrambled.
+    return save({name: np.ascontiguousarray(latent) for name, latent in latents.items()})
 
 
 class ShardLatents:

@@ -44,17 +44,16 @@ class Method:
         return {function.__name__: function for function in functions}
 
     def invert(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        x_0 = batch[:, 0].to(self.device)
+        x_0 = self._plain(batch[:, 0])
         return process.invert(self.unet, self.schedule, x_0, self.inversion)[:, None]
 
     def edit(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        x_T = batch[:, 0].to(self.device)
+        x_T = self._plain(batch[:, 0])
         return torch.stack([self._down_to_boost(x_T, bound) for bound in self.settings.edits], dim=1)
 
     def boost(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
-        latents = batch.to(self.device)
         edits = enumerate(self.settings.edits)
-        return torch.stack([self._below_boost(latents[:, v], bound, keys) for v, bound in edits], dim=1)
+        return torch.stack([self._below_boost(self._plain(batch[:, v]), bound, keys) for v, bound in edits], dim=1)
 
     def fused(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
         return self.boost(self.edit(self.invert(batch, keys), keys), keys)
@@ -63,9 +62,14 @@ class Method:
         return self.reconstruct_latents(self.invert(batch, keys), keys)
 
     def reconstruct_latents(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        x_T = batch[:, 0].to(self.device)
+        x_T = self._plain(batch[:, 0])
         nothing = EditShift((), self.settings.n_gen)
         return process.edit(self.unet, self.schedule, x_T, self.generation, nothing)[:, None]
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """x on the device in the plain memory layout: a latent that was stored and one that was not then take the
+        same kernels, and fused and staged runs give the same bytes."""
+        return x.to(self.device).clone(memory_format=torch.contiguous_format)
 
     def _down_to_boost(self, x_T: Tensor, bound: BoundEdit) -> Tensor:
         pairs, _ = split_at_boost(self.generation, bound.t_boost)

@@ -243,11 +243,14 @@ class Worker:
         return None
 
     def _compute(self, batch: list[Item]) -> NDArray[np.float32]:
-        stage = batch[0].job.stage
-        pixels = torch.from_numpy(np.stack([item.pixels for item in batch if item.pixels is not None]))
-        keys = [item.plan.key for item in batch]
+        """The outputs of a batch. A short one is padded: kernels are chosen by shape, and round accordingly, so
+        that with one shape alone a pixel does not depend on how many images happened to come with its own."""
+        padded = batch + [batch[-1]] * (self.batch_size - len(batch))
+        pixels = torch.from_numpy(np.stack([item.pixels for item in padded if item.pixels is not None]))
+        keys = [item.plan.key for item in padded]
         with torch.inference_mode():
-            return self._halving(self.functions[stage.function], pixels, keys).float().cpu().numpy()
+            outputs = self._halving(self.functions[batch[0].job.stage.function], pixels, keys)
+        return outputs[: len(batch)].float().cpu().numpy()
 
     def _halving(self, function: BatchFunction, pixels: torch.Tensor, keys: list[str]) -> torch.Tensor:
         """The function of a batch, or of its halves where the device's memory is too small for it."""

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor

@@ -1,0 +1,139 @@
+"""Directions, their files, edits and labels."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from asyrp.direction_info import DirectionInfo, check_model, read_info
+from asyrp.directions import Direction, GlobalDirection, ImplicitDirection, TimestepDirection, load, save
+from asyrp.edits import parse_edit
+from asyrp.errors import UserError
+from asyrp.labels import LabelSums
+from asyrp.unet import Encoded
+
+
+def info(form: str) -> DirectionInfo:
+    return DirectionInfo("smile", form, "abc", 40, 300, 120, "unit", "labels", "9 images", {"by": "me"})
+
+
+FORMS = {
+    "global": lambda: GlobalDirection(torch.randn(64, 4, 4)),
+    "timestep": lambda: TimestepDirection(torch.randn(3, 64, 4, 4), torch.tensor([100, 500, 900])),
+    "implicit": lambda: ImplicitDirection(64, 32),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_direction_file_gives_back_what_was_saved(form, tmp_path):
+    direction = Direction(info(form), FORMS[form]())
+    save(direction, tmp_path / "d.safetensors")
+    loaded = load(tmp_path / "d.safetensors")
+    assert loaded.info == direction.info
+    encoded = Encoded(torch.randn(2, 64, 4, 4), (), torch.randn(2, 32))
+    torch.testing.assert_close(loaded.delta_h(encoded, 480, 40), direction.delta_h(encoded, 480, 40))
+
+
+@pytest.mark.parametrize(("t", "index"), [(0, 0), (299, 0), (300, 1), (301, 1), (700, 2), (999, 2)])
+def test_a_timestep_off_the_grid_takes_the_nearest_one(t, index):
+    assert TimestepDirection(torch.zeros(3, 1, 1, 1), torch.tensor([100, 500, 900])).nearest(t) == index
+
+
+def test_a_direction_of_another_model_is_refused_in_one_sentence():
+    check_model(info("global"), "abc", "mine")
+    with pytest.raises(UserError, match=r"'smile' was found on the model abc, not on mine .*learn .* again") as error:
+        check_model(info("global"), "def", "mine")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_direction_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name, message in {"weights": "no direction file", "text": "not a safetensors", "none": "there is no"}.items():
+        with pytest.raises(UserError, match=message):
+            read_info(tmp_path / f"{name}.safetensors")
+
+
+def test_one_direction_is_an_edit_at_a_strength():
+    edit = parse_edit("glasses=-1.5")
+    assert (edit.name, edit.strength, edit.weights) == ("glasses", -1.5, (("glasses", 1.0),))
+    assert parse_edit("glasses").strength == 1.0
+
+
+def test_a_sum_is_named_by_its_terms():
+    edit = parse_edit(" smile = 1.0 , beard=-0.5 ")
+    assert (edit.name, edit.strength) == ("smile=1,beard=-0.5", 1.0)
+    assert edit.weights == (("smile", 1.0), ("beard", -0.5))
+
+
+@pytest.mark.parametrize("text", ["", "smile=", "smile=x", "=1", "smile=1,,beard=1", "smile=nan", "smile=1=2", "a b=1"])
+def test_an_edit_that_does_not_parse_is_named(text):
+    with pytest.raises(UserError, match="is not of the form direction=weight"):
+        parse_edit(text)
+
+
+def test_a_direction_named_twice_is_refused():
+    with pytest.raises(UserError, match="twice"):
+        parse_edit("smile=1,smile=2")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(-9, 9)), min_size=2, max_size=6, unique_by=lambda p: p[0])
+)
+def test_the_name_of_a_sum_parses_to_the_same_sum(terms):
+    edit = parse_edit(",".join(f"{name}={weight:g}" for name, weight in terms))
+    assert parse_edit(edit.name) == edit
+
+
+def random_images(n: int, labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    y = torch.randint(0, 2, (n, labels), generator=generator).float()
+    h = torch.randn(n, 2, 3, 3, generator=generator) + y.sum(1)[:, None, None, None]
+    return y, h
+
+
+def test_with_one_label_the_direction_is_the_difference_of_the_class_means():
+    y, h = random_images(50, 1)
+    sums = LabelSums(1, 1)
+    sums.add_labels(y)
+    sums.add_h(0, y, h)
+    expected = h[y[:, 0] == 1].mean(0) - h[y[:, 0] == 0].mean(0)
+    torch.testing.assert_close(sums.directions()[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_with_all_labels_each_direction_holds_the_others_fixed():
+    generator = torch.Generator().manual_seed(5)
+    a = torch.randint(0, 2, (400, 1), generator=generator).float()
+    b = (a + (torch.rand(400, 1, generator=generator) < 0.2).float()) % 2  # b goes with a, mostly
+    y = torch.cat([a, b], dim=1)
+    truth = torch.randn(2, 2, 3, 3, generator=generator)
+    sums = LabelSums(2, 1)
+    sums.add_labels(y)
+    sums.add_h(0, y, torch.einsum("bk,kchw->bchw", y, truth))
+    torch.testing.assert_close(sums.directions()[:, 0], truth, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_of_parts_add_up_in_any_order():
+    y, h = random_images(30, 2)
+
+    def sums_of(part: slice) -> LabelSums:
+        sums = LabelSums(2, 1)
+        sums.add_labels(y[part])
+        sums.add_h(0, y[part], h[part])
+        return sums
+
+    parts = [slice(20, 30), slice(0, 5), slice(5, 20)]
+    merged = sums_of(parts[0])
+    for part in parts[1:]:
+        merged.merge(sums_of(part))
+    torch.testing.assert_close(merged.directions(), sums_of(slice(0, 30)).directions())
+
+
+def test_a_constant_label_is_refused():
+    y, h = torch.ones(10, 1), torch.randn(10, 2, 3, 3)
+    sums = LabelSums(1, 1)
+    sums.add_labels(y)
+    sums.add_h(0, y, h)
+    with pytest.raises(ValueError, match="constant"):
+        sums.directions()

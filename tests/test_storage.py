@@ -1,0 +1,226 @@
+"""Stores, sources, plans and commits: on the local disk and in memory."""
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from asyrp.errors import UserError
+from pipeline import manifest
+from pipeline.commit import Attempt, committed, committed_rows, read_commit
+from pipeline.plan import SHARDS_PER_PART, read_plan, read_shard, write_plan
+from pipeline.sources import SourceImage, list_images
+from pipeline.stage import ImageFormat, Variant
+from pipeline.storage import Store, read_url
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    if request.param == "local":
+        yield Store(str(tmp_path / "root"))
+    else:
+        yield Store(f"memory://{uuid.uuid4().hex}")
+        MemoryFileSystem.store.clear()
+
+
+def images(*keys: str) -> list[SourceImage]:
+    return [SourceImage(key, f"file:///{key}", 1, "e") for key in keys]
+
+
+def names_of(template: str):
+    image_format = ImageFormat(32, name=template)
+    return lambda key: [image_format.output_name(key, Variant(edit, 1.0)) for edit in ("smile", "beard")]
+
+
+# Stores
+
+
+def test_of_many_that_create_one_file_one_wins(store):
+    start = threading.Barrier(12)
+
+    def create(index: int) -> bool:
+        start.wait()
+        return store.create("commit/x.json", f"writer {index}".encode())
+
+    if not store.is_local:  # one process, no races: memory is for tests in this one
+        assert [store.create("commit/x.json", b"a"), store.create("commit/x.json", b"b")] == [True, False]
+        return
+    with ThreadPoolExecutor(12) as pool:
+        won = list(pool.map(create, range(12)))
+    assert won.count(True) == 1
+    assert store.read("commit/x.json") == f"writer {won.index(True)}".encode()
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(store, monkeypatch):
+    store.write("a/b", b"old")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    if store.is_local:
+        monkeypatch.setattr("os.fsync", full_disk)
+    else:
+        monkeypatch.setattr(store.fs, "pipe_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        store.write("a/b", b"new")
+    monkeypatch.undo()
+    assert store.read("a/b") == b"old"
+    assert store.fs.ls(store.path("a"), detail=False) == [store.path("a/b")]
+
+
+def test_a_listing_names_files_only_and_none_where_there_is_no_folder(store):
+    store.write("f/one", b"1")
+    store.write("f/deeper/two", b"2")
+    assert list(store.names("f")) == ["one"]
+    assert list(store.names("nowhere")) == []
+
+
+def test_an_unknown_protocol_is_one_sentence():
+    with pytest.raises(UserError, match="cannot open nope://x"):
+        Store("nope://x")
+
+
+# Sources
+
+
+def test_a_folder_is_listed_recursively_in_the_order_of_names(store):
+    for name in ("b/0001.png", "a/0001.PNG", "a/notes.txt", "z.webp", "a/ünï cödé.jpg", ".hidden/x.png", "a/.x.png"):
+        store.write(name, b"x")
+    listed = list(list_images(store.url))
+    assert [image.key for image in listed] == ["z.webp", "a/0001.PNG", "a/ünï cödé.jpg", "b/0001.png"]
+    assert all(image.size == 1 for image in listed)
+    assert [image.key for image in list_images(store.url)] == [image.key for image in listed]
+
+
+def test_the_uri_of_an_image_opens_it_again(store):
+    store.write("a/x.png", b"content")
+    [image] = list_images(store.url)
+    assert read_url(image.uri) == b"content"
+
+
+def test_a_glob_takes_what_matches_and_keys_below_its_fixed_part(store):
+    for name in ("a/1.png", "a/2.jpg", "b/1.png"):
+        store.write(name, b"x")
+    assert [image.key for image in list_images(f"{store.url}/*/*.png")] == ["a/1.png", "b/1.png"]
+
+
+def test_the_etag_changes_with_the_file(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"1")
+    [before] = list_images(str(tmp_path))
+    (tmp_path / "x.png").write_bytes(b"22")
+    [after] = list_images(str(tmp_path))
+    assert (before.etag, before.size) != (after.etag, after.size)
+
+
+@pytest.mark.parametrize("name", ["missing", "missing/*.png"])
+def test_a_source_that_is_not_there_is_one_sentence(tmp_path, name):
+    with pytest.raises(UserError, match=r"source .*missing"):
+        list(list_images(str(tmp_path / name)))
+
+
+# Plans
+
+
+def test_every_image_is_in_one_shard_and_a_shard_is_read_alone(store):
+    keys = [f"{index:05d}.png" for index in range(3 * SHARDS_PER_PART + 5)]
+    plan = write_plan(store, images(*keys), 2, names_of("{stem}_{edit}"))
+    assert (plan.images, plan.shards) == (len(keys), (len(keys) + 1) // 2)
+    assert len(list(store.names("plan"))) == 2
+    assert [row.key for row in read_plan(store)] == keys
+    assert [(row.shard, row.row, row.key) for row in read_shard(store, 1030)] == [
+        (1030, 0, "02060.png"),
+        (1030, 1, "02061.png"),
+    ]
+
+
+def test_two_folders_with_the_same_file_names_are_fine(store):
+    assert write_plan(store, images("a/1.png", "b/1.png"), 8, names_of("{stem}_{edit}")).images == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "template"),
+    [
+        (("a.png", "a.jpg"), "{stem}_{edit}"),
+        (("a/1.png", "b/1.png"), "{name}_{edit}"),
+        (("a.png",), "{stem}"),
+        (("a.png", "b.png"), "{edit}"),
+    ],
+)
+def test_outputs_that_would_share_a_name_are_refused_before_any_work(store, keys, template):
+    with pytest.raises(UserError, match="would both be written as"):
+        write_plan(store, images(*keys), 8, names_of(template))
+
+
+@pytest.mark.parametrize("template", ["../{stem}_{edit}", "/{stem}_{edit}"])
+def test_an_output_name_cannot_leave_the_output(store, template):
+    with pytest.raises(UserError, match="leaves the output folder"):
+        write_plan(store, images("a.png"), 8, names_of(template))
+
+
+def test_a_plan_of_nothing_is_refused(store):
+    with pytest.raises(UserError, match="no images"):
+        write_plan(store, [], 8, names_of("{stem}"))
+
+
+def test_the_digest_of_a_plan_is_that_of_its_images(store):
+    digests = [
+        write_plan(store, listing, 8, names_of("{stem}_{edit}")).digest
+        for listing in (images("a.png"), images("a.png"), images("b.png"))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+# Commits
+
+
+def row(key: str, status: str = "ok") -> manifest.Row:
+    return {"key": key, "shard": 0, "row": 0, "stage": "boost", "status": status}
+
+
+def test_nothing_counts_before_its_commit(store):
+    attempt = Attempt(store, "boost", 0)
+    attempt.write("x.png", b"pixels")
+    assert committed(store, "boost") == set()
+    assert attempt.commit([row("x"), row("y", "decode_error")], 2, None)
+    commit = read_commit(store, "boost", 0)
+    assert committed(store, "boost") == {0}
+    assert commit.statuses == {"ok": 1, "decode_error": 1}
+    assert {store.exists(file.path) for file in commit.files} == {True}
+    assert [found["key"] for found in committed_rows(store, "boost", [0])] == ["x", "y"]
+
+
+def test_the_attempt_that_loses_the_race_deletes_its_own_files_only(store):
+    first, second = Attempt(store, "boost", 0), Attempt(store, "boost", 0)
+    for attempt in (first, second):
+        attempt.write("x.png", b"pixels")
+    assert first.commit([row("x")], 1, None)
+    assert not second.commit([row("x")], 1, None)
+    assert read_commit(store, "boost", 0).attempt == first.id
+    assert all(store.exists(file.path) for file in first.files)
+    assert not any(store.exists(file.path) for file in second.files)
+
+
+def test_a_commit_that_the_store_repeats_is_still_ones_own(store, monkeypatch):
+    create = store.create
+
+    def create_twice(name, data):
+        create(name, data)
+        return create(name, data)  # what a client does when the first answer is lost
+
+    monkeypatch.setattr(store, "create", create_twice)
+    attempt = Attempt(store, "boost", 0)
+    file = attempt.write("x.png", b"pixels")
+    assert attempt.commit([row("x")], 1, None)
+    assert store.exists(file.path)
+
+
+def test_the_manifest_carries_its_version_and_every_column():
+    import io
+
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(io.BytesIO(manifest.to_bytes([row("x")])))
+    assert schema.metadata[b"asyrp_manifest_version"] == manifest.VERSION.encode()
+    assert schema.names == manifest.SCHEMA.names
