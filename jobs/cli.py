@@ -258,7 +258,8 @@ def status_command(
 
 
 def state_json(state: RunState) -> dict[str, Any]:
-    return {"complete": state.complete, **asdict(state)}
+    stages = {name: {**vars(stage), "rows": dict(stage.rows)} for name, stage in state.stages.items()}
+    return {"complete": state.complete, "stages": stages, "actors": state.actors}
 
 
 @models_app.command("list")

@@ -97,9 +97,9 @@ def ray_session(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    local = {"include_dashboard": False} if address is None else {}
+    dashboard = False if address is None else None
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+        ray.init(address=address, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise UserError(f"there is no Ray cluster at '{address}': {error}") from error
     try:

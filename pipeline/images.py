@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Fit = Literal["crop", "exact"]
 Codec = Literal["png", "jpeg", "webp"]
@@ -48,7 +48,7 @@ def decode(data: bytes, size: int, fit: Fit) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
-            upright = ImageOps.exif_transpose(image)
+            upright = _upright(image)
             width, height = upright.size
             _check_size(width, height, size, fit)
             rgb = _to_rgb(upright)
@@ -81,6 +81,12 @@ def _check_size(width: int, height: int, size: int, fit: Fit) -> None:
         raise ImageRefused("rejected_size", f"{width} x {height} is too small: {size} px is over {MAX_UPSCALE} times")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation wants it shown; itself, not a copy, where nothing is to be turned."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
@@ -89,14 +95,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _centre_square(image: Image.Image, size: int) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square if side == size else square.resize((size, size), Image.Resampling.LANCZOS)
+    box = (left, top, left + side, top + side)
+    if side == size:
+        return image.crop(box)
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)
 
 
 def encode(pixels: NDArray[np.float32], codec: Codec, quality: int) -> bytes:

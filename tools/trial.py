@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from asyrp.models import Model
 from asyrp.process import Shift, Step, asyrp_step, edit, invert
 from asyrp.schedule import generation_pairs, inversion_pairs
+from asyrp.shift import EditShift
 
 BATCH = 64
 
@@ -51,7 +52,8 @@ class Trial:
         kept = seen[:, others] == self.truth[chosen][:, others]
         return Score((seen[:, index] == add).float().mean().item(), kept.float().mean().item())
 
-    def reconstruction(self) -> float:
-        """The share of labels that inverting and generating without an edit keeps."""
-        seen = judged(self.judge, self.edited(torch.arange(len(self.x_T)), lambda encoded, t: None))  # noqa: ARG005
-        return (seen == self.truth).float().mean().item()
+    def reconstruction(self, most: int = 64) -> float:
+        """The share of labels that inverting and generating up to `most` faces without an edit keeps."""
+        chosen = torch.arange(len(self.x_T))[:most]
+        seen = judged(self.judge, self.edited(chosen, EditShift((), len(self.pairs))))
+        return (seen == self.truth[chosen]).float().mean().item()
