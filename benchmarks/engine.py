@@ -21,7 +21,9 @@ import torch
 from PIL import Image
 
 from asyrp import registry
-from jobs.run import Job, open_run, resolve, run
+from jobs.record import open_run
+from jobs.resolve import Job, resolve
+from jobs.run import run
 from jobs.spec import JobSpec
 from pipeline.commit import Commit
 from pipeline.images import decode

@@ -20,7 +20,9 @@ from asyrp import registry
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from jobs.display import console, live, state_table, summary
-from jobs.run import exit_code, read_run, resolve, run
+from jobs.record import read_run
+from jobs.resolve import resolve
+from jobs.run import exit_code, run
 from jobs.spec import JobSpec, load_spec
 from pipeline.progress import RunState, StateReader
 from pipeline.storage import Store

@@ -10,7 +10,7 @@ import torch
 from asyrp import models, registry
 from asyrp.schedule import timesteps
 from asyrp.unet import HSpaceUNet
-from jobs.run import Job
+from jobs.resolve import Job
 from pipeline.images import ImageRefused, decode, encode
 from pipeline.sources import list_images
 from pipeline.storage import read_url

@@ -153,15 +153,20 @@ class Engine:
             Exception: what the stages raised, if the first shards fail alike and none has succeeded.
         """
         self.waiting, self.unfinished = list(units), set(units)
-        with self._drain_on_signal():
-            for _ in range(min(self._actor_count(), len(units))):
-                self._start_actor()
-            while self.calls and not self.outcome.tripped:
-                done, _ = ray.wait(list(self.calls), num_returns=1, timeout=WAIT_SECONDS)
-                for call in done:
-                    self._handle(call)
-                self._dispatch()
-            self._close_actors()
+        try:
+            with self._drain_on_signal():
+                for _ in range(min(self._actor_count(), len(units))):
+                    self._start_actor()
+                while self.calls and not self.outcome.tripped:
+                    done, _ = ray.wait(list(self.calls), num_returns=1, timeout=WAIT_SECONDS)
+                    for call in done:
+                        self._handle(call)
+                    self._dispatch()
+                if not self.outcome.tripped:
+                    self._close_actors()
+        finally:
+            for actor in self.actors:
+                ray.kill(actor)
         self.outcome.drained = self.draining.is_set() and bool(self.waiting)
         self.outcome.finished = not self.waiting and not self.outcome.quarantined and not self.outcome.tripped
         return self.outcome
@@ -173,8 +178,8 @@ class Engine:
         if self.options.device == "cuda":
             gpus = int(resources.get("GPU", 0))
             count = self.options.actors or gpus
-            if count > gpus:
-                raise UserError(f"{count} actors need a GPU each and the cluster has {gpus}: give --actors {gpus}")
+            if not 1 <= count <= gpus:
+                raise UserError(f"{max(count, 1)} actors need a GPU each and the cluster has {gpus}: change --actors")
             return count
         return self.options.actors or 1
 
@@ -208,7 +213,6 @@ class Engine:
             else:
                 for name, seconds in state["seconds"].items():
                     self.outcome.seconds[name] += seconds
-            ray.kill(actor)
 
     # Work
 
@@ -291,8 +295,10 @@ class Engine:
     def _failed(self, actor: Any, unit: Unit | None, error: RayTaskError) -> None:
         """The worker raised. Where nothing has worked yet, the same error again is ours to report, not to retry."""
         cause = error.cause if isinstance(error.cause, Exception) else error
-        if unit is None or isinstance(cause, UserError):
+        if isinstance(cause, UserError):
             raise cause
+        if unit is None:
+            raise error
         self.actors[actor].discard(unit)
         reason = f"{type(cause).__name__}: {cause}"
         log.warning("%s shard %d failed: %s", unit.stage, unit.shard, reason)

@@ -11,7 +11,9 @@ import torch
 from conftest import digests, make_faces, rows, spec
 
 from asyrp.errors import UserError
-from jobs.run import exit_code, open_run, resolve, run
+from jobs.record import open_run
+from jobs.resolve import resolve
+from jobs.run import exit_code, run
 from pipeline.commit import committed
 from pipeline.engine import Engine, EngineOptions, Outcome, pending_units
 from pipeline.progress import StateReader
@@ -155,7 +157,7 @@ def test_more_actors_than_gpus_is_refused(faces, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="need a GPU each and the cluster has 0"):
-        run(spec(faces(2), tmp_path / "out", engine={"device": "cuda", "actors": 1}))
+        run(spec(faces(2), tmp_path / "out", engine={"device": "cuda"}))
 
 
 def test_the_state_of_a_run_is_read_from_storage_alone(faces, tmp_path):

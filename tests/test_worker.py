@@ -13,7 +13,8 @@ from conftest import digests, pixels, rows, spec
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from jobs.run import Job, open_run, resolve
+from jobs.record import open_run
+from jobs.resolve import Job, resolve
 from pipeline.commit import committed
 from pipeline.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage import Store

@@ -1,0 +1,121 @@
+"""run.json: what a run is. Written once, last at plan time; a run with another identity is refused."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from asyrp.errors import UserError
+from jobs.resolve import Job
+from jobs.spec import JobSpec
+from pipeline.plan import PlanSummary, read_plan, write_plan
+from pipeline.progress import StateReader
+from pipeline.sources import SourceImage, list_images
+from pipeline.storage import Store, open_filesystem
+
+FORMAT = 1
+RUN = "run.json"
+
+
+def open_run(store: Store, job: Job) -> PlanSummary:
+    """The plan of the run at `store`: the one that is there, or a new one.
+
+    Raises:
+        UserError: if the run there has another identity, with the differences.
+    """
+    if store.exists(RUN):
+        return _resume(store, job)
+    plan = _new_plan(store, job)
+    record = {
+        "format": FORMAT,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "spec": job.spec.model_dump(mode="json"),
+        "identity": job.identity,
+        "identity_hash": _hash(job.identity),
+        "plan": asdict(plan),
+        "stages": job.stage_sizes(plan),
+        "versions": {name: version(name) for name in ("asyrp", "torch", "diffusers", "ray")},
+    }
+    if not store.create(RUN, json.dumps(record, indent=1).encode()):
+        return _resume(store, job)
+    return plan
+
+
+def read_run(store: Store) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        UserError: if there is no run at this root, or a later version wrote it.
+    """
+    try:
+        record = json.loads(store.read(RUN))
+    except FileNotFoundError:
+        raise UserError(f"there is no run at {store.url}: it has no {RUN}") from None
+    if record["format"] != FORMAT:
+        raise UserError(f"the run at {store.url} has format {record['format']}, this version knows {FORMAT}")
+    return record
+
+
+def _resume(store: Store, job: Job) -> PlanSummary:
+    record = read_run(store)
+    if record["identity_hash"] != _hash(job.identity):
+        lines = "\n  ".join(_differences(record["identity"], job.identity))
+        raise UserError(
+            f"the run at {store.url} is another one: give another --output, or the values it was made with\n  {lines}"
+        )
+    return PlanSummary(**record["plan"])
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(there.keys() | here.keys()):
+        a, b = there.get(name), here.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            yield f"{prefix}{name}: {a} there, {b} here"
+
+
+def _hash(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _new_plan(store: Store, job: Job) -> PlanSummary:
+    if job.spec.inversions:
+        return _plan_of_inversions(store, job)
+    _refuse_output_inside_source(job.spec)
+    return write_plan(store, list_images(job.spec.source), job.spec.shard_size, lambda key: output_names(job, key))
+
+
+def output_names(job: Job, key: str) -> list[str]:
+    """The names of the edited images of one source image."""
+    final = next(stage for stage in job.stages if stage.name == "boost")
+    return [job.image_format.output_name(key, variant) for variant in final.variants]
+
+
+def _refuse_output_inside_source(spec: JobSpec) -> None:
+    (source_fs, source), (output_fs, output) = open_filesystem(spec.source), open_filesystem(spec.output)
+    if type(source_fs) is type(output_fs) and f"{output}/".startswith(f"{source.rstrip('/')}/"):
+        raise UserError(f"the output {spec.output} lies inside the source, so edits would be edited: move it out")
+
+
+SAME_INVERSION = ("source", "model_digest", "n_inv", "image_size", "fit", "dtype", "shard_size")
+
+
+def _plan_of_inversions(store: Store, job: Job) -> PlanSummary:
+    """The plan of the staged run whose inversions are used, copied row by row."""
+    assert job.spec.inversions
+    theirs = Store(job.spec.inversions)
+    record = read_run(theirs)
+    made, wanted = ({name: i.get(name) for name in SAME_INVERSION} for i in (record["identity"], job.identity))
+    if lines := "\n  ".join(_differences(made, wanted)):
+        raise UserError(f"the inversions at {theirs.url} cannot be used here, they differ in:\n  {lines}")
+    if "invert" not in record["stages"]:
+        raise UserError(f"the run at {theirs.url} kept no inversions: only runs with --stages staged do")
+    state = StateReader(theirs, {"invert": tuple(record["stages"]["invert"])}).read()
+    if not state.complete:
+        raise UserError(f"the inversions at {theirs.url} are not complete: finish that run first")
+    rows = (SourceImage(row.key, row.uri, row.size, row.etag) for row in read_plan(theirs))
+    return write_plan(store, rows, record["plan"]["shard_size"], lambda key: output_names(job, key))
