@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from asyrp import directions, models, process, registry
+from asyrp.errors import UserError
 from asyrp.noise import boosting_noise, noise_key
 from asyrp.process import split_at_boost
 from asyrp.schedule import generation_pairs, inversion_pairs
@@ -21,7 +22,10 @@ class Method:
         self.settings = settings
         self.device = torch.device(settings.device)
         dtype = getattr(torch, settings.dtype)
-        model = models.load(registry.find(settings.model), settings.device, dtype)
+        folder = registry.find(settings.model)
+        if folder.digest != settings.model_digest:
+            raise UserError(f"model {settings.model} has other weights here ({folder.unet}) than where the run began")
+        model = models.load(folder, settings.device, dtype)
         self.unet, self.schedule = model.unet, model.schedule
         loaded = {name: directions.load(path) for name, path in settings.direction_files.items()}
         for direction in loaded.values():

@@ -4,6 +4,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import digests, pixels, rows, spec
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
+from asyrp.errors import UserError
 from jobs.record import open_run
 from jobs.resolve import Job, resolve
 from pipeline.commit import committed
@@ -229,6 +231,12 @@ def test_half_precision_latents_are_close_and_half_as_large(faces, tmp_path):
     full, half = rows(tmp_path / "float32"), rows(tmp_path / "float16")
     for name in full:
         assert np.abs(pixels(tmp_path / "float32", full[name]) - pixels(tmp_path / "float16", half[name])).mean() < 2
+
+
+def test_a_node_with_other_weights_is_refused(faces, tmp_path):
+    job = resolve(spec(faces(2), tmp_path / "out"))
+    with pytest.raises(UserError, match="other weights here"):
+        replace(job.settings, model_digest="0" * 64)()
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
