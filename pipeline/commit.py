@@ -48,6 +48,7 @@ class Attempt:
         self.folder = f"data/{stage}/{shard:06d}.{self.id}"
         self.manifest = f"manifest/{stage}/{shard:06d}.{self.id}.parquet"
         self.files: list[FileEntry] = []
+        self._may_be_committed = False
         self._lock = Lock()
 
     def write(self, name: str, data: bytes) -> FileEntry:
@@ -64,14 +65,19 @@ class Attempt:
         statuses = dict(Counter(row["status"] for row in rows))
         files = sorted(self.files, key=lambda file: file.path)
         record = Commit(self.stage, self.shard, self.id, images, statuses, self.manifest, files, input_digest)
+        self._may_be_committed = True
         self.store.create(_name(self.stage, self.shard), json.dumps(asdict(record), indent=1).encode())
         won = read_commit(self.store, self.stage, self.shard).attempt == self.id
         if not won:
-            self.discard()
+            self._delete()
         return won
 
     def discard(self) -> None:
-        """Delete the attempt's files."""
+        """Give the attempt up: delete its files, unless a commit may name them (an answer of the store got lost)."""
+        if not self._may_be_committed:
+            self._delete()
+
+    def _delete(self) -> None:
         self.store.delete(self.folder)
         self.store.delete(self.manifest)
 

@@ -159,14 +159,17 @@ class Worker:
         except Exception as error:  # whatever it is, the shard's caller must hear of it
             item.job.fail(error)
         finally:
-            if item.job.future.done():
-                pass
-            elif item.pixels is None:
-                self._write_later(item)
-            else:
-                self._ready.put(item)
+            if not item.job.future.done():
+                self._pass_on(item)
             with self._lock:
                 self._on_the_way -= 1
+
+    def _pass_on(self, item: Item) -> None:
+        """To the device; an image that cannot be edited goes straight to the writers, who give it its row."""
+        if item.pixels is None:
+            self._write_later(item)
+        else:
+            self._ready.put(item)
 
     def _read_image(self, item: Item) -> None:
         start = time.perf_counter()
@@ -243,8 +246,11 @@ class Worker:
         return None
 
     def _compute(self, batch: list[Item]) -> NDArray[np.float32]:
-        """The outputs of a batch. A short one is padded: kernels are chosen by shape, and round accordingly, so
-        that with one shape alone a pixel does not depend on how many images happened to come with its own."""
+        """The outputs of a batch, [B, V_out, C, H, W].
+
+        A short batch is padded: kernels are chosen by shape, and round accordingly, so that with one shape alone a
+        pixel does not depend on how many images happened to come with its own.
+        """
         padded = batch + [batch[-1]] * (self.batch_size - len(batch))
         pixels = torch.from_numpy(np.stack([item.pixels for item in padded if item.pixels is not None]))
         keys = [item.plan.key for item in padded]

@@ -216,6 +216,29 @@ def test_a_commit_that_the_store_repeats_is_still_ones_own(store, monkeypatch):
     assert store.exists(file.path)
 
 
+def test_an_attempt_that_may_be_committed_is_never_deleted(store, monkeypatch):
+    attempt = Attempt(store, "boost", 0)
+    file = attempt.write("x.png", b"pixels")
+    read = store.read
+
+    def lost_answer(name):
+        raise ConnectionError("the answer got lost")
+
+    monkeypatch.setattr(store, "read", lost_answer)
+    with pytest.raises(ConnectionError):
+        attempt.commit([row("x")], 1, None)
+    attempt.discard()
+    monkeypatch.setattr(store, "read", read)
+    assert read_commit(store, "boost", 0).attempt == attempt.id and store.exists(file.path)
+
+
+def test_an_attempt_given_up_leaves_nothing(store):
+    attempt = Attempt(store, "boost", 0)
+    file = attempt.write("x.png", b"pixels")
+    attempt.discard()
+    assert not store.exists(file.path)
+
+
 def test_the_manifest_carries_its_version_and_every_column():
     import io
 
