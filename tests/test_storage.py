@@ -221,7 +221,7 @@ def test_an_attempt_that_may_be_committed_is_never_deleted(store, monkeypatch):
     file = attempt.write("x.png", b"pixels")
     read = store.read
 
-    def lost_answer(name):
+    def lost_answer(_):
         raise ConnectionError("the answer got lost")
 
     monkeypatch.setattr(store, "read", lost_answer)
