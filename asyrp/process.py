@@ -62,12 +62,28 @@ def predict(unet: SplitUNet, x: Tensor, t: int) -> Tensor:
     return unet.decode(encoded, encoded.h)
 
 
-def invert(unet: SplitUNet, schedule: NoiseSchedule, x_0: Tensor, pairs: Pairs) -> Tensor:
-    """x_T of an image batch. The net is evaluated at the source level of each of the n - 1 moves."""
-    x = x_0
+def invert(unet: SplitUNet, schedule: NoiseSchedule, x_0: Tensor, pairs: Pairs, refine: int = 0) -> Tensor:
+    """x_T of an image batch by DDIM inversion.
+
+    With `refine` 0 the net is evaluated at the source level of each of the n - 1 moves, as in the papers. That is
+    not quite what the generation step that comes back will use: eps at the target. `refine` k solves for it with
+    k fixed-point iterations per move (Pan et al. 2023, AIDI), at 1 + k (n - 1) evaluations in all; a move starts
+    from the eps that the one before ended with.
+    """
+    x, eps = x_0, None
     for t, t_next in pairs:
-        x = ddim_step(x, predict(unet, x, t), schedule.level(t), schedule.level(t_next))
+        a, a_next = schedule.level(t), schedule.level(t_next)
+        if eps is None or not refine:
+            eps = predict(unet, x, t)
+        for _ in range(refine):
+            eps = predict(unet, ddim_step(x, eps, a, a_next), t_next)
+        x = ddim_step(x, eps, a, a_next)
     return x
+
+
+def inversion_calls(n: int, refine: int) -> int:
+    """How often `invert` evaluates the net for n steps."""
+    return 1 + refine * (n - 1) if refine else n - 1
 
 
 def edit(

@@ -57,6 +57,10 @@ Directions = Annotated[
     list[str] | None, typer.Option("--direction", help="NAME=FILE: a direction file to use in edits. Repeat.")
 ]
 NInv = Annotated[int | None, typer.Option("--n-inv", help="Inversion steps. [default: 40]")]
+Refine = Annotated[
+    int | None,
+    typer.Option("--refine", help="Fixed-point iterations per inversion step: 2 reconstructs better. [default: 0]"),
+]
 NGen = Annotated[int | None, typer.Option("--n-gen", help="Generation steps. [default: 40]")]
 TEdit = Annotated[int | None, typer.Option("--t-edit", help="Last timestep that is edited. [default: the direction's]")]
 TBoost = Annotated[int | None, typer.Option("--t-boost", help="Fresh noise below this. [default: the direction's]")]
@@ -97,6 +101,7 @@ def spec_from_flags(
     edit: Edits = None,
     direction: Directions = None,
     n_inv: NInv = None,
+    refine: Refine = None,
     n_gen: NGen = None,
     t_edit: TEdit = None,
     t_boost: TBoost = None,
@@ -125,6 +130,7 @@ def spec_from_flags(
         "edits": edit or None,
         "directions": _named_files(direction) if direction else None,
         "n_inv": n_inv,
+        "refine": refine,
         "n_gen": n_gen,
         "t_edit": t_edit,
         "t_boost": t_boost,
@@ -229,7 +235,8 @@ def demo_command(
 ) -> None:
     """Edit 64 bundled cartoon faces with two edits and draw a contact sheet. Needs no network and no GPU."""
     samples = registry.BUNDLED / "avatars" / "samples"
-    flags = {"source": str(samples), "output": str(output), "edits": ["glasses=1", "smile=1"], "shard_size": 16}
+    edits = ["glasses=1", "smile=1"]
+    flags = {"source": str(samples), "output": str(output), "edits": edits, "refine": 2, "shard_size": 16}
     raise typer.Exit(run_and_report(load_spec(None, flags, [])))
 
 

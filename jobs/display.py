@@ -118,13 +118,14 @@ def summary(result: RunResult, state: RunState) -> None:
     if outcome is None:
         console.print("nothing to do: every shard was committed already")
         return
-    device, reader, writer = (outcome.seconds[k] for k in ("device", "wait_for_reader", "wait_for_writer"))
-    if device:
-        shares = {"device": device, "waiting for readers": reader, "waiting for writers": writer}
-        bound = {"device": "device", "waiting for readers": "reader", "waiting for writers": "writer"}
-        total = sum(shares.values())
-        parts = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in shares.items())
-        console.print(f"{bound[max(shares, key=lambda name: shares[name])]}-bound: {parts}", highlight=False)
+    if shares := outcome.device_time():
+        busy, reader, writer = (f"{100 * shares[name]:.1f} %" for name in ("device", "reader", "writer"))
+        bound = max(shares, key=lambda name: shares[name])
+        console.print(
+            f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}",
+            highlight=False,
+            soft_wrap=True,
+        )
     for stage, shard, reason in outcome.quarantined:
         console.print(f"[red]quarantined[/red] {stage} shard {shard}: {reason}", highlight=False)
     if outcome.tripped:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from asyrp import models, registry
+from asyrp.process import inversion_calls
 from asyrp.schedule import timesteps
 from asyrp.unet import HSpaceUNet
 from jobs.resolve import Job
@@ -47,7 +48,7 @@ def estimate(job: Job) -> Estimate:
     images = sum(1 for _ in list_images(spec.source))
     grid = timesteps(spec.n_gen)
     final = next(stage for stage in job.stages if stage.name == "boost")
-    inversion = 0 if spec.inversions else spec.n_inv - 1
+    inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
     edited = sum(
         sum(t >= variant.columns["t_edit"] for t in grid) if variant.columns["t_edit"] is not None else 0
         for variant in final.variants

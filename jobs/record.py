@@ -101,7 +101,7 @@ def _refuse_output_inside_source(spec: JobSpec) -> None:
         raise UserError(f"the output {spec.output} lies inside the source, so edits would be edited: move it out")
 
 
-SAME_INVERSION = ("source", "model_digest", "n_inv", "image_size", "fit", "dtype", "shard_size")
+SAME_INVERSION = ("source", "model_digest", "n_inv", "refine", "image_size", "fit", "dtype", "shard_size")
 
 
 def _plan_of_inversions(store: Store, job: Job) -> PlanSummary:

@@ -54,6 +54,7 @@ def resolve(spec: JobSpec) -> Job:
         direction_files=files,
         edits=edits,
         n_inv=spec.n_inv,
+        refine=spec.refine,
         n_gen=spec.n_gen,
         seed=spec.seed,
         dtype=spec.dtype,

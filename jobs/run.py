@@ -1,9 +1,10 @@
 """From a spec to a finished run: resolve, plan or resume, compute, report. Safe to repeat."""
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
 from jobs.record import open_run
@@ -11,12 +12,13 @@ from jobs.resolve import Job, resolve
 from jobs.spec import JobSpec
 from pipeline import sheet
 from pipeline.plan import PlanSummary
-from pipeline.progress import StateReader
+from pipeline.progress import RunState, StateReader
 from pipeline.storage import Store
 
 if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
     from pipeline.engine import Outcome
 
+SUMMARY = "report/summary.json"
 DEFAULT_SHEET_ROWS = 8
 EXIT_QUARANTINE, EXIT_BREAKER, EXIT_DRAINED = 3, 4, 130
 
@@ -52,8 +54,16 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
     outcome = None if reader.read().complete else _compute(job, store, plan, display, reader)
     if outcome is None and store.exists(sheet.NAME):
         return RunResult(plan, outcome, sheet.NAME)
+    if outcome is not None:
+        store.write(SUMMARY, json.dumps(summary(outcome, reader.read()), indent=1).encode())
     drawn = sheet.write_sheet(store, job.stages, job.image_format, spec.preview or DEFAULT_SHEET_ROWS)
     return RunResult(plan, outcome, drawn)
+
+
+def summary(outcome: "Outcome", state: RunState) -> dict[str, Any]:
+    """How a session ended and how far the run is, for machines; `seconds` are of this session, over all actors."""
+    stages = {name: {"images": stage.images_done, "rows": dict(stage.rows)} for name, stage in state.stages.items()}
+    return {"complete": state.complete, "stages": stages, "session": outcome.as_json()}
 
 
 def _compute(job: Job, store: Store, plan: PlanSummary, display: Display, reader: StateReader) -> "Outcome":

@@ -48,6 +48,7 @@ class JobSpec(BaseModel):
     directions: dict[str, Url] = Field(default_factory=dict, description="direction files by the name edits use")
     edits: list[str] = Field(min_length=1)
     n_inv: int = Field(40, ge=2, le=1000)
+    refine: int = Field(0, ge=0, le=10, description="fixed-point iterations per inversion step; 0 as in the papers")
     n_gen: int = Field(40, ge=2, le=1000)
     t_edit: Timestep | None = None
     t_boost: Timestep | None = None

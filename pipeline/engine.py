@@ -64,6 +64,15 @@ class Outcome:
     images: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    def device_time(self) -> dict[str, float]:
+        """Where the time of the device threads went, in shares of 1; the largest says what bounds the run."""
+        names = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
+        total = sum(self.seconds[name] for name in names.values())
+        return {bound: self.seconds[name] / total for bound, name in names.items()} if total else {}
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "seconds": dict(self.seconds), "device_time": self.device_time()}
+
 
 class EditActor:
     """A Ray actor that holds one worker."""

@@ -31,6 +31,7 @@ class MethodSettings:
     direction_files: Mapping[str, Path]
     edits: tuple[BoundEdit, ...]
     n_inv: int
+    refine: int
     n_gen: int
     seed: int
     dtype: str

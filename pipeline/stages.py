@@ -49,7 +49,7 @@ class Method:
 
     def invert(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
         x_0 = self._plain(batch[:, 0])
-        return process.invert(self.unet, self.schedule, x_0, self.inversion)[:, None]
+        return process.invert(self.unet, self.schedule, x_0, self.inversion, self.settings.refine)[:, None]
 
     def edit(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
         x_T = self._plain(batch[:, 0])

@@ -75,6 +75,8 @@ def test_the_spec_of_a_run_comes_from_yaml_and_flags_override_it(cli, faces, tmp
     assert (record["spec"]["n_gen"], record["spec"]["seed"], record["spec"]["n_inv"]) == (4, 7, 3)
     assert record["identity"]["model_digest"] and "engine" not in record["identity"]
     assert {row["seed"] for row in rows(tmp_path / "out").values()} == {7}
+    session = json.loads((tmp_path / "out" / "report" / "summary.json").read_text())["session"]
+    assert session["finished"] and session["images"] == 4 and sum(session["device_time"].values()) == pytest.approx(1)
     assert "contact sheet:" in out and (tmp_path / "out" / "report" / "contact_sheet.png").is_file()
     code, out, _ = cli("status", tmp_path / "out", "--json")
     state = json.loads(out)

@@ -19,6 +19,7 @@ from asyrp.process import (
     ddim_step,
     edit,
     edit_gain,
+    inversion_calls,
     invert,
     predict,
     split_at_boost,
@@ -189,6 +190,20 @@ def test_inversion_costs_n_minus_1_passes():
     with torch.inference_mode():
         invert(net, SCHEDULE, torch.randn(1, 3, 16, 16), inversion_pairs(10))
     assert (net.encodes, net.decodes) == (9, 9)
+
+
+@pytest.mark.parametrize("refine", [0, 1, 2, 3])
+def test_a_refined_inversion_comes_back_closer_and_costs_what_it_says(refine):
+    net, x = Counting(), 0.1 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        x_T = invert(net, SCHEDULE, x, inversion_pairs(10), refine)
+        assert (net.encodes, net.decodes) == (inversion_calls(10, refine),) * 2
+        back = edit(net, SCHEDULE, x_T, generation_pairs(10)[:-1], EditShift((), 10))
+        plain = edit(
+            net, SCHEDULE, invert(net, SCHEDULE, x, inversion_pairs(10)), generation_pairs(10)[:-1], EditShift((), 10)
+        )
+    if refine >= 2:
+        assert (back - x).norm() < 0.5 * (plain - x).norm()
 
 
 def test_boosting_starts_strictly_below_t_boost():

@@ -37,14 +37,17 @@ IDENTITIES, IDENTITY_SEED = 240, 11
 COMBINATIONS = [c for c in itertools.product((0, 1), repeat=len(LABELS)) if sum(c) % 2 == 0]
 N_STEPS, LOWEST_T_EDIT = 40, 200
 
-CALIBRATION = {"smile": (200, 1.5), "glasses": (250, 0.9), "beard": (250, 0.8), "long_hair": (300, 0.4)}
+CALIBRATION = {"smile": (200, 1.2), "glasses": (250, 1.3), "beard": (250, 1.05), "long_hair": (300, 0.5)}
 """t_edit and the factor on the change of h per label that strength 1 stands for, from --scan."""
 
+COMPENSATION = {"long_hair": {"beard": 0.39}}
+"""What is added of another label's change. Long hair hides the chin, and alone would shave every second beard."""
+
 SCAN = {
-    "smile": [(200, 1.0), (200, 1.3), (200, 1.6), (200, 2.0)],
-    "glasses": [(250, 0.7), (250, 0.9), (300, 0.8), (300, 1.0)],
-    "beard": [(200, 0.7), (250, 0.7), (250, 0.9), (300, 0.9)],
-    "long_hair": [(300, 0.25), (300, 0.35), (400, 0.35), (500, 0.5)],
+    "smile": [(200, 1.0), (200, 1.2), (200, 1.4)],
+    "glasses": [(250, 1.0), (250, 1.3), (250, 1.6)],
+    "beard": [(250, 0.8), (250, 1.05), (250, 1.2)],
+    "long_hair": [(300, 0.4), (300, 0.5), (300, 0.6)],
 }
 
 
@@ -94,6 +97,15 @@ def find_directions(folder: registry.ModelFolder) -> tuple[torch.Tensor, list[in
     return sums.directions(), grid
 
 
+def compensated(changes: torch.Tensor) -> torch.Tensor:
+    """The changes of h [4, T, C, h, w] with COMPENSATION added."""
+    result = changes.clone()
+    for name, others in COMPENSATION.items():
+        for other, weight in others.items():
+            result[LABELS.index(name)] += weight * changes[LABELS.index(other)]
+    return result
+
+
 def make_direction(
     folder: registry.ModelFolder, name: str, change: torch.Tensor, grid: list[int], t_edit: int, scale: float
 ) -> Direction:
@@ -107,6 +119,7 @@ def make_direction(
         t_boost=0,
         unit=f"{scale:g} times the change of h from faces without to faces with the label",
         found_by=f"h of noised faces regressed on {', '.join(LABELS)} at once",
+        notes={f"plus {other}": f"{weight:g} of its change" for other, weight in COMPENSATION.get(name, {}).items()},
         found_on=f"{IDENTITIES * len(COMBINATIONS)} rendered faces",
     )
     kept = [index for index, t in enumerate(grid) if t >= t_edit]
@@ -144,7 +157,8 @@ def main() -> None:
     if arguments.unet:
         copy_weights(arguments.unet)
     folder = registry.find("avatars")
-    changes, grid = find_directions(folder)
+    found, grid = find_directions(folder)
+    changes = compensated(found)
     if arguments.scan:
         scan(folder, changes, grid)
         return

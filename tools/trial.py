@@ -26,14 +26,14 @@ class Score:
 class Trial:
     """Rendered faces with their x_T: each edit of them starts from one inversion."""
 
-    def __init__(self, model: Model, judge: nn.Module, faces: dict, n_steps: int = 40) -> None:
+    def __init__(self, model: Model, judge: nn.Module, faces: dict, n_steps: int = 40, refine: int = 2) -> None:
         self.model, self.judge = model, judge
         self.truth = label_matrix(faces).bool()
         self.pairs = generation_pairs(n_steps)
         self.x_0 = to_batch(faces["images"])
         with torch.inference_mode():
             unet, schedule = model.unet, model.schedule
-            inverted = [invert(unet, schedule, x, inversion_pairs(n_steps)) for x in self.x_0.split(BATCH)]
+            inverted = [invert(unet, schedule, x, inversion_pairs(n_steps), refine) for x in self.x_0.split(BATCH)]
         self.x_T = torch.cat(inverted)
 
     @torch.inference_mode()
