@@ -47,13 +47,13 @@ def estimate(job: Job) -> Estimate:
     spec = job.spec
     images = sum(1 for _ in list_images(spec.source))
     grid = timesteps(spec.n_gen)
-    final = next(stage for stage in job.stages if stage.name == "boost")
+    variants = job.final.variants
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
     edited = sum(
         sum(t >= variant.columns["t_edit"] for t in grid) if variant.columns["t_edit"] is not None else 0
-        for variant in final.variants
+        for variant in variants
     )
-    encodes = inversion + spec.n_gen * len(final.variants)
+    encodes = inversion + spec.n_gen * len(variants)
     decodes = encodes + edited
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
     model = models.load(registry.find(spec.model), device, getattr(torch, spec.dtype))
@@ -63,11 +63,11 @@ def estimate(job: Job) -> Estimate:
     return Estimate(
         images=images,
         shards=-(-images // spec.shard_size),
-        outputs=images * len(final.variants),
+        outputs=images * len(variants),
         encodes_per_image=encodes,
         decodes_per_image=decodes,
         unet_calls_per_image=(encodes * encode_s + decodes * decode_s) / (encode_s + decode_s),
-        output_megabytes=images * len(final.variants) * _bytes_per_output(job) / MEGABYTE,
+        output_megabytes=images * len(variants) * _bytes_per_output(job) / MEGABYTE,
         latent_megabytes=images * kept * latent_bytes / MEGABYTE,
         device=device,
         seconds_per_image=encodes * encode_s + decodes * decode_s,

@@ -91,8 +91,7 @@ def _new_plan(store: Store, job: Job) -> PlanSummary:
 
 def output_names(job: Job, key: str) -> list[str]:
     """The names of the edited images of one source image."""
-    final = next(stage for stage in job.stages if stage.name == "boost")
-    return [job.image_format.output_name(key, variant) for variant in final.variants]
+    return [job.image_format.output_name(key, variant) for variant in job.final.variants]
 
 
 def _refuse_output_inside_source(spec: JobSpec) -> None:

@@ -24,6 +24,11 @@ class Job:
     image_format: ImageFormat
     identity: dict[str, Any]
 
+    @property
+    def final(self) -> Stage:
+        """The stage whose images are the run's result, fused or staged."""
+        return next(stage for stage in self.stages if stage.name == "boost")
+
     def stage_sizes(self, plan: PlanSummary) -> dict[str, tuple[int, int]]:
         """Shards and images of each stage."""
         return {stage.name: stage_size(stage, plan) for stage in self.stages}

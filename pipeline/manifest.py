@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 
 VERSION = "1"
 OK = "ok"
-STATUSES = (OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", "rejected_quality")
 
 SCHEMA = pa.schema(
     [
