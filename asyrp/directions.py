@@ -4,7 +4,7 @@ A direction yields delta_h [B, C, h, w] (or [1, C, h, w]) for a bottleneck at a 
 
 - `GlobalDirection`     one tensor for every timestep (delta_h^global of the paper)
 - `TimestepDirection`   one tensor per timestep of a grid
-- `ImplicitDirection`   a small net f_t(h, t), the paper's delta block
+- `HoDeltaBlock`, `AdmDeltaBlock`   a small net f_t(h, t), the paper's implicit function
 
 The file is one safetensors file; its metadata says what it is, which model it belongs to and how to use it.
 """
@@ -12,6 +12,7 @@ The file is one safetensors file; its metadata says what it is, which model it b
 import json
 from bisect import bisect_left
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from asyrp.direction_info import FORMAT, DirectionInfo, read_info
 from asyrp.errors import UserError
 from asyrp.unet import Encoded
+
+GROUPS = 32
 
 
 class Form(Protocol):
@@ -64,22 +67,19 @@ class TimestepDirection(nn.Module):
         return self.delta_h[self.nearest(t)][None]
 
 
-class ImplicitDirection(nn.Module):
-    """The paper's f_t for Ho nets: 1x1 conv, plus the time embedding, GroupNorm, SiLU, 1x1 conv."""
+class HoDeltaBlock(nn.Module):
+    """The paper's f_t for Ho nets: 1x1 conv, plus the time embedding, GroupNorm, SiLU, 1x1 conv.
 
-    def __init__(self, channels: int, emb_channels: int, groups: int = 32) -> None:
+    The modules have the names of the released blocks, so that those load as they are.
+    """
+
+    def __init__(self, channels: int, emb_channels: int) -> None:
         super().__init__()
+        self.widths = (channels, emb_channels)
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.temb_proj = nn.Linear(emb_channels, channels)
-        self.norm2 = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm2 = nn.GroupNorm(GROUPS, channels, eps=1e-6)
         self.conv2 = nn.Conv2d(channels, channels, 1)
-
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor]) -> "ImplicitDirection":
-        channels, emb_channels = state["temb_proj.weight"].shape
-        block = cls(channels, emb_channels)
-        block.load_state_dict(state)
-        return block.requires_grad_(False)
 
     def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
         dtype = self.conv1.weight.dtype
@@ -88,7 +88,53 @@ class ImplicitDirection(nn.Module):
         return self.conv2(nn.functional.silu(self.norm2(hidden)))
 
 
-FORMS = {"global": GlobalDirection, "timestep": TimestepDirection, "implicit": ImplicitDirection}
+class AdmDeltaBlock(nn.Module):
+    """The paper's f_t for iDDPM and ADM nets: as for Ho nets, with a GroupNorm and SiLU before the first conv."""
+
+    def __init__(self, channels: int, emb_channels: int) -> None:
+        super().__init__()
+        self.widths = (channels, emb_channels)
+        norm, conv = partial(nn.GroupNorm, GROUPS, channels, eps=1e-5), partial(nn.Conv2d, channels, channels, 1)
+        self.in_layers = nn.Sequential(norm(), nn.SiLU(), conv())
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, channels))
+        self.out_layers = nn.Sequential(norm(), nn.SiLU(), nn.Identity(), conv())
+
+    def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
+        dtype = next(self.parameters()).dtype
+        time = self.emb_layers(encoded.emb.to(dtype))
+        return self.out_layers(self.in_layers(encoded.h.to(dtype)) + time[:, :, None, None])
+
+
+DeltaBlock = HoDeltaBlock | AdmDeltaBlock
+DELTA_BLOCKS: dict[str, type[DeltaBlock]] = {"ho": HoDeltaBlock, "adm": AdmDeltaBlock}
+EMB_LAYERS = {"ho": "temb_proj.weight", "adm": "emb_layers.1.weight"}
+
+
+def delta_block_family(state: dict[str, Tensor]) -> str | None:
+    """The family of nets ('ho' or 'adm') whose delta block this state dict is; None if it is none."""
+    return next((family for family, layer in EMB_LAYERS.items() if layer in state), None)
+
+
+def delta_block(state: dict[str, Tensor]) -> DeltaBlock:
+    """The block with these weights, frozen.
+
+    Raises:
+        ValueError: if they are not those of a delta block.
+    """
+    family = delta_block_family(state)
+    if family is None:
+        raise ValueError(f"no delta block has the tensors {', '.join(sorted(state)[:3])}")
+    channels, emb_channels = state[EMB_LAYERS[family]].shape
+    block: DeltaBlock = DELTA_BLOCKS[family](channels, emb_channels)
+    try:
+        block.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the tensors are not those of a delta block: {error}") from error
+    block.eval().requires_grad_(False)
+    return block
+
+
+TENSOR_FORMS = {"global": GlobalDirection, "timestep": TimestepDirection}
 
 
 @dataclass(frozen=True)
@@ -121,7 +167,9 @@ def load(path: Path) -> Direction:
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if info.form == "implicit":
-        return Direction(info, ImplicitDirection.from_state_dict(state))
-    if info.form in FORMS:
-        return Direction(info, FORMS[info.form](**{k: v.float() if k == "delta_h" else v for k, v in state.items()}))
-    raise UserError(f"{path} holds a direction of the form '{info.form}'; this version knows {', '.join(FORMS)}")
+        return Direction(info, delta_block(state))
+    if info.form in TENSOR_FORMS:
+        tensors = {name: tensor.float() if name == "delta_h" else tensor for name, tensor in state.items()}
+        return Direction(info, TENSOR_FORMS[info.form](**tensors))
+    known = ", ".join([*TENSOR_FORMS, "implicit"])
+    raise UserError(f"{path} holds a direction of the form '{info.form}'; this version knows {known}")

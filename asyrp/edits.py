@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asyrp.errors import UserError
 
@@ -27,6 +27,12 @@ class Edit:
 def reconstruction() -> Edit:
     """The edit that shifts nothing."""
     return Edit(RECONSTRUCTION, 0.0, ())
+
+
+def official_sum(edit: Edit) -> Edit:
+    """The edit as the official code sums k directions: every weight divided by sqrt(k)."""
+    root = math.sqrt(len(edit.weights))
+    return replace(edit, weights=tuple((name, weight / root) for name, weight in edit.weights))
 
 
 def parse_edit(text: str) -> Edit:

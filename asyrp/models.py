@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from safetensors import SafetensorError
 
 from asyrp.errors import UserError
 from asyrp.registry import ModelFolder
@@ -22,13 +23,33 @@ class Model:
 
 
 def load(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
-    """Load a model's frozen U-Net to `device`, its weights in `dtype`.
+    """Load a model's frozen U-Net to `device`, its weights in `dtype`; every weight must be there.
 
     Raises:
-        UserError: for a net without h-space, or a schedule other than linear epsilon prediction.
+        UserError: for weights that cannot be read or do not fit the config, a net without h-space, or a schedule that
+            asyrp does not know.
     """
-    unet = UNet2DModel.from_pretrained(folder.unet, torch_dtype=dtype, low_cpu_mem_usage=False).to(device)
-    return Model(HSpaceUNet(unet), read_schedule(folder.scheduler))
+    try:
+        unet, loading = UNet2DModel.from_pretrained(
+            folder.unet, torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"model {folder.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := [str(name) for name in loading[kind]]:
+            raise UserError(
+                f"model {folder.name}: its weights do not fit its config.json, {len(names)} {kind.replace('_', ' ')} "
+                f"such as {names[0]}"
+            )
+    return Model(HSpaceUNet(unet.to(device)), read_schedule(folder.scheduler))
+
+
+def schedule_name(scheduler: Path | None) -> str:
+    """What the scheduler's config says of its schedule, in words."""
+    if scheduler is None:
+        return "linear (no scheduler_config.json: DDPM's)"
+    config = json.loads((scheduler / "scheduler_config.json").read_text())
+    return f"{config.get('beta_schedule', 'linear')}, {config.get('num_train_timesteps', 1000)} steps"
 
 
 def read_schedule(scheduler: Path | None) -> NoiseSchedule:
@@ -37,9 +58,13 @@ def read_schedule(scheduler: Path | None) -> NoiseSchedule:
         return NoiseSchedule.linear()
     config = json.loads((scheduler / "scheduler_config.json").read_text())
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
-    if kind != "linear" or prediction != "epsilon":
+    steps = config.get("num_train_timesteps", 1000)
+    if prediction != "epsilon":
         raise UserError(
-            f"{scheduler}: asyrp runs epsilon models on the linear schedule, this one is a {prediction} model on "
-            f"the {kind} schedule"
+            f"{scheduler}: this is a model of prediction type {prediction}; asyrp edits with epsilon models"
         )
-    return NoiseSchedule.linear(config["beta_start"], config["beta_end"], config["num_train_timesteps"])
+    if kind == "linear":
+        return NoiseSchedule.linear(config.get("beta_start", 1e-4), config.get("beta_end", 0.02), steps)
+    if kind == "squaredcos_cap_v2":
+        return NoiseSchedule.cosine(steps)
+    raise UserError(f"{scheduler}: asyrp knows the linear schedule and squaredcos_cap_v2 (cosine), not {kind}")

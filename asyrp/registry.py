@@ -1,24 +1,54 @@
-"""Where models live: short names, diffusers folders and hub ids, found and identified without torch."""
+"""Where models live: names to diffusers folders, found and identified without torch where it can be."""
 
+import difflib
 import hashlib
 import io
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from asyrp.cache import made_once
 from asyrp.errors import UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
-SHORT_NAMES = {
-    "celebahq-ddpm": "google/ddpm-ema-celebahq-256",
-    "church-ddpm": "google/ddpm-ema-church-256",
-    "bedroom-ddpm": "google/ddpm-ema-bedroom-256",
-}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"  # of older repositories; only ever read as tensors
+RECORD = "asyrp.json"
+CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors", ".bin")
+CONVERTER = 1  # raised when a conversion of the same checkpoint gives another folder
+GRAMMAR = "a short name, a hub id, a diffusers folder, or a checkpoint file (local, or on any fsspec URL)"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the hub that has a short name; `data_set` names its intervals in `asyrp.presets`."""
+
+    repo: str
+    data_set: str | None = None
+
+
+HUB_MODELS = {
+    "celebahq-ddpm": HubModel("google/ddpm-ema-celebahq-256", "celeba"),
+    "church-ddpm": HubModel("google/ddpm-ema-church-256", "church"),
+    "bedroom-ddpm": HubModel("google/ddpm-ema-bedroom-256", "bedroom"),
+    "cat-ddpm": HubModel("google/ddpm-ema-cat-256"),
+    "cifar10-ddpm": HubModel("google/ddpm-cifar10-32"),
+}
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """What is kept beside weights that asyrp wrote: their digest, and where they came from."""
+
+    weights_digest: str
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        (folder / RECORD).write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -26,9 +56,9 @@ class ModelFolder:
     """A diffusers folder: `unet` holds the net's config and weights, `scheduler` (if any) the schedule's config."""
 
     name: str
+    root: Path
     unet: Path
     scheduler: Path | None
-    directions: Path | None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -43,16 +73,57 @@ class ModelFolder:
         return size
 
     @cached_property
+    def h_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of h."""
+        channels = self.config["block_out_channels"]
+        side = self.image_size // 2 ** (len(channels) - 1)
+        return channels[-1], side, side
+
+    @property
+    def emb_channels(self) -> int:
+        """Channels of the time embedding."""
+        return self.config.get("time_embedding_dim") or 4 * self.config["block_out_channels"][0]
+
+    @property
+    def family(self) -> str:
+        """'ho' or 'adm' (with iDDPM): which of the two time embeddings, and so which released directions, fit."""
+        ho = not self.config.get("flip_sin_to_cos", True) and self.config.get("freq_shift", 0) == 1
+        return "ho" if ho else "adm"
+
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the weights: what runs and directions are bound to."""
-        if not (self.unet / WEIGHTS).is_file():
-            return pickled_weights_digest(self.unet / PICKLED_WEIGHTS)
-        with (self.unet / WEIGHTS).open("rb") as file:
-            return weights_digest(file)
+        """SHA-256 over names, types, shapes and bytes of the weights: what runs and directions are bound to.
+
+        Raises:
+            UserError: if the weights cannot be read, or are not those that the folder's record names.
+        """
+        if (self.unet / WEIGHTS).is_file():
+            with (self.unet / WEIGHTS).open("rb") as file:
+                digest = weights_digest(file)
+        else:
+            digest = pickled_weights_digest(self.unet / PICKLED_WEIGHTS)
+        if self.record and self.record.weights_digest != digest:
+            raise UserError(
+                f"model {self.name}: its weights were changed or damaged since they were written ({digest[:12]}, where "
+                f"{self.root / RECORD} says {self.record.weights_digest[:12]}); write the model again, or delete that "
+                "file if the change is meant"
+            )
+        return digest
+
+    @cached_property
+    def record(self) -> WeightsRecord | None:
+        """What asyrp wrote down of the weights, if it wrote them."""
+        file = self.root / RECORD
+        return WeightsRecord(**json.loads(file.read_text())) if file.is_file() else None
+
+    @property
+    def samples(self) -> Path | None:
+        """Images of the model's own domain, if it comes with some."""
+        return folder if (folder := self.root / "samples").is_dir() else None
 
     def direction_files(self) -> dict[str, Path]:
         """The directions that come with the model, by name."""
-        return {path.stem: path for path in sorted(self.directions.glob("*.safetensors"))} if self.directions else {}
+        return {path.stem: path for path in sorted((self.root / "directions").glob("*.safetensors"))}
 
 
 def bundled_names() -> list[str]:
@@ -61,29 +132,71 @@ def bundled_names() -> list[str]:
 
 
 def find(name: str) -> ModelFolder:
-    """The folder of a model named by short name, local diffusers folder, or hub id.
+    """The folder of a model named by short name, diffusers folder, checkpoint file (converted once), or hub id.
 
     Raises:
-        UserError: if there is no such model, or the hub cannot be reached.
+        UserError: if there is no such model, the hub cannot be reached, or the checkpoint cannot be converted.
     """
     if (BUNDLED / name / "unet").is_dir():
-        return _folder(name, BUNDLED / name)
+        return open_folder(BUNDLED / name, name)
     if Path(name).is_dir():
-        return _folder(name, Path(name))
-    if name in SHORT_NAMES or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
-        return _folder(name, _from_hub(SHORT_NAMES.get(name, name)))
-    known = ", ".join([*bundled_names(), *SHORT_NAMES])
-    raise UserError(f"there is no model '{name}': give a short name ({known}), a diffusers folder, or a hub id")
+        return open_folder(Path(name), name)
+    if Path(name).is_file():
+        return open_folder(_converted(Path(name)), name)
+    if name in HUB_MODELS:
+        return open_folder(_from_hub(HUB_MODELS[name].repo), name)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and Path(name).suffix not in CHECKPOINT_SUFFIXES:
+        return open_folder(_from_hub(name), name)
+    names = [*bundled_names(), *HUB_MODELS]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"give {GRAMMAR}; short names are {', '.join(names)}"
+    raise UserError(f"there is no model '{name}': {hint}")
 
 
-def _folder(name: str, root: Path) -> ModelFolder:
+def open_folder(root: Path, name: str) -> ModelFolder:
+    """The diffusers folder `root`, its net at the top or in `unet/`, called `name` in messages.
+
+    Raises:
+        UserError: if it is none, or the net in it is conditional.
+    """
     unet = root / "unet" if (root / "unet").is_dir() else root
     for files in (("config.json",), (WEIGHTS, PICKLED_WEIGHTS)):
         if not any((unet / file).is_file() for file in files):
             raise UserError(f"model {name}: there is no {files[0]} in {unet}; is it a diffusers UNet2DModel folder?")
     scheduler = next((path for path in (root / "scheduler", root) if (path / "scheduler_config.json").is_file()), None)
-    directions = root / "directions"
-    return ModelFolder(name, unet, scheduler, directions if directions.is_dir() else None)
+    folder = ModelFolder(name, root, unet, scheduler)
+    _refuse_conditional(folder)
+    return folder
+
+
+def _refuse_conditional(folder: ModelFolder) -> None:
+    try:
+        config = folder.config
+    except ValueError as error:
+        raise UserError(f"model {folder.name}: {folder.unet / 'config.json'} is not JSON: {error}") from error
+    kind = config.get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel" or config.get("class_embed_type") or config.get("num_class_embeds"):
+        conditional = "class-conditional" if kind == "UNet2DModel" else f"a {kind}"
+        text = " (text-conditional)" if "Condition" in kind else ""
+        raise UserError(
+            f"model {folder.name} is {conditional}{text}; supported are unconditional pixel-space UNet2DModel nets"
+        )
+    if config.get("in_channels", 3) != 3:
+        raise UserError(f"model {folder.name} takes {config['in_channels']} channels; supported are RGB models")
+
+
+def _converted(checkpoint: Path) -> Path:
+    """The diffusers folder of a raw checkpoint, converted once per machine and content."""
+
+    def make(folder: Path) -> None:
+        from asyrp.checkpoint import read_checkpoint
+        from asyrp.convert import convert, write_folder
+
+        write_folder(convert(read_checkpoint(checkpoint)), folder, checkpoint.name)
+
+    with checkpoint.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return made_once(f"converted/{content}-{CONVERTER}", make)
 
 
 def _from_hub(repo: str) -> Path:
@@ -95,32 +208,39 @@ def _from_hub(repo: str) -> Path:
     except RepositoryNotFoundError:
         raise UserError(f"the hub has no model '{repo}', or it is private and HF_TOKEN is not set") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"model '{repo}' is not in the local cache and the hub cannot be reached: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model '{repo}' is not in the local cache and the hub cannot be reached: {reason}") from error
 
 
 def pickled_weights_digest(path: Path) -> str:
     """The digest that the same tensors have in a safetensors file. Raises UserError for a file of other things."""
-    from pickle import UnpicklingError
-
-    import torch
     from safetensors.torch import save
 
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UserError(f"{path} holds more than tensors, and is not opened: convert it to safetensors") from error
-    return weights_digest(io.BytesIO(save(state)))
+    from asyrp.checkpoint import read_tensors
+
+    return weights_digest(io.BytesIO(save(read_tensors(path))))
 
 
 def weights_digest(file: BinaryIO) -> str:
-    """SHA-256 over the tensors of a safetensors file, in the order of their names, whatever its other metadata."""
+    """SHA-256 over the tensors of a safetensors file, in the order of their names, whatever its other metadata.
+
+    Raises:
+        UserError: if it is no safetensors file, or cut short.
+    """
     digest = hashlib.sha256()
-    header_bytes = struct.unpack("<Q", file.read(8))[0]
-    header = json.loads(file.read(header_bytes))
+    where = getattr(file, "name", "the weights")
+    try:
+        header_bytes = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(header_bytes))
+    except (struct.error, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{where} is no safetensors file, or cut short: fetch or write it again") from error
     header.pop("__metadata__", None)
     for name, entry in sorted(header.items()):
         begin, end = entry["data_offsets"]
         file.seek(8 + header_bytes + begin)
+        tensor = file.read(end - begin)
+        if len(tensor) < end - begin:
+            raise UserError(f"{where} is cut short, the tensor {name} is not whole: fetch or write it again")
         digest.update(f"{name}\0{entry['dtype']}\0{entry['shape']}\0".encode())
-        digest.update(file.read(end - begin))
+        digest.update(tensor)
     return digest.hexdigest()

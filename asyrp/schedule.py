@@ -22,6 +22,18 @@ class NoiseSchedule:
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
         return cls(torch.cumprod(1 - betas, dim=0))
 
+    @classmethod
+    def cosine(cls, steps: int = 1000) -> "NoiseSchedule":
+        """The cosine schedule of iDDPM (Nichol & Dhariwal 2021, eq. 17), betas cut at 0.999."""
+        t = torch.arange(steps + 1, dtype=torch.float64) / steps
+        signal = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+        betas = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
+        return cls(torch.cumprod(1 - betas, dim=0))
+
+    def is_close_to(self, other: "NoiseSchedule") -> bool:
+        """Whether no level differs by more than one part in a hundred of the whole range."""
+        return len(self) == len(other) and torch.allclose(self.alpha_bar, other.alpha_bar, rtol=0, atol=0.01)
+
     def __len__(self) -> int:
         return len(self.alpha_bar)
 

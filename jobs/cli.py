@@ -6,12 +6,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
@@ -19,7 +17,9 @@ from rich.table import Table
 from asyrp import registry
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
-from jobs.display import console, live, state_table, summary
+from jobs.cli_directions import directions_app
+from jobs.cli_models import models_app
+from jobs.display import MODEL_HELP, console, live, out, state_table, summary
 from jobs.record import read_run
 from jobs.resolve import resolve
 from jobs.run import exit_code, run
@@ -36,25 +36,25 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
-directions_app = typer.Typer(help="Directions in h-space: list, show and learn them.", no_args_is_help=True)
-learn_app = typer.Typer(help="Ways to find a direction.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
-directions_app.add_typer(learn_app, name="learn")
-
-out = Console()
 
 # The options that `run` and `plan` share, in the order of their help.
 Source = Annotated[str | None, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="Root of the run, on any fsspec URL.")]
-ModelName = Annotated[str | None, typer.Option("--model", help="Short name, diffusers folder or hub id.")]
+ModelName = Annotated[str | None, typer.Option("--model", help=f"{MODEL_HELP} [default: avatars]")]
 Edits = Annotated[
     list[str] | None,
     typer.Option("--edit", "-e", help="direction=strength, or a sum: 'smile=1,beard=-0.5'. Repeat for more edits."),
 ]
 Directions = Annotated[
     list[str] | None, typer.Option("--direction", help="NAME=FILE: a direction file to use in edits. Repeat.")
+]
+Combine = Annotated[
+    str | None,
+    typer.Option(
+        "--combine", help="Sums of directions: 'sum', or 'official' (1/sqrt(k), one interval). [default: sum]"
+    ),
 ]
 NInv = Annotated[int | None, typer.Option("--n-inv", help="Inversion steps. [default: 40]")]
 Refine = Annotated[
@@ -87,6 +87,9 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or
 Actors = Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [default: auto]")]
+Check = Annotated[
+    bool | None, typer.Option("--check/--no-check", help="Check on load that the model works. [default: check]")
+]
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
@@ -100,6 +103,7 @@ def spec_from_flags(
     model: ModelName = None,
     edit: Edits = None,
     direction: Directions = None,
+    combine: Combine = None,
     n_inv: NInv = None,
     refine: Refine = None,
     n_gen: NGen = None,
@@ -119,6 +123,7 @@ def spec_from_flags(
     batch_size: BatchSize = None,
     device: Device = None,
     address: Address = None,
+    check: Check = None,
     config: Config = None,
     set_: Settings = None,
 ) -> JobSpec:
@@ -129,6 +134,7 @@ def spec_from_flags(
         "model": model,
         "edits": edit or None,
         "directions": _named_files(direction) if direction else None,
+        "combine": combine,
         "n_inv": n_inv,
         "refine": refine,
         "n_gen": n_gen,
@@ -148,6 +154,7 @@ def spec_from_flags(
         "engine.batch_size": batch_size,
         "engine.device": device,
         "engine.address": address,
+        "engine.check": check,
     }
     return load_spec(config, flags, set_ or [])
 
@@ -269,103 +276,6 @@ def status_command(
 def state_json(state: RunState) -> dict[str, Any]:
     stages = {name: {**vars(stage), "rows": dict(stage.rows)} for name, stage in state.stages.items()}
     return {"complete": state.complete, "stages": stages, "actors": state.actors}
-
-
-@models_app.command("list")
-def models_list(as_json: AsJson = False) -> None:
-    """The models that have a short name."""
-    names = [*registry.bundled_names(), *registry.SHORT_NAMES]
-    if as_json:
-        typer.echo(json.dumps(names))
-        return
-    table = Table("name", "where")
-    for name in names:
-        table.add_row(name, registry.SHORT_NAMES.get(name, "comes with the package"))
-    out.print(table)
-
-
-ModelArgument = Annotated[str, typer.Argument(help="Short name, diffusers folder or hub id.")]
-
-
-@models_app.command("show")
-def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> None:
-    """What a model is: its size, the shape of its h, its digest and its directions."""
-    from asyrp import models
-
-    folder = registry.find(name)
-    unet = models.load(folder).unet.unet
-    levels = unet.config.block_out_channels
-    side = folder.image_size // 2 ** (len(levels) - 1)
-    facts = {
-        "name": name,
-        "image_size": folder.image_size,
-        "parameters": sum(p.numel() for p in unet.parameters()),
-        "h": [levels[-1], side, side],
-        "digest": folder.digest,
-        "directions": list(folder.direction_files()),
-    }
-    _print_facts(facts, as_json)
-
-
-@directions_app.command("list")
-def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -> None:
-    """The directions that come with a model."""
-    infos = [read_info(path) for path in registry.find(model).direction_files().values()]
-    if as_json:
-        typer.echo(json.dumps([asdict(info) for info in infos]))
-        return
-    table = Table("name", "form", "t_edit", "t_boost", "strength 1 is")
-    for info in infos:
-        table.add_row(info.name, info.form, str(info.t_edit), str(info.t_boost), info.unit)
-    out.print(table)
-
-
-@directions_app.command("show")
-def directions_show(
-    direction: Annotated[str, typer.Argument(help="A direction file, or the name of one that comes with the model.")],
-    model: Annotated[str, typer.Option("--model", help="The model whose directions are meant.")] = "avatars",
-    as_json: AsJson = False,
-) -> None:
-    """What a direction file says of its direction."""
-    path = registry.find(model).direction_files().get(direction, Path(direction))
-    _print_facts({"file": str(path), **asdict(read_info(path))}, as_json)
-
-
-def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(facts))
-        return
-    table = Table(show_header=False)
-    for name, value in facts.items():
-        table.add_row(name, str(value))
-    out.print(table)
-
-
-@learn_app.command("labels")
-def learn_labels(
-    source: Annotated[str, typer.Option("--source", "-s", help="Folder or glob of labelled images.")],
-    labels: Annotated[str, typer.Option(help="CSV or Parquet: 'key' (path below the source) and label columns.")],
-    name: Annotated[list[str], typer.Option("--name", help="The label to learn. Repeat for more than one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; a folder for several names.")],
-    model: Annotated[str, typer.Option("--model", help="Short name, diffusers folder or hub id.")] = "avatars",
-    n_steps: Annotated[int, typer.Option("--n-steps", min=2, max=1000, help="Generation steps of strength 1.")] = 40,
-    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Suggested last edited timestep.")] = 400,
-    t_boost: Annotated[int | None, typer.Option("--t-boost", help="Suggested start of fresh noise.")] = None,
-    scale: Annotated[float, typer.Option("--scale", help="Strength 1, in changes of h per unit of the label.")] = 1.0,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Directions from labels: h regressed on all label columns at once, per timestep.
-
-    Every numeric column takes part, so that a direction holds the other labels fixed; with a single column it is
-    the difference of the class means.
-
-    **Example:** asyrp directions learn labels -s faces/ --labels faces.csv --name smile -o smile.safetensors
-    """
-    from jobs.learn import LabelsRequest, learn
-
-    request = LabelsRequest(source, labels, tuple(name), model, output, n_steps, t_edit, t_boost, scale, device=device)
-    for path in learn(request):
-        out.print(str(path), soft_wrap=True, highlight=False)
 
 
 def main() -> None:

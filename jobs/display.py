@@ -1,11 +1,14 @@
 """What a person sees of a run: a bar in a terminal, a line every 30 s elsewhere, and tables. All on stderr."""
 
+import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,6 +20,23 @@ REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
 
 console = Console(stderr=True)
+out = Console()
+
+MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders and files on any fsspec URL."
+
+
+def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Names and values to stdout, as a table or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value not in (None, [], {}):
+            table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    out.print(table)
 
 
 @contextmanager

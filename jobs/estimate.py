@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from asyrp import models, registry
+from asyrp import models
 from asyrp.process import inversion_calls
 from asyrp.schedule import timesteps
 from asyrp.unet import HSpaceUNet
 from jobs.resolve import Job
 from pipeline.images import ImageRefused, decode, encode
+from pipeline.model_source import find_model
 from pipeline.sources import list_images
 from pipeline.storage import read_url
 
@@ -56,7 +57,7 @@ def estimate(job: Job) -> Estimate:
     encodes = inversion + spec.n_gen * len(variants)
     decodes = encodes + edited
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
-    model = models.load(registry.find(spec.model), device, getattr(torch, spec.dtype))
+    model = models.load(find_model(spec.model), device, getattr(torch, spec.dtype))
     encode_s, decode_s = time_halves(model.unet, job.settings.image_size, spec.engine.batch_size or 8)
     latent_bytes = 3 * job.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
     kept = sum(len(stage.variants) for stage in job.stages if stage.writes == "latents")

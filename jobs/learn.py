@@ -12,14 +12,17 @@ import pyarrow.parquet
 import torch
 from rich.progress import track
 
-from asyrp import directions, models, registry
+from asyrp import directions, models
 from asyrp.direction_info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.labels import LabelSums, add_images
+from asyrp.registry import ModelFolder
 from asyrp.schedule import timesteps
 from jobs.display import console
 from pipeline.images import ImageRefused, decode
+from pipeline.model_source import find_model
 from pipeline.sources import list_images
+from pipeline.stages import self_check
 from pipeline.storage import open_filesystem, read_url
 
 KEY = "key"
@@ -45,6 +48,7 @@ class LabelsRequest:
     seed: int = 0
     batch_size: int = 32
     device: str = "cpu"
+    check: bool = True
 
 
 def learn(request: LabelsRequest) -> list[Path]:
@@ -53,12 +57,14 @@ def learn(request: LabelsRequest) -> list[Path]:
     Raises:
         UserError: if the table does not fit the images, or a label cannot be told from the others.
     """
-    folder = registry.find(request.model)
+    folder = find_model(request.model)
     columns, table = read_labels(request.labels)
     for name in request.names:
         if name not in columns:
             raise UserError(f"{request.labels} has no numeric column '{name}': it has {', '.join(columns)}")
     model = models.load(folder, request.device)
+    if request.check:
+        self_check(model, folder).refuse_a_failure(request.model)
     grid = [t for t in timesteps(request.n_steps, len(model.schedule) - 1) if t >= request.t_edit]
     sums, used = LabelSums(len(columns), len(grid)), 0
     for keys, pixels, labels in _batches(request, table, folder.image_size):
@@ -122,7 +128,7 @@ def _batches(
 
 def _save(
     request: LabelsRequest,
-    folder: registry.ModelFolder,
+    folder: ModelFolder,
     columns: list[str],
     name: str,
     coefficients: torch.Tensor,

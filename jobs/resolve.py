@@ -1,16 +1,16 @@
 """From a spec to a job: the model, the directions and the stages that it names, found and checked."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from asyrp import registry
 from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_info
-from asyrp.edits import Edit
+from asyrp.edits import Edit, official_sum
 from asyrp.errors import UserError
+from asyrp.registry import ModelFolder
 from jobs.spec import JobSpec
+from pipeline.model_source import direction_path, find_model
 from pipeline.plan import PlanSummary
-from pipeline.recipe import BoundEdit, MethodSettings, declare_stages
+from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings, declare_stages
 from pipeline.stage import ImageFormat, Stage
 
 
@@ -46,8 +46,8 @@ def resolve(spec: JobSpec) -> Job:
     Raises:
         UserError: if one is not there, or they do not belong together.
     """
-    folder = registry.find(spec.model)
-    infos, files = _directions(spec, folder)
+    folder = find_model(spec.model)
+    infos, sources = _directions(spec, folder)
     edits = tuple(_bind(edit, spec, infos) for edit in spec.parsed_edits())
     size = spec.image_size or folder.image_size
     step = 2 ** (len(folder.config["block_out_channels"]) - 1)
@@ -56,7 +56,7 @@ def resolve(spec: JobSpec) -> Job:
     settings = MethodSettings(
         model=spec.model,
         model_digest=folder.digest,
-        direction_files=files,
+        directions=sources,
         edits=edits,
         n_inv=spec.n_inv,
         refine=spec.refine,
@@ -65,8 +65,9 @@ def resolve(spec: JobSpec) -> Job:
         dtype=spec.dtype,
         image_size=size,
         device="cpu",
+        check=spec.engine.check,
     )
-    digests = {name: file_digest(path) for name, path in files.items()}
+    digests = {name: source.digest for name, source in sources.items()}
     columns = {bound: _columns(bound, infos, digests) for bound in edits}
     staged = spec.stages == "staged" or spec.inversions is not None
     stages = declare_stages(settings, columns, staged, spec.inversions, spec.preview)
@@ -81,32 +82,40 @@ def resolve(spec: JobSpec) -> Job:
     return Job(spec, settings, stages, image_format, identity)
 
 
-def _directions(spec: JobSpec, folder: registry.ModelFolder) -> tuple[dict[str, DirectionInfo], dict[str, Path]]:
-    """The direction files that the edits name: the spec's own first, then those that come with the model."""
-    known = folder.direction_files() | {name: Path(path) for name, path in spec.directions.items()}
-    used = dict.fromkeys(name for edit in spec.parsed_edits() for name, _ in edit.weights)
-    for name in used:
+def _directions(spec: JobSpec, folder: ModelFolder) -> tuple[dict[str, DirectionInfo], dict[str, DirectionSource]]:
+    """The directions that the edits name: the spec's own first, then those that come with the model."""
+    known = [*folder.direction_files(), *spec.directions]
+    infos, sources = {}, {}
+    for name in dict.fromkeys(name for edit in spec.parsed_edits() for name, _ in edit.weights):
         if name not in known:
             have = ", ".join(known) or "none"
             raise UserError(
                 f"there is no direction '{name}' for the model {spec.model} (there are: {have}): "
                 f"give its file with --direction {name}=FILE"
             )
-    files = {name: known[name] for name in used}
-    infos = {name: read_info(path) for name, path in files.items()}
-    for info in infos.values():
-        check_model(info, folder.digest, spec.model)
-    return infos, files
+        url = spec.directions.get(name)
+        path = direction_path(folder, name, url)
+        infos[name] = read_info(path)
+        check_model(infos[name], folder.digest, spec.model)
+        sources[name] = DirectionSource(url, file_digest(path))
+    return infos, sources
 
 
 def _bind(edit: Edit, spec: JobSpec, infos: dict[str, DirectionInfo]) -> BoundEdit:
     """t_boost belongs to the data: of several suggestions the smallest, which adds the least noise, holds."""
-    suggested = [info.t_boost for name, _ in edit.weights if (info := infos[name]).t_boost is not None]
+    of_edit = [infos[name] for name, _ in edit.weights]
+    for info in of_edit:
+        if spec.t_edit is None and info.t_edit is None:
+            raise UserError(f"direction '{info.name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
+    t_edit, suggested = spec.t_edit, [info.t_boost for info in of_edit if info.t_boost is not None]
     t_boost = spec.t_boost if spec.t_boost is not None else min(suggested, default=0)
-    for name, _ in edit.weights:
-        if spec.t_edit is None and infos[name].t_edit is None:
-            raise UserError(f"direction '{name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
-    return BoundEdit(edit, spec.t_edit, t_boost)
+    if spec.combine == "official" and len(of_edit) > 1:
+        # Both bounds are those of the direction whose texts are the most alike: the one with the largest t_edit.
+        closest = max(of_edit, key=lambda info: info.t_edit or 0)
+        t_edit = closest.t_edit if spec.t_edit is None else spec.t_edit
+        t_boost = closest.t_boost or 0 if spec.t_boost is None else spec.t_boost
+        edit = official_sum(edit)
+    return BoundEdit(edit, t_edit, t_boost)
 
 
 def _columns(bound: BoundEdit, infos: dict[str, DirectionInfo], digests: dict[str, str]) -> dict[str, Any]:

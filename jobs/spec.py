@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
+from asyrp.registry import bundled_names
 from pipeline.images import Codec, Fit
 
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
@@ -17,6 +18,12 @@ NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 def _absolute(url: str) -> str:
     """Local paths are made absolute, so that a run is the same from every folder."""
     return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def _absolute_if_there(model: str) -> str:
+    """A model's local folder or file is named by its absolute path; a short name or hub id stays as it is."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.exists() and model not in bundled_names() else model
 
 
 Url = Annotated[str, AfterValidator(_absolute)]
@@ -34,6 +41,7 @@ class EngineSpec(BaseModel):
     address: str | None = Field(None, description="an existing Ray cluster ('auto' or HOST:PORT)")
     readers: int = Field(4, ge=1)
     writers: int = Field(4, ge=1)
+    check: bool = Field(True, description="check on load that the model predicts the noise")
     max_failed: float = Field(0.3, ge=0, le=1, description="stop when more than this share of images fails")
 
 
@@ -44,9 +52,12 @@ class JobSpec(BaseModel):
 
     source: Url
     output: Url
-    model: str = "avatars"
+    model: Annotated[str, AfterValidator(_absolute_if_there)] = "avatars"
     directions: dict[str, Url] = Field(default_factory=dict, description="direction files by the name edits use")
     edits: list[str] = Field(min_length=1)
+    combine: Literal["sum", "official"] = Field(
+        "sum", description="several directions in an edit: their plain sum, or as the official code does it"
+    )
     n_inv: int = Field(40, ge=2, le=1000)
     refine: int = Field(0, ge=0, le=10, description="fixed-point iterations per inversion step; 0 as in the papers")
     n_gen: int = Field(40, ge=2, le=1000)

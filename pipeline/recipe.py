@@ -7,7 +7,6 @@ sample    reconstruct                       the first images without an edit, to
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from asyrp.edits import Edit, reconstruction
 from pipeline.stage import BatchFunction, Stage, Variant
@@ -23,12 +22,20 @@ class BoundEdit:
 
 
 @dataclass(frozen=True)
+class DirectionSource:
+    """Where a direction's file is (None: with the model) and the digest that it must have."""
+
+    url: str | None
+    digest: str
+
+
+@dataclass(frozen=True)
 class MethodSettings:
     """Everything the pixels depend on. Picklable: it travels to the actors, which load the rest."""
 
     model: str
     model_digest: str
-    direction_files: Mapping[str, Path]
+    directions: Mapping[str, DirectionSource]
     edits: tuple[BoundEdit, ...]
     n_inv: int
     refine: int
@@ -37,6 +44,7 @@ class MethodSettings:
     dtype: str
     image_size: int
     device: str
+    check: bool  # the net's self-check, before the first image
 
     def __call__(self) -> Mapping[str, BatchFunction]:
         """Load the frozen net and the directions; the function of every stage by name."""

@@ -5,14 +5,31 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from asyrp import directions, models, process, registry
+from asyrp import directions, models, process, selfcheck
+from asyrp.direction_info import file_digest
 from asyrp.errors import UserError
 from asyrp.noise import boosting_noise, noise_key
 from asyrp.process import split_at_boost
+from asyrp.registry import ModelFolder
 from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift, make_shift
-from pipeline.recipe import BoundEdit, MethodSettings
+from pipeline.model_source import check_images, direction_path, find_model
+from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
 from pipeline.stage import BatchFunction
+
+
+def self_check(model: models.Model, folder: ModelFolder, images: str | None = None) -> selfcheck.Report:
+    """Check a model on `images` of its own domain, on its samples, or on stand-ins, whichever there is."""
+    pixels, own_domain = check_images(folder, images)
+    return selfcheck.check(model, torch.from_numpy(pixels), own_domain)
+
+
+def load_direction(folder: ModelFolder, name: str, source: DirectionSource) -> directions.Direction:
+    """The direction that the run began with; raises UserError if its file is another by now."""
+    path = direction_path(folder, name, source.url)
+    if file_digest(path) != source.digest:
+        raise UserError(f"direction '{name}' is another here ({path}) than where the run began")
+    return directions.load(path)
 
 
 class Method:
@@ -22,12 +39,14 @@ class Method:
         self.settings = settings
         self.device = torch.device(settings.device)
         dtype = getattr(torch, settings.dtype)
-        folder = registry.find(settings.model)
+        folder = find_model(settings.model)
         if folder.digest != settings.model_digest:
             raise UserError(f"model {settings.model} has other weights here ({folder.unet}) than where the run began")
         model = models.load(folder, settings.device, dtype)
+        if settings.check:
+            self_check(model, folder).refuse_a_failure(settings.model)
         self.unet, self.schedule = model.unet, model.schedule
-        loaded = {name: directions.load(path) for name, path in settings.direction_files.items()}
+        loaded = {name: load_direction(folder, name, source) for name, source in settings.directions.items()}
         for direction in loaded.values():
             direction.form.to(self.device)
         self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edit) for bound in settings.edits}

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from asyrp.direction_info import DirectionInfo, check_model, read_info
-from asyrp.directions import Direction, GlobalDirection, ImplicitDirection, TimestepDirection, load, save
+from asyrp.directions import (
+    AdmDeltaBlock,
+    Direction,
+    GlobalDirection,
+    HoDeltaBlock,
+    TimestepDirection,
+    load,
+    save,
+)
 from asyrp.edits import parse_edit
 from asyrp.errors import UserError
 from asyrp.labels import LabelSums
@@ -21,13 +29,14 @@ def info(form: str) -> DirectionInfo:
 FORMS = {
     "global": lambda: GlobalDirection(torch.randn(64, 4, 4)),
     "timestep": lambda: TimestepDirection(torch.randn(3, 64, 4, 4), torch.tensor([100, 500, 900])),
-    "implicit": lambda: ImplicitDirection(64, 32),
+    "implicit": lambda: HoDeltaBlock(64, 32),
+    "implicit, ADM": lambda: AdmDeltaBlock(64, 32),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_direction_file_gives_back_what_was_saved(form, tmp_path):
-    direction = Direction(info(form), FORMS[form]())
+    direction = Direction(info(form.split(",")[0]), FORMS[form]())
     save(direction, tmp_path / "d.safetensors")
     loaded = load(tmp_path / "d.safetensors")
     assert loaded.info == direction.info

@@ -12,7 +12,20 @@ FORBIDDEN = {
     "jobs": set(),
 }
 METHOD_ONLY_IN = {"pipeline/stages.py", "pipeline/recipe.py"}
-METHOD = {"process", "unet", "directions", "shift", "models", "labels", "noise", "schedule"}
+METHOD = {
+    "process",
+    "unet",
+    "directions",
+    "shift",
+    "models",
+    "labels",
+    "noise",
+    "schedule",
+    "selfcheck",
+    "convert",
+    "checkpoint",
+    "released",
+}
 
 
 def imports(file: Path) -> set[str]:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from official import ho_unet, needs_golden, read_config, read_tensors
+from official import GOLDEN, needs_golden, read_config, read_tensors
 
+from asyrp.checkpoint import read_checkpoint
+from asyrp.convert import convert
 from asyrp.direction_info import DirectionInfo
-from asyrp.directions import Direction, ImplicitDirection
+from asyrp.directions import Direction, delta_block
 from asyrp.process import Pairs, boost, edit, invert, predict, split_at_boost
 from asyrp.schedule import NoiseSchedule, generation_pairs, inversion_pairs
 from asyrp.shift import EditShift
@@ -20,20 +22,33 @@ def relative_error(ours: torch.Tensor, golden: torch.Tensor) -> float:
 
 
 class Golden:
-    def __init__(self) -> None:
-        self.config, self.tensors = read_config("ho"), read_tensors("ho")
-        self.unet, self.schedule = HSpaceUNet(ho_unet()), NoiseSchedule.linear()
+    def __init__(self, family: str) -> None:
+        self.config, self.tensors = read_config(family), read_tensors(family)
+        checkpoint = read_checkpoint(GOLDEN / family / "unet.safetensors")
+        converted = convert(checkpoint, self.config["image_size"], self.config["num_head_channels"])
+        self.unet, self.schedule = HSpaceUNet(converted.unet), NoiseSchedule.linear()
         self.pairs: Pairs = generation_pairs(self.config["n_gen"], self.config["t_0"])
-        state = {key[2:]: value for key, value in read_tensors("ho", "delta_blocks").items()}
+        of_h, *coefficients = self.config["hs_coeff"]
+        assert of_h == 1
+        self.shift = EditShift(
+            tuple(
+                (block, c, self.config["t_edit"]) for block, c in zip(self.blocks(family), coefficients, strict=True)
+            ),
+            self.config["n_gen"],
+        )
+
+    def blocks(self, family: str) -> list[Direction]:
+        state = read_tensors(family, "delta_blocks")
         info = DirectionInfo("golden", "implicit", "", n_steps=self.config["n_gen"])
-        direction = Direction(info, ImplicitDirection.from_state_dict(state))
-        self.shift = EditShift(((direction, 1.0, self.config["t_edit"]),), self.config["n_gen"])
+        numbers = sorted({key.split(".")[0] for key in state})
+        states = [{k.removeprefix(f"{n}."): v for k, v in state.items() if k.startswith(f"{n}.")} for n in numbers]
+        return [Direction(info, delta_block(block)) for block in states]
 
 
-@pytest.fixture(scope="module")
-def golden():
+@pytest.fixture(scope="module", params=["ho", "iddpm", "adm"])
+def golden(request):
     with torch.inference_mode():
-        yield Golden()
+        yield Golden(request.param)
 
 
 @pytest.mark.parametrize("t", [0, 25, 499, 999])
@@ -43,10 +58,16 @@ def test_the_split_net_predicts_what_the_official_net_predicts(golden, t):
     assert relative_error(predict(golden.unet, golden.tensors["x0"], t), golden.tensors[f"eps.t{t}"]) < TOLERANCE
 
 
-def test_inversion_matches(golden):
+def test_inversion_matches_as_far_as_float32_determines_it(golden):
+    """The trajectory of the random ADM net amplifies a rounding of x_0 ten thousand times: float64 is as far from the
+    official float32 result as ours is. What one rounding does is the most that any implementation can promise."""
     pairs = inversion_pairs(golden.config["n_inv"], golden.config["t_0"])
-    x_T = invert(golden.unet, golden.schedule, golden.tensors["x0"], pairs)
-    assert relative_error(x_T, golden.tensors["x_T"]) < TOLERANCE
+    x_0 = golden.tensors["x0"]
+    x_T = invert(golden.unet, golden.schedule, x_0, pairs)
+    rounded = x_0 * (1 + 1e-7 * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)))
+    one_rounding = relative_error(invert(golden.unet, golden.schedule, rounded, pairs), x_T)
+    assert one_rounding < 5e-3
+    assert relative_error(x_T, golden.tensors["x_T"]) < max(TOLERANCE, 3 * one_rounding)
 
 
 def test_plain_generation_matches(golden):

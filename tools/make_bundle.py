@@ -55,6 +55,9 @@ def copy_weights(source: Path) -> None:
     (BUNDLE / "unet").mkdir(parents=True, exist_ok=True)
     for name in ("config.json", registry.WEIGHTS):
         shutil.copyfile(source / name, BUNDLE / "unet" / name)
+    with (BUNDLE / "unet" / registry.WEIGHTS).open("rb") as file:
+        digest = registry.weights_digest(file)
+    registry.WeightsRecord(digest, "tools/train_avatars.py").write(BUNDLE)
 
 
 def write_samples() -> None:

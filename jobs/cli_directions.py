@@ -1,0 +1,131 @@
+"""`asyrp directions`: list, show, learn and import."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from asyrp.direction_info import read_info
+from asyrp.errors import UserError
+from jobs.display import MODEL_HELP, out, print_facts
+from pipeline.model_source import fetch, find_model
+
+directions_app = typer.Typer(help="Directions in h-space: list, show, learn and import them.", no_args_is_help=True)
+learn_app = typer.Typer(help="Ways to find a direction.", no_args_is_help=True)
+directions_app.add_typer(learn_app, name="learn")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
+NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's self-check.")]
+
+
+@directions_app.command("list")
+def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -> None:
+    """The directions that come with a model."""
+    infos = [read_info(path) for path in find_model(model).direction_files().values()]
+    if as_json:
+        typer.echo(json.dumps([asdict(info) for info in infos]))
+        return
+    table = Table("name", "form", "t_edit", "t_boost", "strength 1 is")
+    for info in infos:
+        table.add_row(info.name, info.form, str(info.t_edit), str(info.t_boost), info.unit)
+    out.print(table)
+
+
+@directions_app.command("show")
+def directions_show(
+    direction: Annotated[str, typer.Argument(help="A direction file, or the name of one that comes with the model.")],
+    model: Annotated[str, typer.Option("--model", help="The model whose directions are meant.")] = "avatars",
+    as_json: AsJson = False,
+) -> None:
+    """What a direction file says of its direction."""
+    path = find_model(model).direction_files().get(direction) or fetch(direction)
+    print_facts({"file": str(path), **asdict(read_info(path))}, as_json)
+
+
+@directions_app.command("import")
+def directions_import(
+    file: Annotated[str, typer.Argument(help="A .pth of the official code; any fsspec URL.")],
+    model: Annotated[str, typer.Option("--model", help=f"The model that it was trained on. {MODEL_HELP}")],
+    name: Annotated[str, typer.Option("--name", help="The direction's name, as edits will use it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The direction file. [default: NAME.safetensors]")
+    ] = None,
+    n_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--n-steps", min=2, max=1000, help="Generation steps it was trained at. [default: ngen of its name]"
+        ),
+    ] = None,
+    data_set: Annotated[
+        str | None,
+        typer.Option(
+            "--data-set", help="Whose intervals: celeba, church, bedroom, afhq or metface. [default: of its name]"
+        ),
+    ] = None,
+    text_cosine: Annotated[
+        float | None,
+        typer.Option("--text-cosine", help="Cosine of its two texts in CLIP, for t_edit. [default: not used]"),
+    ] = None,
+    texts: Annotated[
+        tuple[str, str] | None, typer.Option("--texts", help="Source and target text. [default: the release's]")
+    ] = None,
+    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="[default: of the data set]")] = None,
+    t_boost: Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="[default: of the data set]")] = None,
+    block: Annotated[str | None, typer.Option("--block", help="Which block, of a file with several.")] = None,
+) -> None:
+    """Make a direction file of a delta block, or of tensors per timestep, of the official code.
+
+    The texts and intervals that such files lack come from the release's file names, dictionary and LPIPS curves.
+
+    **Example:** asyrp directions import man_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth --model celebahq-ddpm --name man
+    """
+    from asyrp.directions import save
+    from asyrp.edits import parse_edit
+    from asyrp.released import Facts, import_direction
+
+    if parse_edit(name).name != name:
+        raise UserError(
+            f"--name {name}: a direction's name has letters, digits, '_', '-' and '.', and begins with a letter"
+        )
+    stated = Facts(n_steps, data_set, texts, text_cosine, t_edit, t_boost)
+    direction = import_direction(fetch(file), find_model(model), name, stated, block)
+    path = output or Path(f"{name}.safetensors")
+    save(direction, path)
+    print_facts({"file": str(path), **asdict(direction.info)}, as_json=False)
+    if direction.info.t_edit is None:
+        out.print("its data set is not known, so it suggests no interval: edit with --t-edit (400 to 700 is usual)")
+
+
+@learn_app.command("labels")
+def learn_labels(
+    source: Annotated[str, typer.Option("--source", "-s", help="Folder or glob of labelled images.")],
+    labels: Annotated[str, typer.Option(help="CSV or Parquet: 'key' (path below the source) and label columns.")],
+    name: Annotated[list[str], typer.Option("--name", help="The label to learn. Repeat for more than one.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; a folder for several names.")],
+    model: ModelOption = "avatars",
+    n_steps: Annotated[int, typer.Option("--n-steps", min=2, max=1000, help="Generation steps of strength 1.")] = 40,
+    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Suggested last edited timestep.")] = 400,
+    t_boost: Annotated[int | None, typer.Option("--t-boost", help="Suggested start of fresh noise.")] = None,
+    scale: Annotated[float, typer.Option("--scale", help="Strength 1, in changes of h per unit of the label.")] = 1.0,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    no_check: NoCheck = False,
+) -> None:
+    """Directions from labels: h regressed on all label columns at once, per timestep.
+
+    Every numeric column takes part, so that a direction holds the other labels fixed; with a single column it is
+    the difference of the class means.
+
+    **Example:** asyrp directions learn labels -s faces/ --labels faces.csv --name smile -o smile.safetensors
+    """
+    from jobs.learn import LabelsRequest, learn
+
+    request = LabelsRequest(
+        source, labels, tuple(name), model, output, n_steps, t_edit, t_boost, scale, device=device, check=not no_check
+    )
+    for path in learn(request):
+        out.print(str(path), soft_wrap=True, highlight=False)

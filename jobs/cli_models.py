@@ -1,0 +1,134 @@
+"""`asyrp models`: list, show, check and convert."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from asyrp import presets, registry
+from asyrp.errors import UserError
+from jobs.display import MODEL_HELP, console, out, print_facts
+from pipeline.model_source import fetch, find_model
+
+models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
+
+FAMILY_NAMES = {"ho": "DDPM++ (Ho)", "adm": "iDDPM/ADM"}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """The models that have a short name."""
+    models = dict.fromkeys(registry.bundled_names(), "comes with the package")
+    models |= {name: model.repo for name, model in registry.HUB_MODELS.items()}
+    if as_json:
+        typer.echo(json.dumps(list(models)))
+        return
+    table = Table("name", "where")
+    for name, where in models.items():
+        table.add_row(name, where)
+    out.print(table)
+
+
+@models_app.command("show")
+def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> None:
+    """What a model is: family, size, the shape of its h, schedule, digest, known intervals and directions."""
+    from asyrp import models
+
+    folder = find_model(name)
+    model = models.load(folder)
+    hub = registry.HUB_MODELS.get(name)
+    facts = {
+        "name": name,
+        "family": FAMILY_NAMES[folder.family],
+        "image_size": folder.image_size,
+        "parameters": sum(p.numel() for p in model.unet.unet.parameters()),
+        "h": list(folder.h_shape),
+        "schedule": models.schedule_name(folder.scheduler),
+        "digest": folder.digest,
+        "intervals": intervals(hub.data_set) if hub and hub.data_set else None,
+        "directions": list(folder.direction_files()),
+        "notes": [folder.record.source, *folder.record.notes] if folder.record else [],
+    }
+    print_facts(facts, as_json)
+
+
+def intervals(data_set: str) -> dict[str, object]:
+    """The released intervals of a data set: t_edit by the cosine of the texts, and t_boost."""
+    cosines = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+    t_edit = {f"{cosine:.2f}": presets.t_edit(data_set, cosine) for cosine in cosines}
+    return {"t_edit": presets.t_edit(data_set), "t_edit_by_text_cosine": t_edit, "t_boost": presets.t_boost(data_set)}
+
+
+@models_app.command("check")
+def models_check(
+    name: ModelArgument = "avatars",
+    images: Annotated[
+        str | None,
+        typer.Option("--images", help="Images of the model's own domain. [default: its samples, or stand-ins]"),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Does the model predict the noise of its schedule? What is wrong is named, and the exit code is 2.
+
+    `asyrp run` asks the same before the first image. On stand-in images only gross mistakes can be told.
+
+    **Example:** asyrp models check celeba_hq.ckpt --images faces/
+    """
+    from asyrp import models
+    from pipeline.stages import self_check
+
+    folder = find_model(name)
+    digest = folder.digest
+    report = self_check(models.load(folder, device), folder, images)
+    if as_json:
+        facts = {"name": name, "digest": digest, "passes": report.passes, "mistake": report.mistake}
+        typer.echo(json.dumps(facts | {"levels": [asdict(level) for level in report.levels]}))
+    else:
+        table = Table("t", "error of eps", "of a linear filter", "passes up to")
+        for level in report.levels:
+            error = f"{level.error:.4f}" if level.passes else f"[red]{level.error:.4f}[/red]"
+            table.add_row(str(level.t), error, f"{level.linear_filter:.4f}", f"{level.allowed:.4f}")
+        out.print(table)
+    if report.mistake:
+        raise UserError(f"model {name} fails its self-check: {report.mistake}")
+    if not as_json:
+        out.print(f"{name} works")
+
+
+@models_app.command("convert")
+def models_convert(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint of a Ho (DDPM++), iDDPM or ADM net; any fsspec URL.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The diffusers folder to write.")],
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Pixels a side, for nets not of the papers.")
+    ] = None,
+    num_head_channels: Annotated[
+        int | None, typer.Option("--num-head-channels", help="Width of an attention head (iDDPM, ADM).")
+    ] = None,
+    num_heads: Annotated[int | None, typer.Option("--num-heads", help="Number of attention heads instead.")] = None,
+    new_attention_order: Annotated[
+        bool, typer.Option("--new-attention-order", help="The net was trained with use_new_attention_order.")
+    ] = False,
+) -> None:
+    """Convert a raw checkpoint to a folder that `diffusers.UNet2DModel.from_pretrained` opens, strictly.
+
+    **Example:** asyrp models convert celeba_hq.ckpt -o celeba_hq/
+    """
+    from asyrp.checkpoint import read_checkpoint
+    from asyrp.convert import convert, write_folder
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is there already and not an empty folder: give another --output")
+    path = fetch(checkpoint)
+    converted = convert(read_checkpoint(path), image_size, num_head_channels, num_heads, new_attention_order)
+    write_folder(converted, output, path.name)
+    for note in converted.notes:
+        console.print(f"note: {note}", highlight=False)
+    out.print(f"{output}: see 'asyrp models check {output} --images FOLDER'", soft_wrap=True, highlight=False)

@@ -1,0 +1,128 @@
+"""Models and direction files named by anything: fetched to this machine once, whoever asks for them."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+
+from asyrp import registry
+from asyrp.cache import made_once
+from asyrp.errors import UserError
+from asyrp.registry import ModelFolder
+from pipeline.images import ImageRefused, decode
+from pipeline.sources import list_images
+from pipeline.storage import open_filesystem, read_url
+
+log = logging.getLogger(__name__)
+
+MODEL_FILES = (
+    "*.json", "unet/config.json", "scheduler/*.json", "directions/*.safetensors", "samples/*",
+    *(f"{folder}{weights}" for folder in ("", "unet/") for weights in (registry.WEIGHTS, registry.PICKLED_WEIGHTS)),
+)  # fmt: skip
+CHECK_IMAGES = 4
+STAND_IN_SIDE = 32
+
+
+def find_model(source: str) -> ModelFolder:
+    """The folder of a model named by whatever names a model: see `asyrp.registry.find`, or any fsspec URL.
+
+    Raises:
+        UserError: if there is no such model, or it cannot be fetched or converted.
+    """
+    if source in registry.bundled_names() or "://" not in source:
+        return registry.find(source)
+    return replace(registry.find(str(fetch(source))), name=source)
+
+
+def direction_path(folder: ModelFolder, name: str, url: str | None) -> Path:
+    """The file of a direction: at its own URL, or the one of this name that comes with the model."""
+    return fetch(url) if url else folder.direction_files()[name]
+
+
+def fetch(url: str) -> Path:
+    """A file, or the folder of a model, at any URL as a local path. Fetched once per machine and version.
+
+    Raises:
+        UserError: if there is nothing there, or it cannot be read.
+    """
+    fs, path = open_filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        return Path(path)
+    try:
+        files = _versions(fs, path)
+        version = hashlib.sha256(json.dumps([url, files], sort_keys=True).encode()).hexdigest()
+        return made_once(f"fetched/{version}/{PurePosixPath(path).name}", lambda target: _get(fs, path, files, target))
+    except FileNotFoundError:
+        raise UserError(f"there is nothing at {url}") from None
+    except OSError as error:
+        raise UserError(f"cannot fetch {url}: {error}") from error
+
+
+def _versions(fs: AbstractFileSystem, path: str) -> dict[str, str]:
+    """What tells this version of each file from a later one, by name relative to `path` ('' for a file)."""
+    fs.invalidate_cache()
+    if fs.isfile(path):
+        return {"": fs.ukey(path)}
+    root = path.rstrip("/") + "/"
+    files = {name.removeprefix(root): name for name in fs.find(path)}
+    wanted = {name: file for name, file in files.items() if any(_matches(name, pattern) for pattern in MODEL_FILES)}
+    if not wanted:
+        raise FileNotFoundError(path)
+    return {name: fs.ukey(file) for name, file in wanted.items()}
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and PurePosixPath(name).match(pattern)
+
+
+def _get(fs: AbstractFileSystem, path: str, files: Mapping[str, str], target: Path) -> None:
+    for name in files:
+        local = target / name if name else target
+        local.parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(f"{path.rstrip('/')}/{name}" if name else path, str(local))
+
+
+def check_images(folder: ModelFolder, images: str | None = None) -> tuple[NDArray[np.float32], bool]:
+    """Images [B, 3, S, S] in [-1, 1] for the self-check, and whether they are of the model's own domain.
+
+    They are the first readable ones of the source `images`, else of the model's samples. For a model without samples
+    the bundled faces stand in, side by side where they are smaller than its images.
+
+    Raises:
+        UserError: if `images` has no readable image.
+    """
+    own = images or (str(folder.samples) if folder.samples else None)
+    if own is not None:
+        return np.stack(_first_images(own, CHECK_IMAGES, folder.image_size)), True
+    faces = np.stack(_first_images(str(registry.BUNDLED / "avatars" / "samples"), 64, STAND_IN_SIDE))
+    across, size = -(-folder.image_size // STAND_IN_SIDE), folder.image_size
+    mosaics = [_mosaic(np.roll(faces, -16 * index, axis=0), across) for index in range(CHECK_IMAGES)]
+    return np.stack(mosaics)[..., :size, :size], False
+
+
+def _first_images(source: str, count: int, size: int) -> list[NDArray[np.float32]]:
+    found: list[NDArray[np.float32]] = []
+    for image in list_images(source):
+        try:
+            found.append(decode(read_url(image.uri), size, "crop").pixels)
+        except (OSError, ImageRefused) as error:
+            log.warning("left out of the self-check: %s: %s", image.uri, error)
+        if len(found) == count:
+            break
+    if not found:
+        raise UserError(f"there is no readable image below {source} to check the model with")
+    return found
+
+
+def _mosaic(faces: NDArray[np.float32], across: int) -> NDArray[np.float32]:
+    """`across` times `across` faces [N, 3, s, s] as one image [3, across s, across s], over and over."""
+    chosen = np.resize(faces, (across * across, *faces.shape[1:]))
+    rows = chosen.reshape(across, across, *faces.shape[1:])
+    return rows.transpose(2, 0, 3, 1, 4).reshape(faces.shape[1], across * faces.shape[2], across * faces.shape[3])

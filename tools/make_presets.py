@@ -1,0 +1,49 @@
+"""Write `asyrp/presets.json` from the LPIPS curves of the official release.
+
+python tools/make_presets.py FOLDER     # the release's utils/: {data set}_LPIPS_distance_{x,x0_t}.tsv
+"""
+
+import json
+import sys
+from pathlib import Path
+
+DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
+T_EDIT_LPIPS, T_BOOST_LPIPS = 0.33, 1.2
+NO_TEXT_LPIPS = 0.30
+"""What the release's own table of t_edit without a text amounts to."""
+
+COSINES = [round(1 - step / 100, 2) for step in range(61)]
+SOURCE = (
+    "LPIPS curves released with Kwon et al. 2023 (kwonminki/Asyrp_official, MIT, commit a6c82dc). t_edit: the first "
+    "timestep where LPIPS(x_0, P_t) >= 0.33 times the cosine of the two texts (index 0: cosine 1.00, then in steps of "
+    "0.01 down to 0.40); t_edit_without_text: >= 0.30; t_boost: where LPIPS(x_0, x_t) >= 1.2"
+)
+
+
+def read_curve(path: Path) -> list[tuple[int, float]]:
+    """Timestep and mean LPIPS, ascending."""
+    rows = (line.split("\t") for line in path.read_text().splitlines() if line.strip())
+    return sorted((int(t), float(value)) for t, value in rows)
+
+
+def first_at_least(curve: list[tuple[int, float]], threshold: float) -> int:
+    return next(t for t, value in curve if value >= threshold)
+
+
+def preset(folder: Path, name: str) -> dict[str, object]:
+    edits, boosts = (read_curve(folder / f"{name}_LPIPS_distance_{kind}.tsv") for kind in ("x0_t", "x"))
+    return {
+        "t_edit": [first_at_least(edits, T_EDIT_LPIPS * cosine) for cosine in COSINES],
+        "t_edit_without_text": first_at_least(edits, NO_TEXT_LPIPS),
+        "t_boost": first_at_least(boosts, T_BOOST_LPIPS),
+    }
+
+
+def main() -> None:
+    folder, target = Path(sys.argv[1]), Path(__file__).parents[1] / "asyrp" / "presets.json"
+    lines = [f' "{name}": {json.dumps(preset(folder, name))}' for name in DATA_SETS]
+    target.write_text("{\n" + f' "source": {json.dumps(SOURCE)},\n' + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
