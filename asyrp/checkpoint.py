@@ -47,7 +47,7 @@ def read_tensors(path: Path) -> Any:
         if code is None:
             raise UserError(f"{path} is no checkpoint: it is neither a pickle of tensors nor safetensors") from error
         raise UserError(
-            f"{path} is not opened: it holds more than tensors ({code[1]}) and could run code; save its state dict alone"
+            f"{path} is not opened: it holds more than tensors ({code[1]}) and could run code; save its tensors alone"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read, it is cut short or no checkpoint: {_first_line(error)}") from error

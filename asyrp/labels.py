@@ -6,6 +6,7 @@ hundred images mostly is: chance differences in the other attributes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,32 +16,59 @@ from asyrp.schedule import NoiseSchedule
 from asyrp.unet import SplitUNet
 
 
-class LabelSums:
-    """Sums of [1, labels]' [1, labels] and [1, labels]' h per timestep, float64; they add up in any order.
+@dataclass(frozen=True)
+class LabelStatistics:
+    """How well one label's direction is known, per timestep [T].
 
-    Memory is T * (labels + 1) * (C h w) numbers, whatever the number of images.
+    `effect`: its length over the standard deviation of h around the regression (both over all of h). `t_value`: root
+    mean square over h of coefficient / standard error; 1 is what chance gives.
     """
 
-    def __init__(self, n_labels: int, n_timesteps: int) -> None:
+    effect: Tensor
+    t_value: Tensor
+
+
+class LabelSums:
+    """Sums of [1, labels]' [1, labels], [1, labels]' h and h^2 per timestep, float64; they add up in any order.
+
+    Memory is T * (labels + 2) * (C h w) numbers, whatever the number of images.
+    """
+
+    def __init__(self, n_labels: int) -> None:
         self.gram = torch.zeros(n_labels + 1, n_labels + 1, dtype=torch.float64)
-        self.products: list[Tensor | None] = [None] * n_timesteps
+        self.products: Tensor | None = None  # [K + 1, T, C, h, w]
+        self.squares: Tensor | None = None  # [T, C, h, w]
 
-    def add_labels(self, labels: Tensor) -> None:
-        """Count images with these labels [B, K]; `add_h` must follow once per timestep."""
-        design = _design(labels)
-        self.gram += design.T @ design
+    @property
+    def images(self) -> int:
+        return int(self.gram[0, 0])
 
-    def add_h(self, index: int, labels: Tensor, h: Tensor) -> None:
-        """Add bottlenecks [B, C, h, w] of the same images at the grid's timestep number `index`."""
-        product = torch.einsum("bk,bchw->kchw", _design(labels), h.double().cpu())
-        current = self.products[index]
-        self.products[index] = product if current is None else current + product
+    def add(self, labels: Tensor, h: Tensor) -> None:
+        """Add images with labels [B, K] and bottlenecks [B, T, C, h, w], one per timestep of the grid."""
+        h = h.double().cpu()
+        design = torch.cat([torch.ones(len(labels), 1, dtype=torch.float64), labels.double().cpu()], dim=1)
+        sums = LabelSums(labels.shape[1])
+        sums.gram = design.T @ design
+        sums.products = torch.einsum("bk,btchw->ktchw", design, h)
+        sums.squares = h.square().sum(0)
+        self.merge(sums)
 
     def merge(self, other: "LabelSums") -> None:
         """Add the sums of other images."""
-        self.gram += other.gram
-        pairs = zip(self.products, other.products, strict=True)
-        self.products = [b if a is None else a if b is None else a + b for a, b in pairs]
+        self.gram = self.gram + other.gram
+        self.products = _plus(self.products, other.products)
+        self.squares = _plus(self.squares, other.squares)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums, to be stored; none of h before the first image."""
+        named = {"gram": self.gram, "products": self.products, "squares": self.squares}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "LabelSums":
+        sums = cls(len(tensors["gram"]) - 1)
+        sums.gram, sums.products, sums.squares = tensors["gram"], tensors.get("products"), tensors.get("squares")
+        return sums
 
     def directions(self) -> Tensor:
         """The coefficients [K, T, C, h, w], float32: the change of h per unit of each label.
@@ -48,35 +76,53 @@ class LabelSums:
         Raises:
             ValueError: if the labels do not tell each other apart (one is constant, or two are equal).
         """
-        if torch.linalg.matrix_rank(self.gram) < len(self.gram):
+        return self._coefficients()[1:].float()
+
+    def statistics(self) -> list[LabelStatistics]:
+        """How well each label's direction is known. Raises ValueError as `directions` does."""
+        coefficients = self._coefficients()
+        assert self.products is not None and self.squares is not None
+        explained = (coefficients * self.products).sum(0)
+        freedom = max(self.images - len(self.gram), 1)
+        variance = ((self.squares - explained) / freedom).clamp(min=1e-12)
+        inverse = torch.linalg.inv(self.gram).diagonal()
+        found = []
+        for coefficient, own in zip(coefficients[1:], inverse[1:], strict=True):
+            effect = coefficient.square().flatten(1).sum(1) / variance.flatten(1).sum(1)
+            t_value = (coefficient.square() / (own * variance)).flatten(1).mean(1)
+            found.append(LabelStatistics(effect.sqrt(), t_value.sqrt()))
+        return found
+
+    def _coefficients(self) -> Tensor:
+        if self.products is None or torch.linalg.matrix_rank(self.gram) < len(self.gram):
             raise ValueError("a label is constant over these images, or a sum of others: its direction is undefined")
-        stacked = torch.stack([p for p in self.products if p is not None], dim=1)
-        solved = torch.linalg.solve(self.gram, stacked.flatten(1))
-        return solved[1:].reshape(-1, *stacked.shape[1:]).float()
+        return torch.linalg.solve(self.gram, self.products.flatten(1)).reshape(self.products.shape)
 
 
-def _design(labels: Tensor) -> Tensor:
-    return torch.cat([torch.ones(len(labels), 1, dtype=torch.float64), labels.double().cpu()], dim=1)
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 @torch.inference_mode()
-def add_images(
-    sums: LabelSums,
+def noised_h(
     unet: SplitUNet,
     schedule: NoiseSchedule,
     x_0: Tensor,
-    labels: Tensor,
     keys: Sequence[str],
     grid: Sequence[int],
     seed: int = 0,
-) -> None:
-    """Add a batch of images [B, 3, H, W] with labels [B, K]: one encode of noised x_t per timestep of `grid`.
+) -> Tensor:
+    """h [B, T, C, h, w] of images [B, 3, H, W] noised to each timestep of `grid`: one encode each.
 
-    The noise of an image is a function of (seed, key, t), so the sums do not depend on batches or order.
+    The noise of an image is a function of (seed, key, t), so h does not depend on batches or order.
     """
-    sums.add_labels(labels)
     noise_keys = [noise_key(seed, key, "labels") for key in keys]
-    for index, t in enumerate(grid):
+
+    def h_at(t: int) -> Tensor:
         a = schedule.level(t)
         noise = boosting_noise(noise_keys, t, tuple(x_0.shape[1:]), x_0.device)
-        sums.add_h(index, labels, unet.encode(a**0.5 * x_0 + (1 - a) ** 0.5 * noise, t).h)
+        return unet.encode(a**0.5 * x_0 + (1 - a) ** 0.5 * noise, t).h
+
+    return torch.stack([h_at(t) for t in grid], dim=1)

@@ -11,6 +11,7 @@ from rich.table import Table
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from jobs.display import MODEL_HELP, out, print_facts
+from jobs.spec import EngineSpec, load_engine
 from pipeline.model_source import fetch, find_model
 
 directions_app = typer.Typer(help="Directions in h-space: list, show, learn and import them.", no_args_is_help=True)
@@ -101,31 +102,93 @@ def directions_import(
         out.print("its data set is not known, so it suggests no interval: edit with --t-edit (400 to 700 is usual)")
 
 
+Source = Annotated[str, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
+NSteps = Annotated[int, typer.Option("--n-steps", min=2, max=1000, help="Generation steps of strength 1.")]
+TEdit = Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Suggested last edited timestep.")]
+TBoost = Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="Suggested start of fresh noise.")]
+Work = Annotated[str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any URL.")]
+Actors = Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
+
+
 @learn_app.command("labels")
 def learn_labels(
-    source: Annotated[str, typer.Option("--source", "-s", help="Folder or glob of labelled images.")],
-    labels: Annotated[str, typer.Option(help="CSV or Parquet: 'key' (path below the source) and label columns.")],
-    name: Annotated[list[str], typer.Option("--name", help="The label to learn. Repeat for more than one.")],
+    source: Source,
+    labels: Annotated[
+        str, typer.Option(help="CSV or Parquet: 'key' (path below the source) and label columns; or 'folders'.")
+    ],
+    name: Annotated[
+        list[str], typer.Option("--name", help="The label (or folder) to learn. Repeat for more than one.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; a folder for several names.")],
     model: ModelOption = "avatars",
-    n_steps: Annotated[int, typer.Option("--n-steps", min=2, max=1000, help="Generation steps of strength 1.")] = 40,
-    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Suggested last edited timestep.")] = 400,
-    t_boost: Annotated[int | None, typer.Option("--t-boost", help="Suggested start of fresh noise.")] = None,
+    n_steps: NSteps = 40,
+    t_edit: TEdit = 400,
+    t_boost: TBoost = None,
     scale: Annotated[float, typer.Option("--scale", help="Strength 1, in changes of h per unit of the label.")] = 1.0,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    work: Work = None,
+    actors: Actors = None,
+    batch_size: BatchSize = None,
+    device: Device = "auto",
+    address: Address = None,
     no_check: NoCheck = False,
 ) -> None:
     """Directions from labels: h regressed on all label columns at once, per timestep.
 
     Every numeric column takes part, so that a direction holds the other labels fixed; with a single column it is
-    the difference of the class means.
+    the difference of the class means. With --labels folders an image's labels are the folders it is in.
 
     **Example:** asyrp directions learn labels -s faces/ --labels faces.csv --name smile -o smile.safetensors
     """
-    from jobs.learn import LabelsRequest, learn
+    from jobs.learn import LearnRequest, learn_labels
 
-    request = LabelsRequest(
-        source, labels, tuple(name), model, output, n_steps, t_edit, t_boost, scale, device=device, check=not no_check
-    )
-    for path in learn(request):
+    engine = _engine(actors, batch_size, device, address, no_check)
+    request = LearnRequest(source, model, output, n_steps, t_edit, t_boost, scale, work=work, engine=engine)
+    _print_paths(learn_labels(request, labels, tuple(name)))
+
+
+@learn_app.command("pca")
+def learn_pca(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pc01.safetensors, pc02.safetensors, ...")],
+    components: Annotated[int, typer.Option("--components", "-k", min=1, max=99, help="How many to keep.")] = 10,
+    joint: Annotated[bool, typer.Option("--joint", help="One analysis over all timesteps, not one for each.")] = False,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Rows of the sketch: more is more exact.")] = 64,
+    timesteps: Annotated[
+        int, typer.Option("--timesteps", min=1, help="How many of the edited timesteps are read.")
+    ] = 10,
+    model: ModelOption = "avatars",
+    n_steps: NSteps = 40,
+    t_edit: TEdit = 400,
+    t_boost: TBoost = None,
+    scale: Annotated[float, typer.Option("--scale", help="Strength 1, in standard deviations.")] = 1.0,
+    work: Work = None,
+    actors: Actors = None,
+    batch_size: BatchSize = None,
+    device: Device = "auto",
+    address: Address = None,
+    no_check: NoCheck = False,
+) -> None:
+    """Directions without labels: the principal components of h over many images.
+
+    Images are streamed: memory depends on --rank and --timesteps, not on their number.
+
+    **Example:** asyrp directions learn pca -s faces/ -k 10 -o components/
+    """
+    from jobs.learn import LearnRequest, learn_pca
+
+    engine = _engine(actors, batch_size, device, address, no_check)
+    request = LearnRequest(source, model, output, n_steps, t_edit, t_boost, scale, work=work, engine=engine)
+    _print_paths(learn_pca(request, components, joint, max(rank, components), timesteps))
+
+
+def _engine(actors: int | None, batch_size: int | None, device: str, address: str | None, no_check: bool) -> EngineSpec:
+    knobs = {"actors": actors, "batch_size": batch_size, "device": device, "address": address, "check": not no_check}
+    return load_engine(knobs)
+
+
+def _print_paths(paths: list[Path]) -> None:
+    for path in paths:
         out.print(str(path), soft_wrap=True, highlight=False)

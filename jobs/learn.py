@@ -1,8 +1,12 @@
-"""`asyrp directions learn labels`: directions from a folder of images and a table of their labels."""
+"""`asyrp directions learn`: directions from images, with labels or without."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,35 +14,34 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import torch
-from rich.progress import track
 
-from asyrp import directions, models
+from asyrp import directions
 from asyrp.direction_info import DirectionInfo
+from asyrp.directions import TimestepDirection
 from asyrp.errors import UserError
-from asyrp.labels import LabelSums, add_images
+from asyrp.labels import LabelStatistics, LabelSums
+from asyrp.pca import PcaSketch
 from asyrp.registry import ModelFolder
 from asyrp.schedule import timesteps
-from jobs.display import console
-from pipeline.images import ImageRefused, decode
+from jobs.collect import Collection, MakeReducer, collect
+from jobs.spec import EngineSpec
 from pipeline.model_source import find_model
 from pipeline.sources import list_images
-from pipeline.stages import self_check
-from pipeline.storage import open_filesystem, read_url
+from pipeline.statistics import MakeLabelReducer, MakePcaReducer
+from pipeline.storage import open_filesystem
 
 KEY = "key"
 
 
-@dataclass(frozen=True)
-class LabelsRequest:
-    """What to learn: directions `names` from images below `source` and the columns of the table `labels`.
+FOLDERS = "folders"
+"""In place of a table of labels: an image's label is the folder it is in."""
 
-    All numeric columns take part in the regression, so that each direction is found with the others held
-    fixed; `names` are those that are saved. Strength 1 is `scale` times the change of h per unit of the label.
-    """
+
+@dataclass(frozen=True)
+class LearnRequest:
+    """What every way of learning needs. `work` is a root that keeps the sums, to go on after a stop."""
 
     source: str
-    labels: str
-    names: tuple[str, ...]
     model: str
     output: Path
     n_steps: int = 40
@@ -46,39 +49,150 @@ class LabelsRequest:
     t_boost: int | None = None
     scale: float = 1.0
     seed: int = 0
-    batch_size: int = 32
-    device: str = "cpu"
-    check: bool = True
+    work: str | None = None
+    shard_size: int = 256
+    engine: EngineSpec = field(default_factory=EngineSpec)  # type: ignore[arg-type]
+
+    def collection(self, folder: ModelFolder, make_reducer: MakeReducer, identity: dict[str, Any]) -> Collection:
+        """What is to be collected, of all images at all timesteps of the grid."""
+        return Collection(
+            source=self.source,
+            folder=folder,
+            grid=self.grid(),
+            make_reducer=make_reducer,
+            identity=identity,
+            seed=self.seed,
+            shard_size=self.shard_size,
+            work=self.work,
+            engine=self.engine,
+        )
+
+    def grid(self) -> tuple[int, ...]:
+        """The generation timesteps that are edited."""
+        return tuple(t for t in timesteps(self.n_steps) if t >= self.t_edit)
+
+    def info(self, folder: ModelFolder, name: str, images: int, unit: str, found_by: str) -> DirectionInfo:
+        """The metadata of a direction of one tensor per timestep, found on so many images."""
+        return DirectionInfo(
+            name=name,
+            form="timestep",
+            model_digest=folder.digest,
+            n_steps=self.n_steps,
+            t_edit=self.t_edit,
+            t_boost=self.t_boost,
+            unit=unit,
+            found_by=found_by,
+            found_on=f"{images} images",
+        )
 
 
-def learn(request: LabelsRequest) -> list[Path]:
-    """Learn and save one direction file per name; the paths.
+def learn_labels(request: LearnRequest, labels: str, names: tuple[str, ...]) -> list[Path]:
+    """Learn and save the directions `names` from the columns of the table `labels`, or from the folders of the source.
+
+    All numeric columns take part in the regression, so that each direction is found with the others held fixed.
+    Strength 1 is `scale` times the change of h per unit of the label.
 
     Raises:
         UserError: if the table does not fit the images, or a label cannot be told from the others.
     """
     folder = find_model(request.model)
-    columns, table = read_labels(request.labels)
-    for name in request.names:
+    columns, table = folder_labels(request.source, names) if labels == FOLDERS else read_labels(labels)
+    for name in names:
         if name not in columns:
-            raise UserError(f"{request.labels} has no numeric column '{name}': it has {', '.join(columns)}")
-    model = models.load(folder, request.device)
-    if request.check:
-        self_check(model, folder).refuse_a_failure(request.model)
-    grid = [t for t in timesteps(request.n_steps, len(model.schedule) - 1) if t >= request.t_edit]
-    sums, used = LabelSums(len(columns), len(grid)), 0
-    for keys, pixels, labels in _batches(request, table, folder.image_size):
-        x_0 = torch.from_numpy(pixels).to(request.device)
-        add_images(sums, model.unet, model.schedule, x_0, torch.from_numpy(labels), keys, grid, request.seed)
-        used += len(keys)
-    if used == 0:
-        raise UserError(f"none of the images below {request.source} is in {request.labels}: its column '{KEY}' "
+            raise UserError(f"{labels} has no numeric column '{name}': it has {', '.join(columns)}")
+    if not any(image.key in table for image in list_images(request.source)):
+        raise UserError(f"none of the images below {request.source} is in {labels}: its column '{KEY}' "
                         "must hold their paths relative to the source")  # fmt: skip
+    identity = {"columns": columns, "labels": _digest(table)}
+    reducer = MakeLabelReducer({key: row.tolist() for key, row in table.items()}, len(columns))
+    collection = replace(request.collection(folder, reducer, identity), keys=table.keys())
+    sums, images = collect(collection, _merge_label_sums)
     try:
-        coefficients = sums.directions()
+        coefficients, statistics = sums.directions(), sums.statistics()
     except ValueError as error:
-        raise UserError(f"{request.labels}: {error}") from error
-    return [_save(request, folder, columns, name, coefficients, grid, used) for name in request.names]
+        raise UserError(f"{labels}: {error}") from error
+    paths = []
+    for name in names:
+        index = columns.index(name)
+        unit = f"{request.scale:g} times the change of h per unit of the label '{name}'"
+        found_by = f"h of noised images regressed on {len(columns)} labels: {', '.join(columns)}"
+        info = replace(request.info(folder, name, images, unit, found_by), notes=_notes(statistics[index]))
+        form = TimestepDirection((request.scale * coefficients[index]).half(), torch.tensor(request.grid()))
+        paths.append(request.output / f"{name}.safetensors" if len(names) > 1 else request.output)
+        directions.save(directions.Direction(info, form), paths[-1])
+    return paths
+
+
+def _merge_label_sums(shards: Iterator[dict[str, torch.Tensor]]) -> LabelSums:
+    merged = LabelSums.from_tensors(next(shards))
+    for tensors in shards:
+        merged.merge(LabelSums.from_tensors(tensors))
+    return merged
+
+
+def _notes(statistics: LabelStatistics) -> dict[str, str]:
+    """The range of the statistics over the grid."""
+    return {
+        "effect": f"{statistics.effect.min():.3f} to {statistics.effect.max():.3f} standard deviations of h",
+        "t_value": f"{statistics.t_value.min():.2f} to {statistics.t_value.max():.2f} (1 is chance)",
+    }
+
+
+def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_timesteps: int) -> list[Path]:
+    """Learn and save the leading principal components of h as directions pc01, pc02, ...; `output` is a folder.
+
+    Strength 1 is `scale` standard deviations of the images along the component. `joint`: one analysis of h at all
+    timesteps together, else one per timestep with signs aligned. h is read at `n_timesteps` of the grid.
+
+    Raises:
+        UserError: if there are fewer images or sketch rows than components.
+    """
+    folder = find_model(request.model)
+    whole = request.grid()
+    grid = tuple(sorted({whole[round(i)] for i in np.linspace(0, len(whole) - 1, n_timesteps)}))
+    identity = {"rank": rank, "joint": joint, "statistics": "pca"}
+    collection = replace(request.collection(folder, MakePcaReducer(rank, joint), identity), grid=grid)
+    sketch, images = collect(collection, partial(_merge_sketches, rank=rank))
+    try:
+        rows, shares = sketch.components(components)
+    except ValueError as error:
+        raise UserError(
+            f"{request.source}: {error}; give more images, a larger --rank, or fewer --components"
+        ) from error
+    paths = []
+    how = "jointly over time" if joint else "per timestep"
+    for number, (row, share) in enumerate(zip(rows, shares, strict=True), 1):
+        name = f"pc{number:02d}"
+        unit = f"{request.scale:g} standard deviations of the images along the component"
+        found_by = f"principal component {number} of h of noised images, {how}"
+        explained = {"explained_variance": f"{share.min():.4f} to {share.max():.4f}"}
+        info = replace(request.info(folder, name, images, unit, found_by), notes=explained)
+        delta_h = (request.scale * row).reshape(len(grid), *folder.h_shape).half()
+        paths.append(request.output / f"{name}.safetensors")
+        directions.save(directions.Direction(info, TimestepDirection(delta_h, torch.tensor(grid))), paths[-1])
+    return paths
+
+
+def _merge_sketches(shards: Iterator[dict[str, torch.Tensor]], rank: int) -> PcaSketch:
+    merged = PcaSketch(rank)
+    for tensors in shards:
+        merged.merge(PcaSketch.from_tensors(tensors, rank))
+    return merged
+
+
+def folder_labels(source: str, names: tuple[str, ...]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """A column per name, 1 for the images in the folder of that name and 0 for the others."""
+    folders = {image.key: PurePosixPath(image.key).parts[:-1] for image in list_images(source)}
+    known = sorted({folder for parts in folders.values() for folder in parts})
+    for name in names:
+        if name not in known:
+            raise UserError(f"below {source} there is no folder '{name}': there are {', '.join(known) or 'none'}")
+    return list(names), {key: np.array([float(n in parts) for n in names]) for key, parts in folders.items()}
+
+
+def _digest(table: Mapping[str, np.ndarray]) -> str:
+    rows = json.dumps([[key, table[key].tolist()] for key in sorted(table)])
+    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def read_labels(url: str) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -103,50 +217,3 @@ def read_labels(url: str) -> tuple[list[str], dict[str, np.ndarray]]:
     if np.isnan(values).any():
         raise UserError(f"{url} has empty cells: every image needs every label")
     return numeric, dict(zip(table[KEY].to_pylist(), values, strict=True))
-
-
-def _batches(
-    request: LabelsRequest, table: dict[str, np.ndarray], size: int
-) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """Keys, pixels [B, 3, H, W] and labels [B, K] of the labelled images; unreadable ones are named and left out."""
-    keys: list[str] = []
-    pixels: list[np.ndarray] = []
-    wanted = [image for image in list_images(request.source) if image.key in table]
-    for image in track(wanted, "reading h", console=console, disable=not console.is_terminal):
-        try:
-            pixels.append(decode(read_url(image.uri), size, "crop").pixels)
-        except (OSError, ImageRefused) as error:
-            console.print(f"left out {image.key}: {error}", highlight=False)
-            continue
-        keys.append(image.key)
-        if len(keys) == request.batch_size:
-            yield keys, np.stack(pixels), np.stack([table[key] for key in keys])
-            keys, pixels = [], []
-    if keys:
-        yield keys, np.stack(pixels), np.stack([table[key] for key in keys])
-
-
-def _save(
-    request: LabelsRequest,
-    folder: ModelFolder,
-    columns: list[str],
-    name: str,
-    coefficients: torch.Tensor,
-    grid: list[int],
-    used: int,
-) -> Path:
-    info = DirectionInfo(
-        name=name,
-        form="timestep",
-        model_digest=folder.digest,
-        n_steps=request.n_steps,
-        t_edit=request.t_edit,
-        t_boost=request.t_boost,
-        unit=f"{request.scale:g} times the change of h per unit of the label '{name}'",
-        found_by=f"h of noised images regressed on {len(columns)} labels: {', '.join(columns)}",
-        found_on=f"{used} images",
-    )
-    delta_h = (request.scale * coefficients[columns.index(name)]).half()
-    path = request.output / f"{name}.safetensors" if len(request.names) > 1 else request.output
-    directions.save(directions.Direction(info, directions.TimestepDirection(delta_h, torch.tensor(grid))), path)
-    return path

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -20,27 +20,45 @@ FORMAT = 1
 RUN = "run.json"
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """What run.json says of a run beside its plan: the spec for a reader, and the identity that a resume must have."""
+
+    spec: dict[str, Any]
+    identity: dict[str, Any]
+
+
+Sizes = Callable[[PlanSummary], dict[str, tuple[int, int]]]
+"""Shards and images of each stage under a plan."""
+
+
 def open_run(store: Store, job: Job) -> PlanSummary:
     """The plan of the run at `store`: the one that is there, or a new one.
 
     Raises:
         UserError: if the run there has another identity, with the differences.
     """
+    record = RunRecord(job.spec.model_dump(mode="json"), job.identity)
+    return open_root(store, record, job.stage_sizes, lambda: _new_plan(store, job))
+
+
+def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
+    """The plan of any run at `store`, made and recorded if there is none. Raises UserError as `open_run` does."""
     if store.exists(RUN):
-        return _resume(store, job)
-    plan = _new_plan(store, job)
+        return _resume(store, run)
+    plan = make_plan()
     record = {
         "format": FORMAT,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "spec": job.spec.model_dump(mode="json"),
-        "identity": job.identity,
-        "identity_hash": _hash(job.identity),
+        "spec": run.spec,
+        "identity": run.identity,
+        "identity_hash": _hash(run.identity),
         "plan": asdict(plan),
-        "stages": job.stage_sizes(plan),
+        "stages": sizes(plan),
         "versions": {name: version(name) for name in ("asyrp", "torch", "diffusers", "ray")},
     }
     if not store.create(RUN, json.dumps(record, indent=1).encode()):
-        return _resume(store, job)
+        return _resume(store, run)
     return plan
 
 
@@ -59,10 +77,10 @@ def read_run(store: Store) -> dict[str, Any]:
     return record
 
 
-def _resume(store: Store, job: Job) -> PlanSummary:
+def _resume(store: Store, run: RunRecord) -> PlanSummary:
     record = read_run(store)
-    if record["identity_hash"] != _hash(job.identity):
-        lines = "\n  ".join(_differences(record["identity"], job.identity))
+    if record["identity_hash"] != _hash(run.identity):
+        lines = "\n  ".join(_differences(record["identity"], run.identity))
         raise UserError(
             f"the run at {store.url} is another one: give another --output, or the values it was made with\n  {lines}"
         )

@@ -1,18 +1,19 @@
 """From a spec to a finished run: resolve, plan or resume, compute, report. Safe to repeat."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
 from jobs.record import open_run
-from jobs.resolve import Job, resolve
-from jobs.spec import JobSpec
+from jobs.resolve import resolve
+from jobs.spec import EngineSpec, JobSpec
 from pipeline import sheet
 from pipeline.plan import PlanSummary
 from pipeline.progress import RunState, StateReader
+from pipeline.stage import ImageFormat, Stage
 from pipeline.storage import Store
 
 if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
@@ -51,7 +52,9 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
         raise UserError("memory:// lives in one process, and actors are others: give an output they can all reach")
     plan = open_run(store, job)
     reader = StateReader(store, job.stage_sizes(plan))
-    outcome = None if reader.read().complete else _compute(job, store, plan, display, reader)
+    outcome = None
+    if not reader.read().complete:
+        outcome = compute(store, job.stages, job.settings, job.image_format, spec.engine, plan.shards, display(reader))
     if outcome is None and store.exists(sheet.NAME):
         return RunResult(plan, outcome, sheet.NAME)
     if outcome is not None:
@@ -66,17 +69,28 @@ def summary(outcome: "Outcome", state: RunState) -> dict[str, Any]:
     return {"complete": state.complete, "stages": stages, "session": outcome.as_json()}
 
 
-def _compute(job: Job, store: Store, plan: PlanSummary, display: Display, reader: StateReader) -> "Outcome":
+def compute(
+    store: Store,
+    stages: Sequence[Stage],
+    settings: Any,
+    image_format: ImageFormat,
+    knobs: EngineSpec,
+    shards: int,
+    display: AbstractContextManager[None],
+) -> "Outcome":
+    """Work through what is left of the stages, on the cluster or on this machine.
+
+    `settings` is a picklable dataclass with a `device`: called on an actor, it gives the stages' functions.
+    """
     from pipeline.engine import Engine, EngineOptions, has_gpu, pending_units, ray_session
 
-    knobs = job.spec.engine
     with ray_session(knobs.address):
         device = ("cuda" if has_gpu() else "cpu") if knobs.device == "auto" else knobs.device
         batch_size = knobs.batch_size or (16 if device == "cuda" else 8)
         options = EngineOptions(device, knobs.actors, batch_size, knobs.readers, knobs.writers, knobs.max_failed)
-        engine = Engine(store, job.stages, replace(job.settings, device=device), job.image_format, options)
-        with display(reader):
-            return engine.run(pending_units(store, job.stages, plan.shards))
+        engine = Engine(store, stages, replace(settings, device=device), image_format, options)
+        with display:
+            return engine.run(pending_units(store, stages, shards))
 
 
 def exit_code(result: RunResult) -> int:

@@ -127,6 +127,14 @@ def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -
         raise UserError(_sentence(error, config)) from None
 
 
+def load_engine(knobs: dict[str, Any]) -> EngineSpec:
+    """The speed knobs of a command that has no spec. Raises UserError as `load_spec` does."""
+    try:
+        return EngineSpec.model_validate(knobs)
+    except ValidationError as error:
+        raise UserError(_sentence(error, None)) from None
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())

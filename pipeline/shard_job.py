@@ -1,6 +1,6 @@
 """One shard on its way through a worker: what became of each of its images, then its manifest and commit."""
 
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,13 +9,16 @@ from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from pipeline import images, latents, manifest
 from pipeline.commit import Attempt
 from pipeline.latents import ShardLatents, read_input
 from pipeline.plan import PlanRow, read_shard
-from pipeline.stage import ImageFormat, Stage
+from pipeline.stage import ImageFormat, Reducer, Stage
 from pipeline.storage import Store
+
+STATISTICS = "statistics.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,15 @@ class ShardReport:
 class ShardJob:
     """The rows of one attempt at (stage, shard). `future` resolves to its report, or raises its error."""
 
-    def __init__(self, store: Store, stage: Stage, shard: int, image_format: ImageFormat, actor: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        stage: Stage,
+        shard: int,
+        image_format: ImageFormat,
+        actor: str,
+        reducer: Reducer | None = None,
+    ) -> None:
         self.stage, self.shard, self.image_format, self.actor = stage, shard, image_format, actor
         self.attempt = Attempt(store, stage.name, shard)
         self.input: ShardLatents | None = read_input(store, stage, shard)
@@ -69,6 +80,9 @@ class ShardJob:
         self.future: Future[ShardReport] = Future()
         self._rows: dict[int, list[manifest.Row]] = {}
         self._latents: latents.Latents = {}
+        self._reducer = reducer
+        self._order = deque(row.row for row in self.plan)
+        self._reducible: dict[int, Item] = {}
         self._lock = Lock()
 
     @property
@@ -82,6 +96,8 @@ class ShardJob:
             return
         rows = [self._finish_variant(item, index) for index in range(len(self.stage.variants))]
         with self._lock:
+            if self._reducer is not None:
+                self._reduce(item)
             self._rows[item.plan.row] = rows
             complete = len(self._rows) == len(self.plan)
         if complete:
@@ -98,15 +114,30 @@ class ShardJob:
     def _finish_variant(self, item: Item, index: int) -> manifest.Row:
         row = self._row(item, index)
         failure = item.failure or self._inherited(item, index)
-        if failure is None and item.outputs is not None and not np.isfinite(item.outputs[index]).all():
+        if failure is None and item.outputs is not None and not np.isfinite(self._output(item, index)).all():
             failure = Failure("nonfinite", "FloatingPointError", "the output holds NaN or infinity")
         if failure is not None:
             return row | {"status": failure.status, "error_type": failure.error_type, "error": failure.error}
         assert item.outputs is not None
-        output = item.outputs[index]
+        if self.stage.writes == "statistics":
+            return row
         if self.stage.writes == "latents":
-            return row | self._keep_latent(item.plan.row, index, output)
-        return row | self._write_image(item, index, output)
+            return row | self._keep_latent(item.plan.row, index, item.outputs[index])
+        return row | self._write_image(item, index, item.outputs[index])
+
+    def _output(self, item: Item, index: int) -> NDArray[np.float32]:
+        """What one manifest row stands for: a variant, or all that goes into the statistics."""
+        assert item.outputs is not None
+        return item.outputs if self.stage.writes == "statistics" else item.outputs[index]
+
+    def _reduce(self, item: Item) -> None:
+        """Add outputs to the statistics in the order of the plan, whatever the order in which they come."""
+        assert self._reducer is not None
+        self._reducible[item.plan.row] = item
+        while self._order and self._order[0] in self._reducible:
+            following = self._reducible.pop(self._order.popleft())
+            if following.outputs is not None and np.isfinite(following.outputs).all():
+                self._reducer.add(following.plan.key, following.outputs)
 
     def _row(self, item: Item, index: int) -> manifest.Row:
         variant, plan = self.stage.variants[index], item.plan
@@ -168,6 +199,10 @@ class ShardJob:
             for row in rows:
                 if row["status"] == manifest.OK:
                     row["output_uri"] = file.path
+        if self._reducer is not None:
+            self.attempt.write(
+                STATISTICS, save({n: np.ascontiguousarray(a) for n, a in self._reducer.arrays().items()})
+            )
         now = datetime.now(UTC)
         for row in rows:
             row["committed_at"] = now

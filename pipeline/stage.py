@@ -3,18 +3,31 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.images import EXTENSION, Codec, Fit
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 BatchFunction = Callable[["Tensor", Sequence[str]], "Tensor"]
 """A batch [B, V_in, C, H, W] of items with keys [B] to [B, V_out, C, H, W]; pure, item by item."""
 
-MakeFunctions = Callable[[], Mapping[str, BatchFunction]]
-"""Loads what the stages need, once per actor, and gives the function of each stage by name."""
+MakeFunctions = Callable[[], Mapping[str, Callable[..., Any]]]
+"""Loads what the stages need, once per actor, and gives by name the BatchFunction of each stage (and what makes a
+Reducer, for one that writes statistics)."""
+
+
+class Reducer(Protocol):
+    """What a shard of a statistics stage adds up to: outputs are added in the order of the plan."""
+
+    def add(self, key: str, output: "NDArray[np.float32]") -> None:
+        """Take in the output [V, C, H, W] of one image."""
+
+    def arrays(self) -> "Mapping[str, NDArray[Any]]":
+        """The sums, to be stored."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,12 @@ class Stage:
     name: str
     function: str
     reads: str | None
-    writes: Literal["images", "latents"]
+    writes: Literal["images", "latents", "statistics"]
     variants: tuple[Variant, ...]
     columns: Mapping[str, Any]
     input_root: str | None = None
     sample: int | None = None
+    new_reducer: str | None = None  # of a stage that writes statistics: the function that makes a shard's Reducer
 
     def shards(self, planned: int) -> range:
         """The shards that the stage covers, of those in the plan."""

@@ -102,7 +102,8 @@ class Worker:
 
     def run(self, stage: Stage, shard: int) -> ShardReport:
         """Compute one shard of one stage and commit it. Raises what the stage, the store or the plan raised."""
-        job = ShardJob(self.store, stage, shard, self.image_format, self.name)
+        reducer = self.functions[stage.new_reducer]() if stage.new_reducer else None
+        job = ShardJob(self.store, stage, shard, self.image_format, self.name, reducer)
         with self._lock:
             self.jobs.append(job)
             self._on_the_way += len(job.plan)

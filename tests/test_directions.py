@@ -104,9 +104,8 @@ def random_images(n: int, labels: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_with_one_label_the_direction_is_the_difference_of_the_class_means():
     y, h = random_images(50, 1)
-    sums = LabelSums(1, 1)
-    sums.add_labels(y)
-    sums.add_h(0, y, h)
+    sums = LabelSums(1)
+    sums.add(y, h[:, None])
     expected = h[y[:, 0] == 1].mean(0) - h[y[:, 0] == 0].mean(0)
     torch.testing.assert_close(sums.directions()[0, 0], expected, rtol=1e-4, atol=1e-5)
 
@@ -117,9 +116,8 @@ def test_with_all_labels_each_direction_holds_the_others_fixed():
     b = (a + (torch.rand(400, 1, generator=generator) < 0.2).float()) % 2  # b goes with a, mostly
     y = torch.cat([a, b], dim=1)
     truth = torch.randn(2, 2, 3, 3, generator=generator)
-    sums = LabelSums(2, 1)
-    sums.add_labels(y)
-    sums.add_h(0, y, torch.einsum("bk,kchw->bchw", y, truth))
+    sums = LabelSums(2)
+    sums.add(y, torch.einsum("bk,kchw->bchw", y, truth)[:, None])
     torch.testing.assert_close(sums.directions()[:, 0], truth, rtol=1e-4, atol=1e-4)
 
 
@@ -127,9 +125,8 @@ def test_sums_of_parts_add_up_in_any_order():
     y, h = random_images(30, 2)
 
     def sums_of(part: slice) -> LabelSums:
-        sums = LabelSums(2, 1)
-        sums.add_labels(y[part])
-        sums.add_h(0, y[part], h[part])
+        sums = LabelSums(2)
+        sums.add(y[part], h[part, None])
         return sums
 
     parts = [slice(20, 30), slice(0, 5), slice(5, 20)]
@@ -141,8 +138,7 @@ def test_sums_of_parts_add_up_in_any_order():
 
 def test_a_constant_label_is_refused():
     y, h = torch.ones(10, 1), torch.randn(10, 2, 3, 3)
-    sums = LabelSums(1, 1)
-    sums.add_labels(y)
-    sums.add_h(0, y, h)
+    sums = LabelSums(1)
+    sums.add(y, h[:, None])
     with pytest.raises(ValueError, match="constant"):
         sums.directions()

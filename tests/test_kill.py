@@ -34,10 +34,10 @@ def undisturbed(source, tmp_path_factory, ray_cluster):  # noqa: ARG001
     return found
 
 
-def wait_for_commits(root: Path, count: int) -> Store:
-    """Wait until a run has committed `count` shards, and is at work on more."""
+def wait_for_commits(root: Path, count: int, stage: str = "boost") -> Store:
+    """Wait until a run has committed `count` shards of a stage, and is at work on more."""
     store, deadline = Store(str(root)), time.monotonic() + 120
-    while len(committed(store, "boost")) < count or not list(store.names("progress")):
+    while len(committed(store, stage)) < count or not list(store.names("progress")):
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.02)
     return store

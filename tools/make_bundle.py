@@ -26,7 +26,7 @@ from trial import Trial
 from asyrp import directions, models, registry
 from asyrp.direction_info import DirectionInfo
 from asyrp.directions import Direction, TimestepDirection
-from asyrp.labels import LabelSums, add_images
+from asyrp.labels import LabelSums, noised_h
 from asyrp.schedule import timesteps
 from asyrp.shift import EditShift
 
@@ -92,11 +92,11 @@ def find_directions(folder: registry.ModelFolder) -> tuple[torch.Tensor, list[in
     model = models.load(folder)
     grid = [t for t in timesteps(N_STEPS) if t >= LOWEST_T_EDIT]
     labels = torch.tensor(COMBINATIONS)
-    sums = LabelSums(len(LABELS), len(grid))
+    sums = LabelSums(len(LABELS))
     with ProcessPoolExecutor() as pool:
         for identity, faces in enumerate(pool.map(identity_faces, range(IDENTITIES), chunksize=8)):
             keys = [str(identity)] * len(faces)
-            add_images(sums, model.unet, model.schedule, to_batch(faces), labels, keys, grid)
+            sums.add(labels, noised_h(model.unet, model.schedule, to_batch(faces), keys, grid))
     return sums.directions(), grid
 
 

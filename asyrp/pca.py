@@ -1,0 +1,106 @@
+"""Principal components of h over many images, streamed and mergeable.
+
+A sketch holds the mean and the leading singular rows of the centred data it has seen. Two sketches merge by the
+singular value decomposition of both, with the difference of their means as one more row (Ross et al. 2008). That is
+exact while the data has no more than `rank` directions, and otherwise loses what lies beyond the leading `rank` ones.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class PcaSketch:
+    """The mean [G, D], scaled principal rows [G, R, D] and total sum of squares [G] of N samples [N, G, D].
+
+    G groups are analysed apart from each other: one per timestep, or a single one for all timesteps jointly.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.count = 0
+        self.mean: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.total: Tensor | None = None
+        self._waiting: list[Tensor] = []
+
+    def add(self, samples: Tensor) -> None:
+        """Add samples [B, G, D]; they are taken in `rank` at a time."""
+        self._waiting.extend(samples.float().cpu())
+        if len(self._waiting) >= self.rank:
+            self._take_in()
+
+    def merge(self, other: "PcaSketch") -> None:
+        """Add what another sketch has seen."""
+        self._take_in()
+        other._take_in()
+        if other.mean is None:
+            return
+        if self.mean is None:
+            self.count, self.mean, self.rows, self.total = other.count, other.mean, other.rows, other.total
+            return
+        assert self.rows is not None and other.rows is not None and self.total is not None and other.total is not None
+        both = self.count + other.count
+        shift = other.mean - self.mean
+        weight = self.count * other.count / both
+        stacked = torch.cat([self.rows, other.rows, math.sqrt(weight) * shift[:, None]], dim=1)
+        self.total = self.total + other.total + weight * shift.double().square().sum(1)
+        self.mean = self.mean + shift * (other.count / both)
+        self.rows = _leading_rows(stacked, self.rank)
+        self.count = both
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sketch, to be stored; nothing but the count before the first sample."""
+        self._take_in()
+        named = {"count": torch.tensor(self.count), "mean": self.mean, "rows": self.rows, "total": self.total}
+        return {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], rank: int) -> "PcaSketch":
+        sketch = cls(rank)
+        sketch.count = int(tensors["count"])
+        sketch.mean, sketch.rows, sketch.total = (tensors.get(name) for name in ("mean", "rows", "total"))
+        return sketch
+
+    def components(self, k: int) -> tuple[Tensor, Tensor]:
+        """The leading k components, unit vectors times their standard deviation [k, G, D], and the share [k, G] of the
+        variance that each explains. Signs agree from one group to the next.
+
+        Raises:
+            ValueError: if there are not k components in the data or the sketch.
+        """
+        self._take_in()
+        if self.rows is None or self.total is None or k > min(self.rows.shape[1], self.count - 1):
+            have = 0 if self.rows is None else min(self.rows.shape[1], self.count - 1)
+            raise ValueError(f"{k} components are asked for and the data has {have}")
+        scaled = self.rows[:, :k] / math.sqrt(self.count - 1)
+        share = self.rows[:, :k].double().square().sum(2) / self.total[:, None]
+        return _signs_aligned(scaled).transpose(0, 1), share.T.float()
+
+    def _take_in(self) -> None:
+        if not self._waiting:
+            return
+        samples = torch.stack(self._waiting, dim=1)  # [G, B, D]
+        self._waiting = []
+        new = PcaSketch(self.rank)
+        new.count, new.mean = samples.shape[1], samples.mean(1)
+        centred = samples - new.mean[:, None]
+        new.rows, new.total = _leading_rows(centred, self.rank), centred.double().square().sum((1, 2))
+        self.merge(new)
+
+
+def _leading_rows(rows: Tensor, rank: int) -> Tensor:
+    """The leading rows S V' of [G, N, D], by the Gram matrix: N is small and D is not."""
+    _, left = torch.linalg.eigh(rows.double() @ rows.double().transpose(1, 2))
+    kept = left.flip(2)[:, :, : min(rank, rows.shape[1])]
+    return (kept.transpose(1, 2) @ rows.double()).float()
+
+
+def _signs_aligned(rows: Tensor) -> Tensor:
+    """Rows [G, k, D], each with the sign that agrees with the same row of the group before."""
+    aligned = [rows[0]]
+    for row in rows[1:]:
+        agreement = (row * aligned[-1]).sum(1, keepdim=True)
+        aligned.append(torch.where(agreement < 0, -row, row))
+    return torch.stack(aligned)
