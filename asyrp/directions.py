@@ -55,13 +55,13 @@ class TimestepDirection(nn.Module):
         super().__init__()
         self.register_buffer("delta_h", delta_h)
         self.register_buffer("grid", grid)
-        self._steps: list[int] = grid.tolist()
+        self.steps: list[int] = grid.tolist()
 
     def nearest(self, t: int) -> int:
         """The index of the grid timestep nearest to `t`; the higher one of two as near."""
-        right = min(bisect_left(self._steps, t), len(self._steps) - 1)
+        right = min(bisect_left(self.steps, t), len(self.steps) - 1)
         left = max(right - 1, 0)
-        return left if t - self._steps[left] < abs(self._steps[right] - t) else right
+        return left if t - self.steps[left] < abs(self.steps[right] - t) else right
 
     def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
         return self.delta_h[self.nearest(t)][None]

@@ -5,7 +5,7 @@ coefficient is that difference with the other labels held fixed, which removes w
 hundred images mostly is: chance differences in the other attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asyrp.noise import boosting_noise, noise_key
 from asyrp.schedule import NoiseSchedule
-from asyrp.unet import SplitUNet
+from asyrp.unet import Encoded, SplitUNet
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class LabelSums:
         """
         return self._coefficients()[1:].float()
 
+    def mean(self) -> Tensor:
+        """The mean over images [T, C, h, w], float32."""
+        assert self.products is not None
+        return (self.products[0] / self.gram[0, 0]).float()
+
     def statistics(self) -> list[LabelStatistics]:
         """How well each label's direction is known. Raises ValueError as `directions` does."""
         coefficients = self._coefficients()
@@ -113,16 +118,19 @@ def noised_h(
     keys: Sequence[str],
     grid: Sequence[int],
     seed: int = 0,
+    read: Callable[[Encoded, int], Tensor] | None = None,
 ) -> Tensor:
     """h [B, T, C, h, w] of images [B, 3, H, W] noised to each timestep of `grid`: one encode each.
 
-    The noise of an image is a function of (seed, key, t), so h does not depend on batches or order.
+    With `read`, what it makes of the encoder's output at a timestep in place of h. The noise of an image is a function
+    of (seed, key, t), so h does not depend on batches or order.
     """
     noise_keys = [noise_key(seed, key, "labels") for key in keys]
 
     def h_at(t: int) -> Tensor:
         a = schedule.level(t)
         noise = boosting_noise(noise_keys, t, tuple(x_0.shape[1:]), x_0.device)
-        return unet.encode(a**0.5 * x_0 + (1 - a) ** 0.5 * noise, t).h
+        encoded = unet.encode(a**0.5 * x_0 + (1 - a) ** 0.5 * noise, t)
+        return encoded.h if read is None else read(encoded, t)
 
     return torch.stack([h_at(t) for t in grid], dim=1)

@@ -10,18 +10,33 @@ from rich.table import Table
 
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
+from jobs.cli_math import average, combine, compare, preview, project, scale
+from jobs.cli_options import (
+    Actors,
+    Address,
+    AsJson,
+    BatchSize,
+    Device,
+    ModelArgument,
+    ModelOption,
+    NoCheck,
+    NSteps,
+    Source,
+    TBoost,
+    TEdit,
+    Work,
+    direction_file,
+    engine_of,
+)
 from jobs.display import MODEL_HELP, out, print_facts
-from jobs.spec import EngineSpec, load_engine
 from pipeline.model_source import fetch, find_model
 
 directions_app = typer.Typer(help="Directions in h-space: list, show, learn and import them.", no_args_is_help=True)
 learn_app = typer.Typer(help="Ways to find a direction.", no_args_is_help=True)
 directions_app.add_typer(learn_app, name="learn")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
-ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
-NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's self-check.")]
+for command in (project, combine, scale, average, compare, preview):
+    directions_app.command()(command)
 
 
 @directions_app.command("list")
@@ -44,7 +59,7 @@ def directions_show(
     as_json: AsJson = False,
 ) -> None:
     """What a direction file says of its direction."""
-    path = find_model(model).direction_files().get(direction) or fetch(direction)
+    path = direction_file(direction, model)
     print_facts({"file": str(path), **asdict(read_info(path))}, as_json)
 
 
@@ -102,17 +117,6 @@ def directions_import(
         out.print("its data set is not known, so it suggests no interval: edit with --t-edit (400 to 700 is usual)")
 
 
-Source = Annotated[str, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
-NSteps = Annotated[int, typer.Option("--n-steps", min=2, max=1000, help="Generation steps of strength 1.")]
-TEdit = Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Suggested last edited timestep.")]
-TBoost = Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="Suggested start of fresh noise.")]
-Work = Annotated[str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any URL.")]
-Actors = Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
-
-
 @learn_app.command("labels")
 def learn_labels(
     source: Source,
@@ -144,7 +148,7 @@ def learn_labels(
     """
     from jobs.learn import LearnRequest, learn_labels
 
-    engine = _engine(actors, batch_size, device, address, no_check)
+    engine = engine_of(actors, batch_size, device, address, no_check)
     request = LearnRequest(source, model, output, n_steps, t_edit, t_boost, scale, work=work, engine=engine)
     _print_paths(learn_labels(request, labels, tuple(name)))
 
@@ -179,14 +183,9 @@ def learn_pca(
     """
     from jobs.learn import LearnRequest, learn_pca
 
-    engine = _engine(actors, batch_size, device, address, no_check)
+    engine = engine_of(actors, batch_size, device, address, no_check)
     request = LearnRequest(source, model, output, n_steps, t_edit, t_boost, scale, work=work, engine=engine)
     _print_paths(learn_pca(request, components, joint, max(rank, components), timesteps))
-
-
-def _engine(actors: int | None, batch_size: int | None, device: str, address: str | None, no_check: bool) -> EngineSpec:
-    knobs = {"actors": actors, "batch_size": batch_size, "device": device, "address": address, "check": not no_check}
-    return load_engine(knobs)
 
 
 def _print_paths(paths: list[Path]) -> None:

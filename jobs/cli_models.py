@@ -10,15 +10,13 @@ from rich.table import Table
 
 from asyrp import presets, registry
 from asyrp.errors import UserError
-from jobs.display import MODEL_HELP, console, out, print_facts
+from jobs.cli_options import AsJson, ModelArgument
+from jobs.display import console, out, print_facts
 from pipeline.model_source import fetch, find_model
 
 models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
 
 FAMILY_NAMES = {"ho": "DDPM++ (Ho)", "adm": "iDDPM/ADM"}
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 
 
 @models_app.command("list")

@@ -16,6 +16,7 @@ from jobs.run import compute
 from jobs.spec import EngineSpec
 from pipeline.plan import PlanSummary, write_plan
 from pipeline.progress import StateReader
+from pipeline.recipe import DirectionSource
 from pipeline.sources import list_images
 from pipeline.stage import ImageFormat, Reducer
 from pipeline.statistics import STAGE, CollectSettings, read_statistics, statistics_stage
@@ -27,7 +28,8 @@ Merged = TypeVar("Merged")
 
 @dataclass(frozen=True)
 class Collection:
-    """What to collect: h at the timesteps `grid` of the images of `source` (those whose key is in `keys`, if given).
+    """What to collect: h (or the delta_h of `direction`) at the timesteps `grid` of the images of `source`, or of
+    those among them whose key is in `keys`.
 
     `work` is the root that the sums are kept at, so that a killed collection goes on; None: a temporary folder.
     `identity` says what the reducer depends on.
@@ -43,6 +45,7 @@ class Collection:
     work: str | None
     engine: EngineSpec
     keys: Container[str] | None = None
+    direction: DirectionSource | None = None
 
 
 def collect(collection: Collection, merge: Callable[[Iterator[dict[str, Tensor]]], Merged]) -> tuple[Merged, int]:
@@ -73,6 +76,7 @@ def _run(collection: Collection, store: Store) -> int:
         seed=collection.seed,
         check=collection.engine.check,
         make_reducer=collection.make_reducer,
+        direction=collection.direction,
     )
     identity = {
         "source": collection.source,

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import torch
 
 from asyrp import directions
-from asyrp.direction_info import DirectionInfo
+from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.directions import TimestepDirection
 from asyrp.errors import UserError
 from asyrp.labels import LabelStatistics, LabelSums
@@ -26,8 +26,9 @@ from asyrp.schedule import timesteps
 from jobs.collect import Collection, MakeReducer, collect
 from jobs.spec import EngineSpec
 from pipeline.model_source import find_model
+from pipeline.recipe import DirectionSource
 from pipeline.sources import list_images
-from pipeline.statistics import MakeLabelReducer, MakePcaReducer
+from pipeline.statistics import MakeLabelReducer, MakeMeanReducer, MakePcaReducer
 from pipeline.storage import open_filesystem
 
 KEY = "key"
@@ -136,6 +137,24 @@ def _notes(statistics: LabelStatistics) -> dict[str, str]:
         "effect": f"{statistics.effect.min():.3f} to {statistics.effect.max():.3f} standard deviations of h",
         "t_value": f"{statistics.t_value.min():.2f} to {statistics.t_value.max():.2f} (1 is chance)",
     }
+
+
+def average_over_images(request: LearnRequest, direction: Path) -> directions.Direction:
+    """delta_h^mean of the paper: the mean of an implicit direction f_t(h_t, t) over images, per timestep.
+
+    h_t is that of the noised images. Raises UserError for a direction of another model, or without an interval.
+    """
+    folder, info = find_model(request.model), read_info(direction)
+    check_model(info, folder.digest, request.model)
+    if info.t_edit is None:
+        raise UserError(f"direction '{info.name}' suggests no t_edit, so it is not known where to average it")
+    grid = tuple(t for t in timesteps(info.n_steps) if t >= info.t_edit)
+    source = DirectionSource(str(direction.absolute()), file_digest(direction))
+    collection = request.collection(folder, MakeMeanReducer(), {"mean of direction": source.digest})
+    sums, images = collect(replace(collection, grid=grid, direction=source), _merge_label_sums)
+    notes = info.notes | {"averaged over": f"{images} images"}
+    form = TimestepDirection(sums.mean(), torch.tensor(grid))
+    return directions.Direction(replace(info, form="timestep", notes=notes), form)
 
 
 def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_timesteps: int) -> list[Path]:

@@ -15,9 +15,10 @@ from asyrp.labels import LabelSums, noised_h
 from asyrp.pca import PcaSketch
 from pipeline.commit import committed, read_commit
 from pipeline.model_source import find_model
+from pipeline.recipe import DirectionSource
 from pipeline.shard_job import STATISTICS
 from pipeline.stage import Reducer, Stage, Variant
-from pipeline.stages import self_check
+from pipeline.stages import load_direction, self_check
 from pipeline.storage import Store
 
 STAGE, NEW_REDUCER = "statistics", "new_reducer"
@@ -33,6 +34,7 @@ class CollectSettings:
     seed: int
     check: bool
     make_reducer: Callable[[], Reducer]
+    direction: DirectionSource | None = None  # if given, its delta_h is collected in place of h
     device: str = "cpu"
 
     def __call__(self) -> Mapping[str, Callable[..., Any]]:
@@ -44,9 +46,13 @@ class CollectSettings:
         if self.check:
             self_check(model, folder).refuse_a_failure(self.model)
 
+        form = None
+        if self.direction:
+            form = load_direction(folder, self.direction.url or "", self.direction).form.to(self.device)
+
         def h_of_images(batch: Tensor, keys: Sequence[str]) -> Tensor:
             x_0 = batch[:, 0].to(self.device)
-            return noised_h(model.unet, model.schedule, x_0, keys, self.grid, self.seed)
+            return noised_h(model.unet, model.schedule, x_0, keys, self.grid, self.seed, form)
 
         return {h_of_images.__name__: h_of_images, NEW_REDUCER: self.make_reducer}
 
@@ -76,6 +82,27 @@ class LabelReducer:
 
     def add(self, key: str, output: NDArray[Any]) -> None:
         self.sums.add(torch.tensor([self.labels[key]]), torch.from_numpy(output)[None])
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}
+
+
+@dataclass(frozen=True)
+class MakeMeanReducer:
+    """The mean over images, as label sums without labels."""
+
+    def __call__(self) -> Reducer:
+        return MeanReducer()
+
+
+class MeanReducer:
+    """A shard's mean."""
+
+    def __init__(self) -> None:
+        self.sums = LabelSums(0)
+
+    def add(self, key: str, output: NDArray[Any]) -> None:  # noqa: ARG002
+        self.sums.add(torch.zeros(1, 0), torch.from_numpy(output)[None])
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}

@@ -1,0 +1,123 @@
+"""What can be done with directions of tensors: project, add, scale, compare, average over time.
+
+All of it is linear algebra on delta_h at strength 1, at the timesteps of a common grid; results keep the units and the
+number of steps of the first direction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from asyrp.direction_info import DirectionInfo
+from asyrp.directions import Direction, GlobalDirection, TimestepDirection
+from asyrp.errors import UserError
+
+
+def project(direction: Direction, others: Sequence[Direction], jointly: bool = False) -> Direction:
+    """The part of a direction that is orthogonal to all the others (Haas et al. 2024, section 3.3).
+
+    Exact: the others' span is taken out at once, so their order and correlation do not matter. At each timestep on its
+    own, or `jointly` with one coefficient per other direction for all timesteps.
+
+    Raises:
+        UserError: for a direction of another model or without tensors, or if nothing is left.
+    """
+    grid, (own, *rest) = on_common_grid([direction, *others])
+    if jointly:
+        left = _orthogonal_part(own.reshape(1, -1), torch.stack([other.reshape(1, -1) for other in rest], dim=1))
+    else:
+        left = _orthogonal_part(own.flatten(1), torch.stack([other.flatten(1) for other in rest], dim=1))
+    if left.norm() < 1e-4 * own.norm():
+        raise UserError(f"nothing of direction '{direction.info.name}' is left: the others span it")
+    names = ", ".join(other.info.name for other in others)
+    how = "jointly over time" if jointly else "per timestep"
+    return _derived(direction.info, grid, left.reshape(own.shape), {"projected out": f"{names}, {how}"})
+
+
+def combine(terms: Sequence[tuple[Direction, float]]) -> Direction:
+    """The weighted sum of directions as one direction. Raises UserError as `project` does."""
+    grid, tensors = on_common_grid([direction for direction, _ in terms])
+    total = torch.stack([weight * tensor for (_, weight), tensor in zip(terms, tensors, strict=True)]).sum(0)
+    note = " + ".join(f"{weight:g} {direction.info.name}" for direction, weight in terms)
+    info = terms[0][0].info
+    others = [direction.info for direction, _ in terms]
+    t_edits = [other.t_edit for other in others if other.t_edit is not None]
+    bounded = replace(info, t_edit=min(t_edits, default=None))
+    return _derived(bounded, grid, total, {"sum of": note})
+
+
+def scale(direction: Direction, factor: float) -> Direction:
+    """The direction whose strength 1 is the other's strength `factor`."""
+    grid, [own] = on_common_grid([direction])
+    return _derived(direction.info, grid, factor * own, {"scaled by": f"{factor:g}"})
+
+
+def average_over_time(direction: Direction) -> Direction:
+    """One tensor for all timesteps: delta_h^global of the paper, from one tensor per timestep."""
+    grid, [own] = on_common_grid([direction])
+    acts = [index for index, t in enumerate(grid) if t >= (direction.info.t_edit or 0)]
+    info = replace(direction.info, form="global", notes=direction.info.notes | {"averaged over": "time"})
+    return Direction(info, GlobalDirection(own[acts].mean(0)))
+
+
+def cosines(directions: Sequence[Direction]) -> Tensor:
+    """The cosine of every two directions [N, N], over all timesteps of their common grid. Raises UserError."""
+    _, tensors = on_common_grid(directions)
+    flat = torch.nn.functional.normalize(torch.stack(tensors).flatten(1), dim=1)
+    return flat @ flat.T
+
+
+def norms(direction: Direction) -> tuple[list[int], Tensor]:
+    """The timesteps of a direction, and the length of delta_h at each [T]."""
+    grid, [own] = on_common_grid([direction])
+    return grid, own.flatten(1).norm(dim=1)
+
+
+def on_common_grid(directions: Sequence[Direction]) -> tuple[list[int], list[Tensor]]:
+    """delta_h [T, C, h, w] of each direction at the timesteps of the first that has some, in its number of steps.
+
+    Where a direction does not act (below its t_edit) it is zero.
+
+    Raises:
+        UserError: for directions of different models, or one without tensors.
+    """
+    first = directions[0].info
+    for direction in directions:
+        if direction.info.model_digest != first.model_digest:
+            raise UserError(
+                f"directions '{first.name}' and '{direction.info.name}' belong to different models "
+                f"({first.model_digest[:12]}, {direction.info.model_digest[:12]}): h-space differs from model to model"
+            )
+        if not isinstance(direction.form, TimestepDirection | GlobalDirection):
+            raise UserError(
+                f"direction '{direction.info.name}' is an implicit function: average it over images first "
+                "(asyrp directions average)"
+            )
+    forms = [direction.form for direction in directions]
+    grid = sorted({t for form in forms if isinstance(form, TimestepDirection) for t in form.steps}) or [0]
+    return grid, [_at(direction, grid, first.n_steps) for direction in directions]
+
+
+def _at(direction: Direction, grid: Sequence[int], n_steps: int) -> Tensor:
+    form, factor = direction.form, direction.info.n_steps / n_steps
+    if isinstance(form, GlobalDirection):
+        return factor * form.delta_h.expand(len(grid), *form.delta_h.shape)
+    assert isinstance(form, TimestepDirection)
+    last = direction.info.t_edit if direction.info.t_edit is not None else 0
+    acts = torch.tensor([float(t >= last) for t in grid])
+    return factor * acts[:, None, None, None] * torch.stack([form.delta_h[form.nearest(t)] for t in grid])
+
+
+def _orthogonal_part(own: Tensor, others: Tensor) -> Tensor:
+    """Rows [G, D] less their projection on the span of [G, N, D]; a least-squares problem per group, float64."""
+    basis = others.double().transpose(1, 2)
+    target = own.double()[:, :, None]
+    solution = torch.linalg.lstsq(basis, target, driver="gelsd").solution
+    return (target - basis @ solution)[:, :, 0].float()
+
+
+def _derived(info: DirectionInfo, grid: Sequence[int], delta_h: Tensor, note: dict[str, str]) -> Direction:
+    derived = replace(info, form="timestep", notes=info.notes | note)
+    return Direction(derived, TimestepDirection(delta_h.float(), torch.tensor(grid)))

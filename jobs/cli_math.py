@@ -1,0 +1,172 @@
+"""`asyrp directions project, combine, scale, average, compare, preview`: what one does with directions."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from asyrp.errors import UserError
+from jobs.cli_options import AsJson, Device, ModelOption, NoCheck, OutputFile, Source, direction_file, engine_of
+from jobs.display import out
+
+if TYPE_CHECKING:  # torch loads only when a command needs it
+    from asyrp.directions import Direction
+
+Name = Annotated[str | None, typer.Option("--name", help="Name of the new direction. [default: the file's]")]
+DirectionArgument = Annotated[
+    str, typer.Argument(help="A direction file, or the name of one that comes with the model.")
+]
+
+
+def project(
+    direction: DirectionArgument,
+    others: Annotated[list[str], typer.Option("--out", help="A direction to project out. Repeat for more.")],
+    output: OutputFile,
+    jointly: Annotated[bool, typer.Option("--jointly", help="One coefficient for all timesteps together.")] = False,
+    name: Name = None,
+    model: ModelOption = "avatars",
+) -> None:
+    """Take other directions out of one: what is left is orthogonal to all of them, at every timestep.
+
+    **Example:** asyrp directions project beard --out long_hair --out glasses -o beard_only.safetensors
+    """
+    from asyrp import direction_math
+
+    _save(direction_math.project(_load(direction, model), [_load(o, model) for o in others], jointly), output, name)
+
+
+def combine(
+    terms: Annotated[list[str], typer.Argument(help="DIRECTION=WEIGHT, two or more.")],
+    output: OutputFile,
+    name: Name = None,
+    model: ModelOption = "avatars",
+) -> None:
+    """The weighted sum of directions as one direction.
+
+    **Example:** asyrp directions combine smile=1 beard=-0.5 -o cheerful.safetensors
+    """
+    from asyrp import direction_math
+
+    _save(direction_math.combine([_term(term, model) for term in terms]), output, name)
+
+
+def scale(
+    direction: DirectionArgument,
+    factor: Annotated[float, typer.Argument(help="The old strength that is to be the new strength 1.")],
+    output: OutputFile,
+    name: Name = None,
+    model: ModelOption = "avatars",
+) -> None:
+    """Change what strength 1 means.
+
+    **Example:** asyrp directions scale pc01.safetensors 2.5 -o pc01_strong.safetensors
+    """
+    from asyrp import direction_math
+
+    _save(direction_math.scale(_load(direction, model), factor), output, name)
+
+
+def average(
+    direction: DirectionArgument,
+    output: OutputFile,
+    source: Annotated[
+        str | None, typer.Option("--source", "-s", help="Images to average an implicit direction over.")
+    ] = None,
+    over_time: Annotated[
+        bool, typer.Option("--over-time", help="One tensor for all timesteps (delta_h global).")
+    ] = False,
+    name: Name = None,
+    model: ModelOption = "avatars",
+    device: Device = "auto",
+    no_check: NoCheck = False,
+) -> None:
+    """An implicit direction f_t averaged over images to one tensor per timestep, or those over time to one tensor.
+
+    **Example:** asyrp directions average smiling.safetensors -s faces/ --model celebahq-ddpm -o mean.safetensors
+    """
+    from asyrp import direction_math
+    from jobs.learn import LearnRequest, average_over_images
+
+    path, found = direction_file(direction, model), _load(direction, model)
+    if found.info.form == "implicit":
+        if source is None:
+            raise UserError(f"direction '{found.info.name}' is an implicit function of h: give images with --source")
+        engine = engine_of(None, None, device, None, no_check)
+        found = average_over_images(LearnRequest(source, model, output, engine=engine), path)
+    elif not over_time:
+        raise UserError(
+            f"direction '{found.info.name}' is one tensor per timestep already: give --over-time for one in all"
+        )
+    _save(direction_math.average_over_time(found) if over_time else found, output, name)
+
+
+def compare(
+    directions: Annotated[list[str], typer.Argument(help="Two or more direction files, or names of the model's.")],
+    model: ModelOption = "avatars",
+    as_json: AsJson = False,
+) -> None:
+    """The cosine of every two directions: 1 the same, 0 nothing in common.
+
+    **Example:** asyrp directions compare smile glasses beard long_hair
+    """
+    from asyrp import direction_math
+
+    loaded = [_load(direction, model) for direction in directions]
+    values, names = direction_math.cosines(loaded).tolist(), [direction.info.name for direction in loaded]
+    if as_json:
+        typer.echo(json.dumps({"names": names, "cosines": values}))
+        return
+    table = Table("", *names)
+    for name, row in zip(names, values, strict=True):
+        table.add_row(name, *(f"{value:.2f}" for value in row))
+    out.print(table)
+
+
+def preview(
+    direction: DirectionArgument,
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The sheet, a PNG.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="How many images.")] = 6,
+    refine: Annotated[
+        int, typer.Option("--refine", min=0, max=10, help="Fixed-point iterations per inversion step.")
+    ] = 0,
+    model: ModelOption = "avatars",
+    device: Device = "auto",
+    no_check: NoCheck = False,
+) -> None:
+    """A sheet of what a direction does: images by strengths from -2 to 2.
+
+    **Example:** asyrp directions preview smile.safetensors -s faces/ -o smile.png
+    """
+    from jobs.preview import preview as draw
+
+    path = direction_file(direction, model)
+    flags = {"model": model, "refine": refine, "engine": {"device": device, "check": not no_check}}
+    draw(path, _load(direction, model).info.name, source, output, rows, flags)
+    out.print(str(output), soft_wrap=True, highlight=False)
+
+
+def _load(direction: str, model: str) -> "Direction":
+    from asyrp.directions import load
+
+    return load(direction_file(direction, model))
+
+
+def _term(term: str, model: str) -> "tuple[Direction, float]":
+    name, equals, weight = term.rpartition("=")
+    try:
+        return _load(name if equals else term, model), float(weight) if equals else 1.0
+    except ValueError:
+        raise UserError(f"'{term}' is not of the form DIRECTION=WEIGHT, as in smile=1") from None
+
+
+def _save(direction: "Direction", output: Path, name: str | None) -> None:
+    from dataclasses import replace
+
+    from asyrp.directions import save
+
+    named = replace(direction, info=replace(direction.info, name=name or output.stem))
+    save(named, output)
+    out.print(str(output), soft_wrap=True, highlight=False)
