@@ -188,6 +188,88 @@ def learn_pca(
     _print_paths(learn_pca(request, components, joint, max(rank, components), timesteps))
 
 
+@learn_app.command("text")
+def learn_text(
+    source: Source,
+    source_text: Annotated[str, typer.Option("--source-text", help="What the images show: 'person'.")],
+    target_text: Annotated[str, typer.Option("--target-text", help="What they are to show: 'person with glasses'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file.")],
+    model: ModelOption = "avatars",
+    clip: Annotated[
+        str, typer.Option("--clip", help="avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder.")
+    ] = "ViT-B-16/openai",
+    preset: Annotated[
+        str, typer.Option("--preset", help="paper: section 5. released: the script of its code.")
+    ] = "paper",
+    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = 500,
+    t_boost: TBoost = None,
+    images: Annotated[int | None, typer.Option("--images", min=1, help="How many. [default: the preset's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Passes over them. [default: the preset's]")
+    ] = None,
+    n_steps: Annotated[
+        int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps. [default: the preset's]")
+    ] = None,
+    n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps.")] = 40,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per update.")] = 4,
+    learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 0.5,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = "sgd",
+    clip_weight: Annotated[float, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = 1.0,
+    l1_weight: Annotated[float, typer.Option("--l1-weight", help="Of the L1 loss, times the texts' cosine.")] = 3.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the U-Net: float32, bfloat16 or float16.")] = "float32",
+    no_check: NoCheck = False,
+) -> None:
+    """A direction from a pair of texts: the implicit function f_t of the paper, trained with CLIP.
+
+    The state is kept beside the output after every batch: the same command goes on after a stop, to the same result.
+
+    **Example:** asyrp directions learn text -s faces/ --source-text face --target-text "smiling face" -o s.safetensors
+    """
+    from asyrp.text_training import TextRecipe
+    from jobs import learn_text as training
+
+    for name, value, known in (
+        ("preset", preset, tuple(training.PRESETS)),
+        ("optimizer", optimizer, ("sgd", "adam")),
+        ("dtype", dtype, ("float32", "bfloat16", "float16")),
+    ):
+        if value not in known:
+            raise UserError(f"--{name} {value}: give {' or '.join(known)}")
+    chosen = training.PRESETS[preset]
+    recipe = TextRecipe(
+        source_text=source_text,
+        target_text=target_text,
+        t_edit=t_edit,
+        n_steps=n_steps or chosen["n_steps"],
+        clip_weight=clip_weight,
+        l1_weight=l1_weight,
+        learning_rate=learning_rate,
+        optimizer=optimizer,  # type: ignore[arg-type]
+        source_term=chosen["source_term"],
+        decay_epochs=chosen["decay_epochs"],
+        seed=seed,
+    )
+    request = training.TextRequest(
+        source=source,
+        model=model,
+        clip=clip,
+        name=output.stem,
+        output=output,
+        recipe=recipe,
+        images=images or chosen["images"],
+        epochs=epochs or chosen["epochs"],
+        batch_size=batch_size,
+        n_inv=n_inv,
+        t_boost=t_boost,
+        device=device,
+        dtype=dtype,
+        check=not no_check,
+    )
+    _print_paths([training.learn_text(request)])
+
+
 def _print_paths(paths: list[Path]) -> None:
     for path in paths:
         out.print(str(path), soft_wrap=True, highlight=False)

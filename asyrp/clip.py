@@ -1,0 +1,89 @@
+"""CLIP through open_clip: images and texts to unit vectors, and the directions between them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+
+from asyrp.errors import UserError
+from asyrp.registry import BUNDLED
+
+DEFAULT = "ViT-B-16/openai"
+"""The CLIP of the papers."""
+
+TEMPLATES = open_clip.OPENAI_IMAGENET_TEMPLATES
+"""The prompts around a text that CLIP's authors used for ImageNet, and the papers for directions."""
+
+
+class Clip:
+    """A frozen CLIP on a device.
+
+    `name` is `avatars` (bundled, for the bundled model), MODEL/PRETRAINED of open_clip such as ViT-B-16/openai, or a
+    folder with an open_clip_config.json.
+
+    Raises:
+        UserError: if there is no such model, or its weights cannot be fetched.
+    """
+
+    def __init__(self, name: str = DEFAULT, device: str = "cpu") -> None:
+        model_name, pretrained = _open_clip_name(name)
+        try:
+            self.model: Any = open_clip.create_model(model_name, pretrained, device=device, require_pretrained=True)
+            self.tokenizer: Any = open_clip.get_tokenizer(model_name)
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"the CLIP model '{name}' cannot be loaded: {reason}; give avatars, MODEL/PRETRAINED of open_clip (its "
+                "weights are fetched from the hub once) or a folder"
+            ) from error
+        self.model.eval().requires_grad_(False)
+        self.device = torch.device(device)
+        size = self.model.visual.image_size
+        self.size: int = size[0] if isinstance(size, tuple | list) else size
+        self.mean = torch.tensor(self.model.visual.image_mean, device=device)[:, None, None]
+        self.std = torch.tensor(self.model.visual.image_std, device=device)[:, None, None]
+
+    def images(self, x: Tensor) -> Tensor:
+        """Unit vectors [B, D] of images [B, 3, H, W] in [-1, 1], square; gradients flow back to them."""
+        scaled = (x.to(self.device).float() + 1) / 2
+        if scaled.shape[-1] != self.size:
+            scaled = torch.nn.functional.interpolate(
+                scaled, (self.size, self.size), mode="bicubic", align_corners=False, antialias=True
+            )
+        return self.model.encode_image((scaled - self.mean) / self.std, normalize=True)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors [N, D] of texts."""
+        return self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True)
+
+    def cosine(self, source: str, target: str) -> float:
+        """The cosine of two texts as they are, without prompts around them: what t_edit and the L1 term go by."""
+        first, second = self.texts([source, target])
+        return float(first @ second)
+
+    def direction(self, source: str, target: str) -> Tensor:
+        """The unit vector [D] from one text to the other, the mean over all prompts around them.
+
+        Raises:
+            UserError: if the two texts say the same.
+        """
+        ends = [self.texts([template(text) for template in TEMPLATES]) for text in (target, source)]
+        difference = (ends[0] - ends[1]).mean(0)
+        if difference.norm() < 1e-4:
+            raise UserError(
+                f"to CLIP the texts '{source}' and '{target}' are the same: there is no direction between them"
+            )
+        return torch.nn.functional.normalize(difference, dim=0)
+
+
+def _open_clip_name(name: str) -> tuple[str, str | None]:
+    if (BUNDLED / f"clip-{name}").is_dir():
+        return f"local-dir:{BUNDLED / f'clip-{name}'}", None
+    if Path(name).is_dir():
+        return f"local-dir:{name}", None
+    model, _, pretrained = name.partition("/")
+    return model, pretrained or "openai"

@@ -1,0 +1,117 @@
+"""Training of the implicit direction f_t from a pair of texts (Asyrp, sections 3.3 and 5; appendix for the losses).
+
+At every edited timestep of a trajectory, on its own: the predicted image of the edited branch must differ from that of
+the source branch as the target text differs from the source text, and otherwise stay as it is. No gradient runs from
+one timestep to the next.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from asyrp.clip import Clip
+from asyrp.directions import DELTA_BLOCKS, DeltaBlock
+from asyrp.models import Model
+from asyrp.process import asyrp_step, ddim_step, predict, predicted_x0
+from asyrp.schedule import generation_pairs
+
+SourceTerm = Literal["paper", "released"]
+Optimizer = Literal["sgd", "adam"]
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """What is trained and how. Weights and rates are those of the paper's experiments unless given.
+
+    `source_term` is what the edited image is compared with: P_t of the source branch, as the paper writes, or x_0, as
+    the released code does.
+    """
+
+    source_text: str
+    target_text: str
+    t_edit: int
+    n_steps: int = 40
+    clip_weight: float = 1.0
+    l1_weight: float = 3.0
+    learning_rate: float = 0.5
+    optimizer: Optimizer = "sgd"
+    source_term: SourceTerm = "paper"
+    decay_epochs: int | None = None  # the rate falls to a tenth after every so many passes over the images
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The two terms at one timestep, unweighted."""
+
+    t: int
+    clip: float
+    l1: float
+
+
+class TextTraining:
+    """The state of a training: the block and its optimiser. Batches are given one at a time."""
+
+    def __init__(self, recipe: TextRecipe, model: Model, clip: Clip, family: str, h_channels: int, emb: int) -> None:
+        self.recipe, self.model, self.clip = recipe, model, clip
+        self.text_direction = clip.direction(recipe.source_text, recipe.target_text)
+        self.text_cosine = clip.cosine(recipe.source_text, recipe.target_text)
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            self.block: DeltaBlock = DELTA_BLOCKS[family](h_channels, emb)
+        self.block.to(model.unet.device)
+        rate = recipe.learning_rate
+        parameters = self.block.parameters()
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, rate) if recipe.optimizer == "sgd" else torch.optim.Adam(parameters, rate)
+        )
+        pairs = generation_pairs(recipe.n_steps, len(model.schedule) - 1)
+        self.pairs = [(t, t_next) for t, t_next in pairs if t >= recipe.t_edit]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the learning rate for a pass over the images, counted from 0."""
+        recipe = self.recipe
+        decays = epoch // recipe.decay_epochs if recipe.decay_epochs else 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * 0.1**decays
+
+    def batch(self, x_0: Tensor, x_T: Tensor) -> Iterator[Losses]:
+        """Train along the trajectories of images [B, 3, H, W] from their latents: one update per edited timestep."""
+        edited = source = x_T
+        for t, t_next in self.pairs:
+            a, a_next = self.model.schedule.level(t), self.model.schedule.level(t_next)
+            with torch.no_grad():
+                eps_source = predict(self.model.unet, source, t)
+                source_image = predicted_x0(source, eps_source, a)
+                source = ddim_step(source, eps_source, a, a_next)
+                encoded = self.model.unet.encode(edited, t)
+                eps = self.model.unet.decode(encoded, encoded.h)
+            delta_h = self.block(encoded, t).to(encoded.h.dtype)
+            eps_edit = self.model.unet.decode(encoded, encoded.h + delta_h)
+            edited_image = predicted_x0(edited, eps_edit, a)
+            compared = source_image if self.recipe.source_term == "paper" else x_0
+            clip_loss, l1_loss = self.losses(edited_image, source_image, compared)
+            self.optimizer.zero_grad()
+            (self.recipe.clip_weight * clip_loss + self.recipe.l1_weight * self.text_cosine * l1_loss).backward()
+            self.optimizer.step()
+            edited = asyrp_step(edited, eps, eps_edit.detach(), a, a_next)
+            yield Losses(t, clip_loss.item(), l1_loss.item())
+
+    def losses(self, edited: Tensor, source: Tensor, compared: Tensor) -> tuple[Tensor, Tensor]:
+        """The directional CLIP term -log((1 + cos) / 2) against `compared`, mean over images, and the L1 distance."""
+        with torch.no_grad():
+            before = self.clip.images(compared)
+        change = self.clip.images(edited) - before
+        cosine = torch.nn.functional.cosine_similarity(change, self.text_direction[None], dim=1)
+        return -torch.log(((1 + cosine) / 2).clamp(min=1e-6)).mean(), (edited - source).abs().mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on needs."""
+        return {"block": self.block.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.block.load_state_dict(state["block"])
+        self.optimizer.load_state_dict(state["optimizer"])

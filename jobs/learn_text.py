@@ -1,0 +1,213 @@
+"""`asyrp directions learn text`: an implicit direction from a pair of texts, on images of a source."""
+
+import hashlib
+import io
+import itertools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from asyrp import directions, models
+from asyrp.clip import Clip
+from asyrp.direction_info import DirectionInfo
+from asyrp.errors import UserError
+from asyrp.process import invert
+from asyrp.registry import ModelFolder
+from asyrp.schedule import inversion_pairs
+from asyrp.text_training import Losses, TextRecipe, TextTraining
+from jobs.display import console
+from pipeline.images import ImageRefused, decode
+from pipeline.model_source import find_model
+from pipeline.sources import list_images
+from pipeline.stages import self_check
+from pipeline.storage import Store, read_url
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"images": 1000, "epochs": 1, "n_steps": 40, "source_term": "paper", "decay_epochs": None},
+    "released": {"images": 100, "epochs": 5, "n_steps": 50, "source_term": "released", "decay_epochs": 3},
+}
+"""Section 5 of the paper, and the training script of its code: what they differ in."""
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """What to train, on which images. Beside `output` the state is kept after every batch, to go on after a stop."""
+
+    source: str
+    model: str
+    clip: str
+    name: str
+    output: Path
+    recipe: TextRecipe
+    images: int
+    epochs: int
+    batch_size: int = 4
+    n_inv: int = 40
+    t_boost: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    check: bool = True
+
+
+def learn_text(request: TextRequest) -> Path:
+    """Train and save the direction; its path. The same after a kill and the same command again (on a CPU, to the bit).
+
+    Raises:
+        UserError: if a model or image is not there, the texts say the same, or another training was begun at `output`.
+    """
+    folder = find_model(request.model)
+    model = models.load(folder, request.device, getattr(torch, request.dtype))
+    if request.check:
+        self_check(model, folder).refuse_a_failure(request.model)
+    clip = Clip(request.clip, request.device)
+    training = TextTraining(request.recipe, model, clip, folder.family, folder.h_shape[0], folder.emb_channels)
+    data = TrainingImages(request, folder, model)
+    state = TrainingState(request, folder, data.keys)
+    done = state.restore(training)
+    steps = list(itertools.product(range(request.epochs), range(len(data))))
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=len(steps), completed=done)
+        for number, (epoch, index) in enumerate(steps):
+            if number < done:
+                continue
+            training.begin_epoch(epoch)
+            losses = list(training.batch(*data.batch(epoch, index)))
+            state.keep(training, number + 1)
+            progress.update(task, advance=1, description=_text(losses))
+            if not console.is_terminal:
+                console.print(f"batch {number + 1} of {len(steps)}: {_text(losses)}", highlight=False)
+    directions.save(
+        directions.Direction(_info(request, folder, len(data.keys), training), training.block), request.output
+    )
+    state.forget()
+    return request.output
+
+
+def _text(losses: list[Losses]) -> str:
+    clip, l1 = (sum(values) / len(losses) for values in zip(*((loss.clip, loss.l1) for loss in losses), strict=True))
+    return f"clip {clip:.3f}, l1 {l1:.3f}"
+
+
+def _info(request: TextRequest, folder: ModelFolder, images: int, training: TextTraining) -> DirectionInfo:
+    recipe = request.recipe
+    return DirectionInfo(
+        name=request.name,
+        form="implicit",
+        model_digest=folder.digest,
+        n_steps=recipe.n_steps,
+        t_edit=recipe.t_edit,
+        t_boost=request.t_boost,
+        unit=f"what was trained, at {recipe.n_steps} generation steps",
+        found_by=f"training with CLIP {request.clip} (Kwon et al. 2023)",
+        found_on=f"{images} images, {request.epochs} times",
+        notes={
+            "source_text": recipe.source_text,
+            "target_text": recipe.target_text,
+            "text_cosine": f"{training.text_cosine:.4f}",
+            "losses": f"clip {recipe.clip_weight:g}, l1 {recipe.l1_weight:g}, against {recipe.source_term}",
+            "optimizer": f"{recipe.optimizer} {recipe.learning_rate:g}",
+        },
+    )
+
+
+class TrainingImages:
+    """The first readable images of a source in batches, in an order of its own for each epoch, with their latents.
+
+    Latents are computed when they are first asked for, and kept where there is more than one epoch.
+    """
+
+    def __init__(self, request: TextRequest, folder: ModelFolder, model: models.Model) -> None:
+        self.request, self.model = request, model
+        self.keys, self.pixels = _first_readable(request.source, request.images, folder.image_size)
+        self.pairs = inversion_pairs(request.n_inv, len(model.schedule) - 1)
+        self._latents: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return -(-len(self.keys) // self.request.batch_size)
+
+    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """x_0 and x_T [B, 3, H, W] of one batch of an epoch."""
+        size = self.request.batch_size
+        order = np.random.default_rng((self.request.recipe.seed, epoch)).permutation(len(self.keys))
+        chosen = order[index * size : (index + 1) * size]
+        x_0 = self.pixels[chosen].to(self.request.device)
+        if self.request.epochs == 1:
+            return x_0, self._inverted(x_0)
+        # Inverted in the order of the source: a latent must not depend on the epoch in which it is first asked for.
+        blocks = [self._block(int(image) // size)[int(image) % size] for image in chosen]
+        return x_0, torch.stack(blocks).to(x_0.device)
+
+    def _block(self, block: int) -> Tensor:
+        """The latents of a run of images as they come in the source, on the CPU."""
+        if block not in self._latents:
+            size = self.request.batch_size
+            pixels = self.pixels[block * size : (block + 1) * size]
+            self._latents[block] = self._inverted(pixels.to(self.request.device)).cpu()
+        return self._latents[block]
+
+    @torch.no_grad()
+    def _inverted(self, x_0: Tensor) -> Tensor:
+        return invert(self.model.unet, self.model.schedule, x_0, self.pairs)
+
+
+def _first_readable(source: str, count: int, size: int) -> tuple[list[str], Tensor]:
+    keys: list[str] = []
+    pixels = []
+    for image in list_images(source):
+        try:
+            pixels.append(decode(read_url(image.uri), size, "crop").pixels)
+        except (OSError, ImageRefused) as error:
+            console.print(f"left out {image.key}: {error}", highlight=False)
+            continue
+        keys.append(image.key)
+        if len(keys) == count:
+            break
+    if not keys:
+        raise UserError(f"there is no readable image below {source} to train on")
+    return keys, torch.from_numpy(np.stack(pixels))
+
+
+class TrainingState:
+    """A training's state on disk beside its output: written whole after every batch, read by the next call."""
+
+    def __init__(self, request: TextRequest, folder: ModelFolder, keys: list[str]) -> None:
+        self.store, self.name = Store(str(request.output.absolute().parent)), f"{request.output.name}.training"
+        what = {
+            "recipe": asdict(request.recipe),
+            "model": folder.digest,
+            "clip": request.clip,
+            "keys": keys,
+            "epochs": request.epochs,
+            "batch_size": request.batch_size,
+            "n_inv": request.n_inv,
+            "dtype": request.dtype,
+        }
+        self.identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def restore(self, training: TextTraining) -> int:
+        """Load what is there; how many batches are done."""
+        if not self.store.exists(self.name):
+            return 0
+        saved = torch.load(io.BytesIO(self.store.read(self.name)), weights_only=True)
+        if saved["identity"] != self.identity:
+            raise UserError(
+                f"{self.store.path(self.name)} is the state of another training: give the values it was begun with, "
+                "another --output, or delete it"
+            )
+        training.load_state_dict(saved["training"])
+        return saved["done"]
+
+    def keep(self, training: TextTraining, done: int) -> None:
+        buffer = io.BytesIO()
+        torch.save({"identity": self.identity, "done": done, "training": training.state_dict()}, buffer)
+        self.store.write(self.name, buffer.getvalue())
+
+    def forget(self) -> None:
+        self.store.delete(self.name)

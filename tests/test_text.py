@@ -1,0 +1,168 @@
+"""Training a direction from texts: the losses, the gradients, and going on after a stop."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SAMPLES, asyrp
+
+from asyrp import directions, models, registry
+from asyrp.clip import Clip
+from asyrp.direction_info import read_info
+from asyrp.errors import UserError
+from asyrp.text_training import TextRecipe, TextTraining
+from jobs.learn_text import TextRequest, learn_text
+
+GLASSES = TextRecipe("person", "person with glasses", t_edit=800, n_steps=10, learning_rate=0.01, optimizer="adam")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return Clip("avatars")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load(registry.find("avatars"))
+
+
+def training(clip, model, recipe=GLASSES) -> TextTraining:
+    folder = registry.find("avatars")
+    return TextTraining(recipe, model, clip, folder.family, folder.h_shape[0], folder.emb_channels)
+
+
+def test_the_bundled_clip_tells_texts_apart(clip):
+    texts = clip.texts(["a person with glasses", "a person without glasses", "a person with a beard"])
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(3))
+    assert clip.cosine("person with glasses", "person with glasses") == pytest.approx(1, abs=1e-5)
+    assert clip.cosine("person with glasses", "person without glasses") < 0.9
+    assert clip.direction("person", "person with glasses").norm() == pytest.approx(1, abs=1e-5)
+
+
+def test_texts_that_say_the_same_are_refused(clip):
+    with pytest.raises(UserError, match="'person' and 'person' are the same"):
+        clip.direction("person", "person")
+
+
+def test_a_clip_that_is_not_there_is_one_sentence():
+    with pytest.raises(UserError, match="the CLIP model 'ViT-X/none' cannot be loaded") as error:
+        Clip("ViT-X/none")
+    assert "\n" not in str(error.value)
+
+
+def test_gradients_reach_the_image_through_clip(clip):
+    x = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    clip.images(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_the_clip_loss_is_the_mean_over_images_of_the_directional_one(clip, model):
+    """-log((1 + cos) / 2) of each image on its own; the official code took a batch's last image for all."""
+    trainer = training(clip, model)
+    generator = torch.Generator().manual_seed(0)
+    edited, source = (torch.rand(3, 3, 32, 32, generator=generator) * 2 - 1 for _ in range(2))
+    together, l1 = trainer.losses(edited, source, source)
+    alone = [trainer.losses(edited[i : i + 1], source[i : i + 1], source[i : i + 1])[0] for i in range(3)]
+    assert together.item() == pytest.approx(sum(loss.item() for loss in alone) / 3, rel=1e-4)
+    change = clip.images(edited[:1]) - clip.images(source[:1])
+    cosine = torch.nn.functional.cosine_similarity(change, trainer.text_direction[None]).item()
+    assert alone[0].item() == pytest.approx(-math.log((1 + cosine) / 2), rel=1e-4)
+    assert l1.item() == pytest.approx((edited - source).abs().mean().item())
+
+
+def test_only_the_block_is_trained_and_each_timestep_once(clip, model):
+    trainer = training(clip, model)
+    before = {name: p.clone() for name, p in trainer.block.named_parameters()}
+    frozen = [p.clone() for p in model.unet.unet.parameters()]
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    losses = list(trainer.batch(x.clamp(-1, 1), x))
+    assert [loss.t for loss in losses] == [999, 888]
+    assert all(not torch.equal(p, before[name]) for name, p in trainer.block.named_parameters())
+    assert all(torch.equal(a, b) for a, b in zip(model.unet.unet.parameters(), frozen, strict=True))
+
+
+def test_training_lowers_its_loss(clip, model):
+    trainer = training(clip, model, replace(GLASSES, t_edit=400, l1_weight=0.5))
+    x_0 = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    x_T = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    totals = [sum(loss.clip for loss in trainer.batch(x_0, x_T)) for _ in range(6)]
+    assert totals[-1] < 0.9 * totals[0]
+
+
+def test_the_rate_decays_by_epochs(clip, model):
+    trainer = training(clip, model, replace(GLASSES, decay_epochs=3))
+    rates = []
+    for epoch in range(7):
+        trainer.begin_epoch(epoch)
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01] * 3 + [0.001] * 3 + [0.0001])
+
+
+def request(output, **changes) -> TextRequest:
+    values = {"source": str(SAMPLES), "model": "avatars", "clip": "avatars", "name": "g", "output": output,
+              "recipe": GLASSES, "images": 6, "epochs": 2, "batch_size": 2, "n_inv": 6, "check": False}  # fmt: skip
+    return TextRequest(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return learn_text(request(tmp_path_factory.mktemp("text") / "g.safetensors"))
+
+
+FLAGS = ("directions", "learn", "text", "-s", SAMPLES,
+         "--source-text", "person", "--target-text", "person with glasses",
+         "--clip", "avatars", "--t-edit", "800", "--n-steps", "10", "--lr", "0.01", "--optimizer", "adam",
+         "--images", "6", "--epochs", "2", "--batch-size", "2", "--n-inv", "6", "--no-check")  # fmt: skip
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path):
+    output, state = tmp_path / "g.safetensors", tmp_path / "g.safetensors.training"
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, FLAGS), "-o", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not state.exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    done = torch.load(state, weights_only=True)["done"]
+    assert 1 <= done < 6
+    finished = asyrp(*FLAGS, "-o", output)
+    assert finished.returncode == 0, finished.stderr
+    assert f"batch {done} of 6" not in finished.stderr and "batch 6 of 6" in finished.stderr
+    assert not state.exists()
+    ours, theirs = (directions.load(path).form.state_dict() for path in (output, undisturbed))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_trained_says_how(undisturbed):
+    info = read_info(undisturbed)
+    assert (info.form, info.t_edit, info.n_steps) == ("implicit", 800, 10)
+    assert info.notes["target_text"] == "person with glasses"
+    assert info.found_on == "6 images, 2 times"
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    output = tmp_path / "g.safetensors"
+    learn_text(request(output))
+    state = tmp_path / "g.safetensors.training"
+    torch.save({"identity": "another", "done": 1, "training": {}}, state)
+    with pytest.raises(UserError, match="is the state of another training"):
+        learn_text(request(output))
+
+
+def test_an_empty_source_and_a_wrong_word_are_one_sentence(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no readable image below"):
+        learn_text(request(tmp_path / "g.safetensors", source=str(tmp_path / "empty")))
+    done = asyrp(*FLAGS, "-o", tmp_path / "g.safetensors", "--preset", "mine")
+    assert done.returncode == 2
+    assert "--preset mine: give paper or released" in done.stderr
