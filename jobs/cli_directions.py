@@ -31,6 +31,8 @@ from jobs.cli_options import (
 from jobs.display import MODEL_HELP, out, print_facts
 from pipeline.model_source import fetch, find_model
 
+CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
+
 directions_app = typer.Typer(help="Directions in h-space: list, show, learn and import them.", no_args_is_help=True)
 learn_app = typer.Typer(help="Ways to find a direction.", no_args_is_help=True)
 directions_app.add_typer(learn_app, name="learn")
@@ -87,6 +89,10 @@ def directions_import(
         float | None,
         typer.Option("--text-cosine", help="Cosine of its two texts in CLIP, for t_edit. [default: not used]"),
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option("--clip", help=f"Compute that cosine with this CLIP; the papers': ViT-B-16/openai. {CLIP_HELP}"),
+    ] = None,
     texts: Annotated[
         tuple[str, str] | None, typer.Option("--texts", help="Source and target text. [default: the release's]")
     ] = None,
@@ -102,19 +108,30 @@ def directions_import(
     """
     from asyrp.directions import save
     from asyrp.edits import parse_edit
-    from asyrp.released import Facts, import_direction
+    from asyrp.released import Facts, facts_of_name, import_direction
 
     if parse_edit(name).name != name:
         raise UserError(
             f"--name {name}: a direction's name has letters, digits, '_', '-' and '.', and begins with a letter"
         )
+    released = fetch(file)
+    if clip and text_cosine is None:
+        text_cosine = _text_cosine(clip, texts or facts_of_name(released.name).texts)
     stated = Facts(n_steps, data_set, texts, text_cosine, t_edit, t_boost)
-    direction = import_direction(fetch(file), find_model(model), name, stated, block)
+    direction = import_direction(released, find_model(model), name, stated, block)
     path = output or Path(f"{name}.safetensors")
     save(direction, path)
     print_facts({"file": str(path), **asdict(direction.info)}, as_json=False)
     if direction.info.t_edit is None:
         out.print("its data set is not known, so it suggests no interval: edit with --t-edit (400 to 700 is usual)")
+
+
+def _text_cosine(clip: str, texts: tuple[str, str] | None) -> float:
+    from asyrp.clip import Clip
+
+    if texts is None:
+        raise UserError("--clip: the name of the file does not say its texts, give them with --texts SOURCE TARGET")
+    return Clip(clip).cosine(*texts)
 
 
 @learn_app.command("labels")
@@ -196,8 +213,9 @@ def learn_text(
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file.")],
     model: ModelOption = "avatars",
     clip: Annotated[
-        str, typer.Option("--clip", help="avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder.")
-    ] = "ViT-B-16/openai",
+        str | None,
+        typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]"),
+    ] = None,
     preset: Annotated[
         str, typer.Option("--preset", help="paper: section 5. released: the script of its code.")
     ] = "paper",
@@ -254,7 +272,7 @@ def learn_text(
     request = training.TextRequest(
         source=source,
         model=model,
-        clip=clip,
+        clip=clip or ("avatars" if model == "avatars" else "ViT-B-16/openai"),
         name=output.stem,
         output=output,
         recipe=recipe,

@@ -56,6 +56,16 @@ def test_a_clip_that_is_not_there_is_one_sentence():
     assert "\n" not in str(error.value)
 
 
+def test_an_import_computes_the_cosine_of_its_texts_with_a_clip(clip, tmp_path):
+    file = tmp_path / "smiling_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth"
+    torch.save({str(t): torch.zeros(160, 8, 8) for t in (600, 700)}, file)
+    done = asyrp("directions", "import", file, "--model", "avatars", "--name", "x", "-o", tmp_path / "x.safetensors",
+                 "--clip", "avatars")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cosine = float(read_info(tmp_path / "x.safetensors").notes["text_cosine"])
+    assert cosine == pytest.approx(clip.cosine("face", "smiling face"), abs=1e-3)
+
+
 def test_gradients_reach_the_image_through_clip(clip):
     x = torch.zeros(2, 3, 64, 64, requires_grad=True)
     clip.images(x).sum().backward()
