@@ -90,7 +90,7 @@ def judge_text(source: Path, folder: Path, arguments: argparse.Namespace) -> Non
     for name in arguments.texts:
         recipe = TextRecipe("person", TEXTS[name], T_EDIT, N_STEPS, l1_weight=TEXT_L1)
         path = folder / f"{name}.safetensors"
-        request = TextRequest(str(source), "avatars", "avatars", name, path, recipe, arguments.text_images, 1, 8)
+        request = TextRequest(str(source), "avatars", "avatars", path, recipe, arguments.text_images, 1, 8)
         print_best("text", name, learn_text(request), arguments.faces)
 
 

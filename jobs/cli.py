@@ -1,11 +1,9 @@
 """The `asyrp` command. Results go to stdout, everything else to stderr."""
 
-import inspect
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +17,7 @@ from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
+from jobs.cli_options import AsJson, takes
 from jobs.display import MODEL_HELP, console, live, out, state_table, summary
 from jobs.record import read_run
 from jobs.resolve import resolve
@@ -93,7 +92,6 @@ Check = Annotated[
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Root = Annotated[str, typer.Argument(help="The root of a run.")]
 
 
@@ -169,24 +167,8 @@ def _named_files(pairs: list[str]) -> dict[str, str]:
     return files
 
 
-def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `spec_from_flags` before its own, and the spec they make as first argument."""
-    shared = list(inspect.signature(spec_from_flags).parameters.values())
-    own = list(inspect.signature(command).parameters.values())[1:]
-
-    def wrapper(**options: Any) -> None:
-        mine = {parameter.name: options.pop(parameter.name) for parameter in own}
-        command(spec_from_flags(**options), **mine)
-
-    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in shared + own]
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    return wrapper
-
-
 @app.command("run")
-@takes_spec
+@takes(spec_from_flags)
 def run_command(spec: JobSpec) -> None:
     """Edit every image of a source. Safe to repeat: what is committed is not done again.
 
@@ -208,7 +190,7 @@ def run_and_report(spec: JobSpec) -> int:
 
 
 @app.command("plan")
-@takes_spec
+@takes(spec_from_flags)
 def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
     """Say what `run` with the same arguments would do and cost. Touches nothing.
 

@@ -8,8 +8,9 @@ import typer
 from rich.table import Table
 
 from asyrp.errors import UserError
-from jobs.cli_options import AsJson, Device, ModelOption, NoCheck, OutputFile, Source, direction_file, engine_of
+from jobs.cli_options import AsJson, Device, ModelOption, NoCheck, OutputFile, Source, direction_file
 from jobs.display import out
+from jobs.spec import load_engine
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.directions import Direction
@@ -93,7 +94,7 @@ def average(
     if found.info.form == "implicit":
         if source is None:
             raise UserError(f"direction '{found.info.name}' is an implicit function of h: give images with --source")
-        engine = engine_of(None, None, device, None, no_check)
+        engine = load_engine({"device": device, "check": not no_check})
         found = average_over_images(LearnRequest(source, model, output, engine=engine), path)
     elif not over_time:
         raise UserError(

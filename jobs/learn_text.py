@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from asyrp import directions, models
-from asyrp.clip import Clip
+from asyrp.clip import DEFAULT, Clip
 from asyrp.direction_info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.process import invert
@@ -34,6 +34,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Section 5 of the paper, and the training script of its code: what they differ in."""
 
+DEFAULT_CLIPS = {"avatars": "avatars"}
+"""The CLIP that belongs to a model; for any other, that of the papers."""
+
 
 @dataclass(frozen=True)
 class TextRequest:
@@ -41,8 +44,7 @@ class TextRequest:
 
     source: str
     model: str
-    clip: str
-    name: str
+    clip: str | None
     output: Path
     recipe: TextRecipe
     images: int
@@ -53,6 +55,10 @@ class TextRequest:
     device: str = "cpu"
     dtype: str = "float32"
     check: bool = True
+
+    @property
+    def clip_name(self) -> str:
+        return self.clip or DEFAULT_CLIPS.get(self.model, DEFAULT)
 
 
 def learn_text(request: TextRequest) -> Path:
@@ -65,7 +71,7 @@ def learn_text(request: TextRequest) -> Path:
     model = models.load(folder, request.device, getattr(torch, request.dtype))
     if request.check:
         self_check(model, folder).refuse_a_failure(request.model)
-    clip = Clip(request.clip, request.device)
+    clip = Clip(request.clip_name, request.device)
     training = TextTraining(request.recipe, model, clip, folder.family, folder.h_shape[0], folder.emb_channels)
     data = TrainingImages(request, folder, model)
     state = TrainingState(request, folder, data.keys)
@@ -97,14 +103,14 @@ def _text(losses: list[Losses]) -> str:
 def _info(request: TextRequest, folder: ModelFolder, images: int, training: TextTraining) -> DirectionInfo:
     recipe = request.recipe
     return DirectionInfo(
-        name=request.name,
+        name=request.output.stem,
         form="implicit",
         model_digest=folder.digest,
         n_steps=recipe.n_steps,
         t_edit=recipe.t_edit,
         t_boost=request.t_boost,
         unit=f"what was trained, at {recipe.n_steps} generation steps",
-        found_by=f"training with CLIP {request.clip} (Kwon et al. 2023)",
+        found_by=f"training with CLIP {request.clip_name} (Kwon et al. 2023)",
         found_on=f"{images} images, {request.epochs} times",
         notes={
             "source_text": recipe.source_text,
@@ -182,7 +188,7 @@ class TrainingState:
         what = {
             "recipe": asdict(request.recipe),
             "model": folder.digest,
-            "clip": request.clip,
+            "clip": request.clip_name,
             "keys": keys,
             "epochs": request.epochs,
             "batch_size": request.batch_size,

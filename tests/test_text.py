@@ -115,7 +115,7 @@ def test_the_rate_decays_by_epochs(clip, model):
 
 
 def request(output, **changes) -> TextRequest:
-    values = {"source": str(SAMPLES), "model": "avatars", "clip": "avatars", "name": "g", "output": output,
+    values = {"source": str(SAMPLES), "model": "avatars", "clip": "avatars", "output": output,
               "recipe": GLASSES, "images": 6, "epochs": 2, "batch_size": 2, "n_inv": 6, "check": False}  # fmt: skip
     return TextRequest(**values | changes)
 
