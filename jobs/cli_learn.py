@@ -9,7 +9,7 @@ import typer
 from asyrp.errors import UserError
 from jobs.cli_options import CLIP_HELP, Device, ModelOption, NoCheck, Source, takes
 from jobs.display import out
-from jobs.spec import EngineSpec, load_engine
+from jobs.spec import EngineSpec, absolute_model, absolute_url, load_engine
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.text_training import TextRecipe
@@ -53,7 +53,15 @@ def statistics_from_flags(
 ) -> Statistics:
     """What the ways that read h of many images have in common; its parameters are those commands' options."""
     knobs = {"actors": actors, "batch_size": batch_size, "device": device, "address": address, "check": not no_check}
-    return Statistics(source, model, n_steps, t_edit, t_boost, work, load_engine(knobs))
+    return Statistics(
+        source=absolute_url(source),
+        model=absolute_model(model),
+        n_steps=n_steps,
+        t_edit=t_edit,
+        t_boost=t_boost,
+        work=absolute_url(work) if work else None,
+        engine=load_engine(knobs),
+    )
 
 
 @learn_app.command("labels")

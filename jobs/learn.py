@@ -32,8 +32,6 @@ from pipeline.statistics import MakeLabelReducer, MakeMeanReducer, MakePcaReduce
 from pipeline.storage import open_filesystem
 
 KEY = "key"
-
-
 FOLDERS = "folders"
 """In place of a table of labels: an image's label is the folder it is in."""
 

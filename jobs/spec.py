@@ -15,18 +15,18 @@ from pipeline.images import Codec, Fit
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 
 
-def _absolute(url: str) -> str:
+def absolute_url(url: str) -> str:
     """Local paths are made absolute, so that a run is the same from every folder."""
     return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
-def _absolute_if_there(model: str) -> str:
+def absolute_model(model: str) -> str:
     """A model's local folder or file is named by its absolute path; a short name or hub id stays as it is."""
     path = Path(model).expanduser()
     return str(path.absolute()) if path.exists() and model not in bundled_names() else model
 
 
-Url = Annotated[str, AfterValidator(_absolute)]
+Url = Annotated[str, AfterValidator(absolute_url)]
 Timestep = Annotated[int, Field(ge=0, le=999)]
 
 
@@ -52,7 +52,7 @@ class JobSpec(BaseModel):
 
     source: Url
     output: Url
-    model: Annotated[str, AfterValidator(_absolute_if_there)] = "avatars"
+    model: Annotated[str, AfterValidator(absolute_model)] = "avatars"
     directions: dict[str, Url] = Field(default_factory=dict, description="direction files by the name edits use")
     edits: list[str] = Field(min_length=1)
     combine: Literal["sum", "official"] = Field(
