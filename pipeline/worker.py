@@ -291,11 +291,13 @@ class Worker:
     # The heartbeat thread
 
     def _heartbeat_loop(self) -> None:
+        """Write the state at once, every few seconds, and a last time when the worker closes."""
+        closing = False
         while True:
-            closing = self._closed.wait(HEARTBEAT_SECONDS)
             try:
                 self.store.write(f"progress/{self.name}.json", json.dumps(self.state()).encode())
             except OSError as error:
                 log.warning("%s: cannot write its heartbeat: %s", self.name, error)
             if closing:
                 return
+            closing = self._closed.wait(HEARTBEAT_SECONDS)

@@ -98,7 +98,8 @@ def faces(tmp_path_factory):
 
 def request(source, output, **changes) -> LearnRequest:
     engine = EngineSpec.model_validate({"actors": changes.pop("actors", 1), "check": changes.pop("check", False)})
-    return LearnRequest(str(source), "avatars", output, n_steps=10, t_edit=700, engine=engine, shard_size=8, **changes)
+    settings = {"n_steps": 10, "t_edit": 700, "shard_size": 8} | changes
+    return LearnRequest(str(source), "avatars", output, engine=engine, **settings)
 
 
 def tensors(paths) -> torch.Tensor:
@@ -107,8 +108,11 @@ def tensors(paths) -> torch.Tensor:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_actor_and_two_find_the_same_and_so_does_one_that_was_killed(faces, tmp_path):
-    one = tensors(learn_pca(request(faces, tmp_path / "one"), 4, False, 16, 2))
-    two = tensors(learn_pca(request(faces, tmp_path / "two", actors=2), 4, False, 16, 2))
+    def slow(output, **changes):  # long enough to be killed in the middle
+        return request(faces, output, t_edit=0, shard_size=4, **changes)
+
+    one = tensors(learn_pca(slow(tmp_path / "one"), 4, False, 16, 10))
+    two = tensors(learn_pca(slow(tmp_path / "two", actors=2), 4, False, 16, 10))
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
     work = tmp_path / "work"
 
@@ -118,14 +122,14 @@ def test_one_actor_and_two_find_the_same_and_so_does_one_that_was_killed(faces, 
 
     killer = threading.Thread(target=kill)
     killer.start()
-    survived = tensors(learn_pca(request(faces, tmp_path / "three", work=str(work)), 4, False, 16, 2))
+    survived = tensors(learn_pca(slow(tmp_path / "three", work=str(work)), 4, False, 16, 10))
     killer.join()
     assert len(read_heartbeats(Store(str(work)))) == 2
     torch.testing.assert_close(one, survived, rtol=1e-5, atol=1e-5)
-    again = tensors(learn_pca(request(faces, tmp_path / "four", work=str(work)), 2, False, 16, 2))
+    again = tensors(learn_pca(slow(tmp_path / "four", work=str(work)), 2, False, 16, 10))
     torch.testing.assert_close(again, survived[:2])
     with pytest.raises(UserError, match=r"is another one: .*\n.*joint: False there, True here"):
-        learn_pca(request(faces, tmp_path / "five", work=str(work)), 2, True, 16, 2)
+        learn_pca(slow(tmp_path / "five", work=str(work)), 2, True, 16, 10)
 
 
 @pytest.mark.usefixtures("ray_cluster")
