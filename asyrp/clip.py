@@ -18,6 +18,15 @@ TEMPLATES = open_clip.OPENAI_IMAGENET_TEMPLATES
 """The prompts around a text that CLIP's authors used for ImageNet, and the papers for directions."""
 
 
+OWN = {"avatars": "avatars"}
+"""The CLIP that belongs to a model."""
+
+
+def default_clip(model: str) -> str:
+    """The CLIP to use with a model where none is named: its own, or that of the papers."""
+    return OWN.get(model, DEFAULT)
+
+
 class Clip:
     """A frozen CLIP on a device.
 

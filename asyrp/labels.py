@@ -5,6 +5,7 @@ coefficient is that difference with the other labels held fixed, which removes w
 hundred images mostly is: chance differences in the other attributes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,17 @@ from torch import Tensor
 from asyrp.noise import boosting_noise, noise_key
 from asyrp.schedule import NoiseSchedule
 from asyrp.unet import Encoded, SplitUNet
+
+HALVES = math.sqrt(8 / math.pi)
+"""The step between the means of the upper and the lower half of normally distributed values, in standard deviations."""
+
+
+def label_step(values: Sequence[float]) -> float:
+    """The step of a label that strength 1 makes: from one value to the other of a binary label, and between the means
+    of the halves of any other."""
+    found = torch.tensor(values, dtype=torch.float64)
+    distinct = found.unique()
+    return (distinct[1] - distinct[0]).item() if len(distinct) == 2 else HALVES * found.std().item()
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class PcaSketch:
         stacked = torch.cat([self.rows, other.rows, math.sqrt(weight) * shift[:, None]], dim=1)
         self.total = self.total + other.total + weight * shift.double().square().sum(1)
         self.mean = self.mean + shift * (other.count / both)
-        self.rows = _leading_rows(stacked, self.rank)
+        self.rows = leading_rows(stacked, self.rank)
         self.count = both
 
     def tensors(self) -> dict[str, Tensor]:
@@ -78,6 +78,16 @@ class PcaSketch:
         share = self.rows[:, :k].double().square().sum(2) / self.total[:, None]
         return _signs_aligned(scaled).transpose(0, 1), share.T.float()
 
+    def deviation(self, units: Tensor) -> Tensor:
+        """The standard deviation [K] of the samples along unit vectors [K, D], root mean square over the groups.
+
+        What lies beyond the sketch's rank is left out.
+        """
+        self._take_in()
+        assert self.rows is not None
+        along = torch.einsum("grd,kd->gkr", self.rows, units)
+        return (along.square().sum(2).mean(0) / (self.count - 1)).sqrt()
+
     def _take_in(self) -> None:
         if not self._waiting:
             return
@@ -86,12 +96,12 @@ class PcaSketch:
         new = PcaSketch(self.rank)
         new.count, new.mean = samples.shape[1], samples.mean(1)
         centred = samples - new.mean[:, None]
-        new.rows, new.total = _leading_rows(centred, self.rank), centred.double().square().sum((1, 2))
+        new.rows, new.total = leading_rows(centred, self.rank), centred.double().square().sum((1, 2))
         self.merge(new)
 
 
-def _leading_rows(rows: Tensor, rank: int) -> Tensor:
-    """The leading rows S V' of [G, N, D], by the Gram matrix: N is small and D is not."""
+def leading_rows(rows: Tensor, rank: int) -> Tensor:
+    """The leading `rank` rows S V' [G, R, D] of [G, N, D], by the Gram matrix: N is small and D is not."""
     _, left = torch.linalg.eigh(rows.double() @ rows.double().transpose(1, 2))
     kept = left.flip(2)[:, :, : min(rank, rows.shape[1])]
     return (kept.transpose(1, 2) @ rows.double()).float()

@@ -17,6 +17,11 @@ class Encoded:
     skips: tuple[Tensor, ...]
     emb: Tensor
 
+    def item(self, index: int) -> "Encoded":
+        """One item of the batch, as a batch of one."""
+        one = slice(index, index + 1)
+        return Encoded(self.h[one], tuple(skip[one] for skip in self.skips), self.emb[one])
+
 
 class SplitUNet(Protocol):
     """Any net that can be split at its bottleneck; all the process knows of a model."""

@@ -27,8 +27,9 @@ from asyrp import directions, models, registry
 from asyrp.directions import Direction
 from asyrp.shift import EditShift
 from asyrp.text_training import TextRecipe
-from jobs.learn import LearnRequest, learn_labels, learn_pca
+from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_text import TextRequest, learn_text
+from jobs.learn_unsupervised import learn_pca
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.5)
 T_EDIT, N_STEPS, COMPONENTS, PCA_SCALE = 250, 40, 8, 2.0
@@ -81,7 +82,7 @@ def print_best(way: str, name: str, path: Path, faces: int) -> None:
 
 def judge_labels(source: Path, folder: Path, arguments: argparse.Namespace) -> None:
     request = LearnRequest(str(source), "avatars", folder / "labels", N_STEPS, T_EDIT)
-    paths = learn_labels(request, str(source.parent / "labels.csv"), LABELS)
+    paths = learn_labels(request, LabelQuestion(str(source.parent / "labels.csv"), LABELS))
     for name, path in zip(LABELS, paths, strict=True):
         print_best("labels", name, path, arguments.faces)
 

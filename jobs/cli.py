@@ -18,6 +18,7 @@ from asyrp.errors import UserError
 from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, takes
+from jobs.cli_score import sample
 from jobs.display import MODEL_HELP, console, live, out, state_table, summary
 from jobs.record import read_run
 from jobs.resolve import resolve
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
+app.command()(sample)
 
 # The options that `run` and `plan` share, in the order of their help.
 Source = Annotated[str | None, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]

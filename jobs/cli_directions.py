@@ -13,13 +13,14 @@ from asyrp.errors import UserError
 from jobs.cli_learn import learn_app
 from jobs.cli_math import average, combine, compare, preview, project, scale
 from jobs.cli_options import CLIP_HELP, AsJson, ModelArgument, direction_file
+from jobs.cli_score import score
 from jobs.display import MODEL_HELP, out, print_facts
 from pipeline.model_source import fetch, find_model
 
 directions_app = typer.Typer(help="Directions in h-space: list, show, learn and import them.", no_args_is_help=True)
 directions_app.add_typer(learn_app, name="learn")
 
-for command in (project, combine, scale, average, compare, preview):
+for command in (score, project, combine, scale, average, compare, preview):
     directions_app.command()(command)
 
 

@@ -2,12 +2,15 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from jobs.display import MODEL_HELP
+from asyrp.errors import UserError
+from jobs.display import MODEL_HELP, out
+from jobs.spec import EngineSpec, absolute_model, absolute_url, load_engine
 from pipeline.model_source import fetch, find_model
 
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
@@ -18,22 +21,63 @@ ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's self-check.")]
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The direction file to write.")]
 Source = Annotated[str, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
+TBoost = Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="Suggested start of fresh noise.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
-def takes(shared: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of `shared` before its own, and what that makes of them as first argument.
+@dataclass(frozen=True)
+class Collecting:
+    """The options of commands that read many images over the cluster."""
+
+    source: str
+    model: str
+    work: str | None
+    engine: EngineSpec
+
+
+def collecting_from_flags(
+    source: Source,
+    model: ModelOption = "avatars",
+    work: Annotated[
+        str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any URL.")
+    ] = None,
+    actors: Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")
+    ] = None,
+    device: Device = "auto",
+    address: Annotated[
+        str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")
+    ] = None,
+    no_check: NoCheck = False,
+) -> Collecting:
+    """The parameters are those commands' options."""
+    knobs = {"actors": actors, "batch_size": batch_size, "device": device, "address": address, "check": not no_check}
+    return Collecting(
+        source=absolute_url(source),
+        model=absolute_model(model),
+        work=absolute_url(work) if work else None,
+        engine=load_engine(knobs),
+    )
+
+
+Made = TypeVar("Made")
+
+
+def takes(shared: Callable[..., Any]) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """Give a command, or another set of options, the options of `shared` before its own, and what that makes of them as
+    first argument.
 
     So the options that commands have in common, and their meaning, stand in one place.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Made]) -> Callable[..., Made]:
         common = list(inspect.signature(shared).parameters.values())
         own = list(inspect.signature(command).parameters.values())[1:]
 
-        def wrapper(**options: Any) -> None:
+        def wrapper(**options: Any) -> Made:
             mine = {parameter.name: options.pop(parameter.name) for parameter in own}
-            command(shared(**options), **mine)
+            return command(shared(**options), **mine)
 
         parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in common + own]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -47,3 +91,15 @@ def takes(shared: Callable[..., Any]) -> Callable[[Callable[..., None]], Callabl
 def direction_file(direction: str, model: str) -> Path:
     """The file of a direction that comes with the model, by its name, or of any other by its path or URL."""
     return find_model(model).direction_files().get(direction) or fetch(direction)
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not among those known."""
+    if value not in known:
+        raise UserError(f"--{name} {value}: give {' or '.join(known)}")
+
+
+def print_paths(paths: list[Path]) -> None:
+    """The files that a command wrote, to stdout."""
+    for path in paths:
+        out.print(str(path), soft_wrap=True, highlight=False)

@@ -1,7 +1,7 @@
 """Statistics of h over the images of a source: a run like any other, whose shards hold sums in place of images."""
 
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,10 +16,10 @@ from jobs.run import compute
 from jobs.spec import EngineSpec
 from pipeline.plan import PlanSummary, write_plan
 from pipeline.progress import StateReader
-from pipeline.recipe import DirectionSource
+from pipeline.readings import Reading
 from pipeline.sources import list_images
 from pipeline.stage import ImageFormat, Reducer
-from pipeline.statistics import STAGE, CollectSettings, read_statistics, statistics_stage
+from pipeline.statistics import STAGE, CollectSettings, Statistics, statistics_stage
 from pipeline.storage import Store
 
 MakeReducer = Callable[[], Reducer]
@@ -28,8 +28,8 @@ Merged = TypeVar("Merged")
 
 @dataclass(frozen=True)
 class Collection:
-    """What to collect: h (or the delta_h of `direction`) at the timesteps `grid` of the images of `source`, or of
-    those among them whose key is in `keys`.
+    """What to collect: `reading` of the images of `source`, or of those among them whose key is in `keys`, added up by
+    the reducers of shards.
 
     `work` is the root that the sums are kept at, so that a killed collection goes on; None: a temporary folder.
     `identity` says what the reducer depends on.
@@ -37,22 +37,20 @@ class Collection:
 
     source: str
     folder: ModelFolder
-    grid: tuple[int, ...]
+    reading: Reading
     make_reducer: MakeReducer
     identity: dict[str, Any]
-    seed: int
     shard_size: int
     work: str | None
     engine: EngineSpec
     keys: Container[str] | None = None
-    direction: DirectionSource | None = None
 
 
-def collect(collection: Collection, merge: Callable[[Iterator[dict[str, Tensor]]], Merged]) -> tuple[Merged, int]:
+def collect(collection: Collection, merge: Callable[[Iterable[dict[str, Tensor]]], Merged]) -> tuple[Merged, int]:
     """Collect, or go on where an earlier call was stopped: what `merge` makes of the sums, and the images in it.
 
-    `merge` gets the sums one at a time, in the order of the shards: the result does not depend on actors, kills and
-    resumes, and memory not on the number of images.
+    `merge` may go over the sums more than once; each time it gets them one by one, in the order of the shards: the
+    result does not depend on actors, kills and resumes, and memory not on the number of images.
 
     Raises:
         UserError: for anything the user can mend; if no image could be used; if shards were quarantined or the run
@@ -61,7 +59,7 @@ def collect(collection: Collection, merge: Callable[[Iterator[dict[str, Tensor]]
     with _work_root(collection.work) as root:
         store = Store(root)
         images = _run(collection, store)
-        return merge(read_statistics(store)), images
+        return merge(Statistics(store)), images
 
 
 def _work_root(work: str | None) -> AbstractContextManager[str]:
@@ -72,18 +70,15 @@ def _run(collection: Collection, store: Store) -> int:
     settings = CollectSettings(
         model=collection.folder.name,
         model_digest=collection.folder.digest,
-        grid=collection.grid,
-        seed=collection.seed,
-        check=collection.engine.check,
+        reading=collection.reading,
         make_reducer=collection.make_reducer,
-        direction=collection.direction,
+        check=collection.engine.check,
     )
     identity = {
         "source": collection.source,
         "model_digest": collection.folder.digest,
-        "grid": list(collection.grid),
-        "seed": collection.seed,
         "shard_size": collection.shard_size,
+        **collection.reading.identity(),
         **collection.identity,
     }
     spec = {"source": collection.source, "model": collection.folder.name}

@@ -1,39 +1,28 @@
-"""`asyrp directions learn`: directions from images, with labels or without."""
+"""`asyrp directions learn`: what the ways that read h of many images share, and directions from labels."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 import torch
+from torch import Tensor
 
 from asyrp import directions
 from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.directions import TimestepDirection
 from asyrp.errors import UserError
-from asyrp.labels import LabelStatistics, LabelSums
-from asyrp.pca import PcaSketch
+from asyrp.labels import LabelStatistics, LabelSums, label_step
 from asyrp.registry import ModelFolder
 from asyrp.schedule import timesteps
 from jobs.collect import Collection, MakeReducer, collect
+from jobs.label_table import find_labels
 from jobs.spec import EngineSpec
 from pipeline.model_source import find_model
+from pipeline.readings import NoisedH, Reading
 from pipeline.recipe import DirectionSource
-from pipeline.sources import list_images
-from pipeline.statistics import MakeLabelReducer, MakeMeanReducer, MakePcaReducer
-from pipeline.storage import open_filesystem
-
-KEY = "key"
-FOLDERS = "folders"
-"""In place of a table of labels: an image's label is the folder it is in."""
+from pipeline.reducers import MakeLabelReducer
 
 
 @dataclass(frozen=True)
@@ -52,15 +41,16 @@ class LearnRequest:
     shard_size: int = 256
     engine: EngineSpec = field(default_factory=EngineSpec)  # type: ignore[arg-type]
 
-    def collection(self, folder: ModelFolder, make_reducer: MakeReducer, identity: dict[str, Any]) -> Collection:
-        """What is to be collected, of all images at all timesteps of the grid."""
+    def collection(
+        self, folder: ModelFolder, reading: Reading, make_reducer: MakeReducer, identity: dict[str, Any]
+    ) -> Collection:
+        """What is to be collected, of all images."""
         return Collection(
             source=self.source,
             folder=folder,
-            grid=self.grid(),
+            reading=reading,
             make_reducer=make_reducer,
             identity=identity,
-            seed=self.seed,
             shard_size=self.shard_size,
             work=self.work,
             engine=self.engine,
@@ -70,8 +60,15 @@ class LearnRequest:
         """The generation timesteps that are edited."""
         return tuple(t for t in timesteps(self.n_steps) if t >= self.t_edit)
 
+    def some_of_grid(self, count: int) -> tuple[int, ...]:
+        """Up to `count` timesteps of the grid, evenly over it; a single one is the middle."""
+        whole = self.grid()
+        last = len(whole) - 1
+        places = [last / 2] if count == 1 else np.linspace(0, last, count)
+        return tuple(sorted({whole[round(place)] for place in places}))
+
     def info(self, folder: ModelFolder, name: str, images: int, unit: str, found_by: str) -> DirectionInfo:
-        """The metadata of a direction of one tensor per timestep, found on so many images."""
+        """The metadata of a direction found on so many images; `unit` is what its step is, before `scale`."""
         return DirectionInfo(
             name=name,
             form="timestep",
@@ -79,53 +76,73 @@ class LearnRequest:
             n_steps=self.n_steps,
             t_edit=self.t_edit,
             t_boost=self.t_boost,
-            unit=unit,
+            unit=unit if self.scale == 1 else f"{self.scale:g} times {unit}",
             found_by=found_by,
             found_on=f"{images} images",
         )
 
+    def form(self, delta_h: Tensor, grid: tuple[int, ...], folder: ModelFolder) -> TimestepDirection:
+        """A direction of one step per timestep, [T, C, h, w] or flattened, in half precision."""
+        return TimestepDirection((self.scale * delta_h).reshape(len(grid), *folder.h_shape).half(), torch.tensor(grid))
 
-def learn_labels(request: LearnRequest, labels: str, names: tuple[str, ...]) -> list[Path]:
-    """Learn and save the directions `names` from the columns of the table `labels`, or from the folders of the source.
 
-    All numeric columns take part in the regression, so that each direction is found with the others held fixed.
-    Strength 1 is `scale` times the change of h per unit of the label.
+@dataclass(frozen=True)
+class LabelQuestion:
+    """Which labels of a table (or `folders`) are asked for, with which others held fixed (None: all columns).
+
+    `extremes`: only the images with the most and the least of the one label that is asked for, this share of each.
+    """
+
+    labels: str
+    names: tuple[str, ...]
+    hold: tuple[str, ...] | None = None
+    extremes: float | None = None
+
+
+def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
+    """Learn and save the directions of labels; their paths.
+
+    Each is found with the others held fixed. Strength 1 is `scale` steps: from one value of a binary label to the
+    other, and between the means of the halves of the images for any other.
 
     Raises:
         UserError: if the table does not fit the images, or a label cannot be told from the others.
     """
     folder = find_model(request.model)
-    columns, table = folder_labels(request.source, names) if labels == FOLDERS else read_labels(labels)
-    for name in names:
-        if name not in columns:
-            raise UserError(f"{labels} has no numeric column '{name}': it has {', '.join(columns)}")
-    if not any(image.key in table for image in list_images(request.source)):
-        raise UserError(f"none of the images below {request.source} is in {labels}: its column '{KEY}' "
-                        "must hold their paths relative to the source")  # fmt: skip
-    identity = {"columns": columns, "labels": _digest(table)}
-    reducer = MakeLabelReducer({key: row.tolist() for key, row in table.items()}, len(columns))
-    collection = replace(request.collection(folder, reducer, identity), keys=table.keys())
+    table = find_labels(asked.labels, request.source, asked.names)
+    if asked.hold is not None:
+        table = table.only(tuple(dict.fromkeys((*asked.names, *asked.hold))))
+    if asked.extremes is not None:
+        if len(asked.names) != 1:
+            raise UserError("--extremes divides the images by one label: give one --name")
+        table = table.extremes(asked.names[0], asked.extremes)
+    reducer = MakeLabelReducer(len(table.columns), dict(zip(table.keys, table.rows.tolist(), strict=True)))
+    reading = NoisedH(request.grid(), request.seed)
+    identity = {"columns": list(table.columns), "labels": table.digest()}
+    collection = replace(request.collection(folder, reading, reducer, identity), keys=reducer.labels.keys())
     sums, images = collect(collection, _merge_label_sums)
     try:
         coefficients, statistics = sums.directions(), sums.statistics()
     except ValueError as error:
-        raise UserError(f"{labels}: {error}") from error
+        raise UserError(f"{table.origin}: {error}") from error
     paths = []
-    for name in names:
-        index = columns.index(name)
-        unit = f"{request.scale:g} times the change of h per unit of the label '{name}'"
-        found_by = f"h of noised images regressed on {len(columns)} labels: {', '.join(columns)}"
+    for name in asked.names:
+        index = table.columns.index(name)
+        unit = f"the change of h from without to with '{name}'"
+        found_by = f"h of noised images regressed on {len(table.columns)} labels: {', '.join(table.columns)}"
         info = replace(request.info(folder, name, images, unit, found_by), notes=_notes(statistics[index]))
-        form = TimestepDirection((request.scale * coefficients[index]).half(), torch.tensor(request.grid()))
-        paths.append(request.output / f"{name}.safetensors" if len(names) > 1 else request.output)
+        step = label_step(table.column(name).tolist())
+        form = request.form(step * coefficients[index], request.grid(), folder)
+        paths.append(request.output / f"{name}.safetensors" if len(asked.names) > 1 else request.output)
         directions.save(directions.Direction(info, form), paths[-1])
     return paths
 
 
-def _merge_label_sums(shards: Iterator[dict[str, torch.Tensor]]) -> LabelSums:
-    merged = LabelSums.from_tensors(next(shards))
-    for tensors in shards:
-        merged.merge(LabelSums.from_tensors(tensors))
+def _merge_label_sums(shards: Iterable[dict[str, Tensor]]) -> LabelSums:
+    each = map(LabelSums.from_tensors, shards)
+    merged = next(each)
+    for sums in each:
+        merged.merge(sums)
     return merged
 
 
@@ -148,89 +165,8 @@ def average_over_images(request: LearnRequest, direction: Path) -> directions.Di
         raise UserError(f"direction '{info.name}' suggests no t_edit, so it is not known where to average it")
     grid = tuple(t for t in timesteps(info.n_steps) if t >= info.t_edit)
     source = DirectionSource(str(direction.absolute()), file_digest(direction))
-    collection = request.collection(folder, MakeMeanReducer(), {"mean of direction": source.digest})
-    sums, images = collect(replace(collection, grid=grid, direction=source), _merge_label_sums)
+    reading = NoisedH(grid, request.seed, source)
+    sums, images = collect(request.collection(folder, reading, MakeLabelReducer(0), {}), _merge_label_sums)
     notes = info.notes | {"averaged over": f"{images} images"}
     form = TimestepDirection(sums.mean(), torch.tensor(grid))
     return directions.Direction(replace(info, form="timestep", notes=notes), form)
-
-
-def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_timesteps: int) -> list[Path]:
-    """Learn and save the leading principal components of h as directions pc01, pc02, ...; `output` is a folder.
-
-    Strength 1 is `scale` standard deviations of the images along the component. `joint`: one analysis of h at all
-    timesteps together, else one per timestep with signs aligned. h is read at `n_timesteps` of the grid.
-
-    Raises:
-        UserError: if there are fewer images or sketch rows than components.
-    """
-    folder = find_model(request.model)
-    whole = request.grid()
-    grid = tuple(sorted({whole[round(i)] for i in np.linspace(0, len(whole) - 1, n_timesteps)}))
-    identity = {"rank": rank, "joint": joint, "statistics": "pca"}
-    collection = replace(request.collection(folder, MakePcaReducer(rank, joint), identity), grid=grid)
-    sketch, images = collect(collection, partial(_merge_sketches, rank=rank))
-    try:
-        rows, shares = sketch.components(components)
-    except ValueError as error:
-        raise UserError(
-            f"{request.source}: {error}; give more images, a larger --rank, or fewer --components"
-        ) from error
-    paths = []
-    how = "jointly over time" if joint else "per timestep"
-    for number, (row, share) in enumerate(zip(rows, shares, strict=True), 1):
-        name = f"pc{number:02d}"
-        unit = f"{request.scale:g} standard deviations of the images along the component"
-        found_by = f"principal component {number} of h of noised images, {how}"
-        explained = {"explained_variance": f"{share.min():.4f} to {share.max():.4f}"}
-        info = replace(request.info(folder, name, images, unit, found_by), notes=explained)
-        delta_h = (request.scale * row).reshape(len(grid), *folder.h_shape).half()
-        paths.append(request.output / f"{name}.safetensors")
-        directions.save(directions.Direction(info, TimestepDirection(delta_h, torch.tensor(grid))), paths[-1])
-    return paths
-
-
-def _merge_sketches(shards: Iterator[dict[str, torch.Tensor]], rank: int) -> PcaSketch:
-    merged = PcaSketch(rank)
-    for tensors in shards:
-        merged.merge(PcaSketch.from_tensors(tensors, rank))
-    return merged
-
-
-def folder_labels(source: str, names: tuple[str, ...]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """A column per name, 1 for the images in the folder of that name and 0 for the others."""
-    folders = {image.key: PurePosixPath(image.key).parts[:-1] for image in list_images(source)}
-    known = sorted({folder for parts in folders.values() for folder in parts})
-    for name in names:
-        if name not in known:
-            raise UserError(f"below {source} there is no folder '{name}': there are {', '.join(known) or 'none'}")
-    return list(names), {key: np.array([float(n in parts) for n in names]) for key, parts in folders.items()}
-
-
-def _digest(table: Mapping[str, np.ndarray]) -> str:
-    rows = json.dumps([[key, table[key].tolist()] for key in sorted(table)])
-    return hashlib.sha256(rows.encode()).hexdigest()
-
-
-def read_labels(url: str) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The numeric columns of a CSV or Parquet table, and its rows float64 [K] by key."""
-    fs, path = open_filesystem(url)
-    try:
-        with fs.open(path, "rb") as file:
-            table = pa.parquet.read_table(file) if path.endswith(".parquet") else pa.csv.read_csv(file)
-    except FileNotFoundError:
-        raise UserError(f"there is no table of labels {url}") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{url} is neither CSV nor Parquet: {error}") from error
-    if KEY not in table.column_names:
-        raise UserError(f"{url} has no column '{KEY}' with the images' paths relative to the source")
-    numeric = [
-        f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
-        or pa.types.is_boolean(f.type)
-    ]  # fmt: skip
-    if not numeric:
-        raise UserError(f"{url} has no numeric column: labels are numbers, such as 0 and 1")
-    values = np.stack([pc.cast(table[name], pa.float64()).to_numpy() for name in numeric], axis=1)
-    if np.isnan(values).any():
-        raise UserError(f"{url} has empty cells: every image needs every label")
-    return numeric, dict(zip(table[KEY].to_pylist(), values, strict=True))

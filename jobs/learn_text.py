@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from asyrp import directions, models
-from asyrp.clip import DEFAULT, Clip
+from asyrp.clip import Clip, default_clip
 from asyrp.direction_info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.process import invert
@@ -33,9 +33,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released": {"images": 100, "epochs": 5, "n_steps": 50, "source_term": "released", "decay_epochs": 3},
 }
 """Section 5 of the paper, and the training script of its code: what they differ in."""
-
-DEFAULT_CLIPS = {"avatars": "avatars"}
-"""The CLIP that belongs to a model; for any other, that of the papers."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class TextRequest:
 
     @property
     def clip_name(self) -> str:
-        return self.clip or DEFAULT_CLIPS.get(self.model, DEFAULT)
+        return self.clip or default_clip(self.model)
 
 
 def learn_text(request: TextRequest) -> Path:

@@ -11,7 +11,13 @@ FORBIDDEN = {
     "pipeline": {"jobs"},
     "jobs": set(),
 }
-METHOD_ONLY_IN = {"pipeline/stages.py", "pipeline/statistics.py", "pipeline/recipe.py"}
+METHOD_ONLY_IN = {
+    "pipeline/stages.py",
+    "pipeline/statistics.py",
+    "pipeline/readings.py",
+    "pipeline/reducers.py",
+    "pipeline/recipe.py",
+}
 METHOD = {
     "process",
     "unet",
@@ -19,6 +25,10 @@ METHOD = {
     "shift",
     "models",
     "labels",
+    "pca",
+    "jacobian",
+    "scorers",
+    "clip",
     "noise",
     "schedule",
     "selfcheck",

@@ -17,7 +17,8 @@ from asyrp import directions
 from asyrp.errors import UserError
 from asyrp.labels import LabelSums
 from asyrp.pca import PcaSketch
-from jobs.learn import LearnRequest, learn_labels, learn_pca
+from jobs.learn import LabelQuestion, LearnRequest, learn_labels
+from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec
 from pipeline.progress import read_heartbeats
 from pipeline.statistics import STAGE
@@ -148,12 +149,12 @@ def test_folders_are_labels(tmp_path):
         for number in numbers:
             file = SAMPLES / f"face_{number:02d}.png"
             (tmp_path / "faces" / name / file.name).write_bytes(file.read_bytes())
-    [path] = learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), "folders", ("other",))
+    [path] = learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), LabelQuestion("folders", ("other",)))
     info = directions.load(path).info
     assert info.found_on == "16 images"
     assert "(1 is chance)" in info.notes["t_value"]
     with pytest.raises(UserError, match="there is no folder 'none': there are other, plain"):
-        learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), "folders", ("none",))
+        learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), LabelQuestion("folders", ("none",)))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -163,7 +164,7 @@ def test_a_corrupt_image_costs_the_statistics_nothing_but_itself(tmp_path):
     for number in range(12):
         file = SAMPLES / f"face_{number:02d}.png"
         (folder / file.name).write_bytes(file.read_bytes())
-    [whole] = learn_labels(request(folder, tmp_path / "a.safetensors"), LABELS, ("smile",))
+    [whole] = learn_labels(request(folder, tmp_path / "a.safetensors"), LabelQuestion(LABELS, ("smile",)))
     (folder / "face_99.png").write_text("not an image")
     [other] = learn_pca(request(folder, tmp_path / "pca"), 1, False, 16, 1)
     assert directions.load(whole).info.found_on == directions.load(other).info.found_on == "12 images"

@@ -1,0 +1,107 @@
+"""What tells images apart where nobody has labelled them: two texts through CLIP, or a classifier of the user's."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor
+
+from asyrp.clip import Clip
+from asyrp.errors import UserError
+
+Scorer = Callable[[Tensor], Tensor]
+"""Images [B, 3, H, W] in [-1, 1] to scores [B, K], float32."""
+
+
+@dataclass(frozen=True)
+class ScorerSource:
+    """Where a scorer comes from, and the names of its scores.
+
+    Either `texts`, a source and a target, with `clip` the name of the CLIP that reads them; or `classifier`: a
+    TorchScript file (.pt, .pth), an exported program (.pt2), an ONNX file (.onnx), or a callable MODULE:NAME or
+    FILE.py:NAME. A classifier takes images [B, 3, H, W] in [-1, 1] at the model's size and gives [B] or [B, K].
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, str] | None = None
+    clip: str | None = None
+    classifier: str | None = None
+
+
+def load_scorer(source: ScorerSource, device: str) -> Scorer:
+    """Load a scorer. Raises UserError if it cannot be loaded, and the scorer does if it gives another number of scores
+    than it has names."""
+    if source.texts is not None:
+        assert source.clip is not None
+        return _clip_scorer(Clip(source.clip, device), source.texts)
+    assert source.classifier is not None
+    return _checked(_classifier(source.classifier, device), source)
+
+
+def _clip_scorer(clip: Clip, texts: tuple[str, str]) -> Scorer:
+    """The part of an image's CLIP vector that points from the source to the target text."""
+    direction = clip.direction(*texts)
+    return lambda x: (clip.images(x) @ direction)[:, None].float()
+
+
+def _checked(classify: Callable[[Tensor], Any], source: ScorerSource) -> Scorer:
+    def score(x: Tensor) -> Tensor:
+        scores = torch.as_tensor(classify(x)).float()
+        scores = scores[:, None] if scores.ndim == 1 else scores
+        if scores.shape != (len(x), len(source.names)):
+            raise UserError(
+                f"the classifier {source.classifier} gives {list(scores.shape)} for {len(x)} images: "
+                f"{len(source.names)} scores each are expected ({', '.join(source.names)})"
+            )
+        return scores
+
+    return score
+
+
+def _classifier(name: str, device: str) -> Callable[[Tensor], Any]:
+    file, _, function = name.rpartition(":")
+    if file and function.isidentifier():
+        return _callable(file, function)
+    if not Path(name).is_file():
+        raise UserError(f"there is no classifier {name}: give a .pt, .pt2 or .onnx file, or MODULE:NAME")
+    try:
+        if name.endswith(".onnx"):
+            return _onnx(name)
+        if name.endswith(".pt2"):
+            return torch.export.load(name).module().to(device)
+        return torch.jit.load(name, map_location=device).eval()
+    except (RuntimeError, ValueError, OSError, BadZipFile) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"the classifier {name} cannot be loaded: {reason}") from error
+
+
+def _callable(file: str, function: str) -> Callable[[Tensor], Any]:
+    try:
+        if file.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(file)
+        return getattr(module, function)
+    except (ImportError, FileNotFoundError, AttributeError) as error:
+        raise UserError(f"the classifier {file}:{function} cannot be loaded: {error}") from error
+
+
+def _onnx(path: str) -> Callable[[Tensor], Any]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"the classifier {path} needs onnxruntime: pip install onnxruntime") from error
+    try:
+        session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # onnxruntime's own exceptions have no common base
+        raise UserError(f"the classifier {path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    [first, *_] = session.get_inputs()
+    return lambda x: session.run(None, {first.name: x.float().cpu().numpy()})[0]

@@ -1,0 +1,98 @@
+"""`asyrp directions learn text`: the options of a training, as `jobs.learn_text` takes them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli_options import CLIP_HELP, ModelOption, NoCheck, Source, TBoost, one_of, print_paths, takes
+
+if TYPE_CHECKING:  # torch loads only when a command needs it
+    from asyrp.text_training import TextRecipe
+
+
+def recipe_from_flags(
+    source_text: Annotated[str, typer.Option("--source-text", help="What the images show: 'person'.")],
+    target_text: Annotated[str, typer.Option("--target-text", help="What they are to show: 'person with glasses'.")],
+    preset: Annotated[
+        str, typer.Option("--preset", help="paper: section 5. released: the script of its code.")
+    ] = "paper",
+    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = 500,
+    n_steps: Annotated[
+        int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps. [default: the preset's]")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 0.5,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = "sgd",
+    clip_weight: Annotated[float, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = 1.0,
+    l1_weight: Annotated[float, typer.Option("--l1-weight", help="Of the L1 loss, times the texts' cosine.")] = 3.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0,
+) -> "tuple[TextRecipe, dict[str, Any]]":
+    """The recipe of a training by text, and the preset that it is based on."""
+    from asyrp.text_training import TextRecipe
+    from jobs.learn_text import PRESETS
+
+    one_of("preset", preset, tuple(PRESETS))
+    one_of("optimizer", optimizer, ("sgd", "adam"))
+    recipe = TextRecipe(
+        source_text=source_text,
+        target_text=target_text,
+        t_edit=t_edit,
+        n_steps=n_steps or PRESETS[preset]["n_steps"],
+        clip_weight=clip_weight,
+        l1_weight=l1_weight,
+        learning_rate=learning_rate,
+        optimizer=optimizer,  # type: ignore[arg-type]
+        source_term=PRESETS[preset]["source_term"],
+        decay_epochs=PRESETS[preset]["decay_epochs"],
+        seed=seed,
+    )
+    return recipe, PRESETS[preset]
+
+
+@takes(recipe_from_flags)
+def learn_text(
+    chosen: "tuple[TextRecipe, dict[str, Any]]",
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; its stem is the name.")],
+    model: ModelOption = "avatars",
+    clip: Annotated[
+        str | None,
+        typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]"),
+    ] = None,
+    images: Annotated[int | None, typer.Option("--images", min=1, help="How many. [default: the preset's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Passes over them. [default: the preset's]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per update.")] = 4,
+    n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps.")] = 40,
+    t_boost: TBoost = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the U-Net: float32, bfloat16 or float16.")] = "float32",
+    no_check: NoCheck = False,
+) -> None:
+    """A direction from a pair of texts: the implicit function f_t of the paper, trained with CLIP.
+
+    The state is kept beside the output after every batch: the same command goes on after a stop, to the same result.
+
+    **Example:** asyrp directions learn text -s faces/ --source-text face --target-text "smiling face" -o s.safetensors
+    """
+    from jobs import learn_text as training
+
+    one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
+    recipe, preset = chosen
+    request = training.TextRequest(
+        source=source,
+        model=model,
+        clip=clip,
+        output=output,
+        recipe=recipe,
+        images=images or preset["images"],
+        epochs=epochs or preset["epochs"],
+        batch_size=batch_size,
+        n_inv=n_inv,
+        t_boost=t_boost,
+        device=device,
+        dtype=dtype,
+        check=not no_check,
+    )
+    print_paths([training.learn_text(request)])

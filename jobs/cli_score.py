@@ -1,0 +1,98 @@
+"""`asyrp directions score` and `asyrp sample`: labels and images where there are none."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asyrp.errors import UserError
+from jobs.cli_options import CLIP_HELP, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
+from jobs.display import out
+from jobs.spec import absolute_model, absolute_url
+
+
+@takes(collecting_from_flags)
+def score(
+    common: Collecting,
+    output: Annotated[str, typer.Option("--output", "-o", help="The table: .parquet, else CSV. Any fsspec URL.")],
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="NAME=SOURCE|TARGET: how far CLIP sees the target text. Repeat.")
+    ] = None,
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--classifier",
+            help="NAME[,NAME...]=FILE: TorchScript, .pt2 or ONNX, or a callable MODULE:NAME or FILE.py:NAME. Repeat.",
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]"),
+    ] = None,
+) -> None:
+    """Label images by texts or classifiers: a table that `learn labels` and `learn classifier` take.
+
+    **Example:** asyrp directions score -s faces/ --text "glasses=person|person with glasses" -o scores.parquet
+    """
+    from asyrp.clip import default_clip
+    from asyrp.scorers import ScorerSource
+    from jobs.label_table import write_labels
+    from jobs.score import score
+
+    scorers = []
+    for argument in text or []:
+        name, value = _pair("text", argument)
+        source, bar, target = value.partition("|")
+        if not bar:
+            raise UserError(f"--text {argument}: write it as NAME=SOURCE|TARGET, two texts")
+        scorers.append(
+            ScorerSource((name,), texts=(source.strip(), target.strip()), clip=clip or default_clip(common.model))
+        )
+    for argument in classifier or []:
+        names, file = _pair("classifier", argument)
+        scorers.append(ScorerSource(tuple(names.split(",")), classifier=_absolute(file)))
+    if not scorers:
+        raise UserError("nothing to score by: give --text or --classifier")
+    table = score(common.source, common.model, tuple(scorers), common.work, common.engine)
+    write_labels(table, absolute_url(output))
+    out.print(f"{len(table.keys)} images: {output}", soft_wrap=True, highlight=False)
+
+
+def _absolute(classifier: str) -> str:
+    """A file, or the file of FILE.py:NAME, by its absolute path: actors run elsewhere."""
+    file, colon, function = classifier.rpartition(":")
+    if file.endswith(".py"):
+        return f"{Path(file).absolute()}{colon}{function}"
+    return str(Path(classifier).absolute()) if Path(classifier).exists() else classifier
+
+
+def _pair(option: str, argument: str) -> tuple[str, str]:
+    name, equals, value = argument.partition("=")
+    if not equals or not name or not value:
+        raise UserError(f"--{option} {argument}: write it as NAME=..., a column's name first")
+    return name, value
+
+
+def sample(
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the images, on any fsspec URL.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many.")] = 64,
+    first: Annotated[int, typer.Option("--first", min=0, help="Number of the first one.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other images.")] = 0,
+    model: ModelOption = "avatars",
+    n_gen: Annotated[int, typer.Option("--n-gen", min=2, max=1000, help="Generation steps.")] = 40,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per network call.")] = 8,
+    device: Device = "auto",
+    no_check: NoCheck = False,
+) -> None:
+    """Draw images from a model. Those that are there already are not drawn again.
+
+    An image depends on the seed and its number: several machines can draw ranges of one set.
+
+    **Example:** asyrp sample -n 1000 -o samples/ && asyrp directions score -s samples/ ...
+    """
+    from jobs.sample import sample
+
+    drawn = sample(
+        absolute_model(model), absolute_url(output), count, first, seed, n_gen, device, batch_size, not no_check
+    )
+    out.print(f"{drawn} of {count} images drawn: {output}", soft_wrap=True, highlight=False)

@@ -1,0 +1,175 @@
+"""Labels of images: a table of numbers by key, from a file, from folder names, or from scores."""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from asyrp.errors import UserError
+from pipeline.sources import list_images
+from pipeline.storage import open_filesystem
+
+KEY = "key"
+FOLDERS = "folders"
+"""In place of a table of labels: an image's label is the folder it is in."""
+
+MAX_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """`rows` are float64 [N, columns], one for each of `keys`; `origin` says where they come from."""
+
+    origin: str
+    columns: tuple[str, ...]
+    keys: tuple[str, ...]
+    rows: NDArray[np.float64]
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """The values [N] of a label. Raises UserError if there is none of that name."""
+        if name not in self.columns:
+            raise UserError(f"{self.origin} has no numeric column '{name}': it has {', '.join(self.columns)}")
+        return self.rows[:, self.columns.index(name)]
+
+    def only(self, names: Sequence[str]) -> "LabelTable":
+        """The table with these columns alone, in this order. Raises UserError as `column` does."""
+        rows = np.stack([self.column(name) for name in names], axis=1)
+        return LabelTable(self.origin, tuple(names), self.keys, rows)
+
+    def extremes(self, name: str, share: float) -> "LabelTable":
+        """The `share` of images with the largest values of a label, which becomes 1, and with the smallest, 0.
+
+        Raises:
+            UserError: if no image is left on a side, or the two sides have a value in common.
+        """
+        values = self.column(name)
+        count = int(share * len(values))
+        order = np.argsort(values, kind="stable")
+        low, high = order[:count], order[len(values) - count :]
+        if count == 0 or values[low[-1]] >= values[high[0]]:
+            raise UserError(
+                f"{self.origin}: the {share:g} of {len(values)} images with the most and the least '{name}' are none, "
+                "or alike: give a larger --extremes, more images, or another label"
+            )
+        kept = np.sort(np.concatenate([low, high]))
+        rows = self.rows[kept].copy()
+        rows[:, self.columns.index(name)] = np.isin(kept, high)
+        return LabelTable(self.origin, self.columns, tuple(self.keys[i] for i in kept), rows)
+
+    def classes(self, name: str) -> NDArray[np.bool_]:
+        """Which images have a binary label. Raises UserError if it is not binary."""
+        values = self.column(name)
+        distinct = np.unique(values)
+        if len(distinct) != 2:
+            raise UserError(
+                f"{self.origin}: a classifier needs two classes and '{name}' has {len(distinct)} "
+                "value(s); --extremes makes two of a continuous label"
+            )
+        return values == distinct[1]
+
+    def weights(self, name: str, balanced: Sequence[str]) -> NDArray[np.float64]:
+        """A weight [N] for each image, so that both classes of a label weigh the same, and have the labels `balanced`
+        in the same proportions; images of a combination that one class lacks weigh nothing.
+
+        Raises:
+            UserError: if one of `balanced` has too many values to be balanced, or nothing is left.
+        """
+        has = self.classes(name)
+        others = np.stack([self.column(other) for other in balanced], axis=1) if balanced else np.zeros((len(has), 0))
+        for other, values in zip(balanced, others.T, strict=True):
+            if len(np.unique(values)) > MAX_CLASSES:
+                raise UserError(f"{self.origin}: '{other}' has over {MAX_CLASSES} values: only classes can be balanced")
+        cells = [tuple(row) for row in others.tolist()]
+        counts = Counter(zip(has.tolist(), cells, strict=True))
+        totals = Counter(cells)
+        both = {cell for cell in totals if counts[True, cell] and counts[False, cell]}
+        if not both:
+            raise UserError(f"{self.origin}: no combination of {', '.join(balanced)} has both classes of '{name}'")
+        weights = [
+            totals[cell] / counts[label, cell] / 2 if cell in both else 0.0
+            for label, cell in zip(has.tolist(), cells, strict=True)
+        ]
+        return np.array(weights)
+
+    def digest(self) -> str:
+        """SHA-256 of the labels by key."""
+        rows = sorted(zip(self.keys, self.rows.tolist(), strict=True))
+        return hashlib.sha256(json.dumps([self.columns, rows]).encode()).hexdigest()
+
+
+def find_labels(labels: str, source: str, names: Sequence[str]) -> LabelTable:
+    """The table `labels` (or FOLDERS) for the images of a source, with columns for `names`.
+
+    Raises:
+        UserError: if there is no such table or column, or it speaks of none of the images.
+    """
+    table = folder_labels(source, names) if labels == FOLDERS else read_labels(labels)
+    for name in names:
+        table.column(name)
+    known = set(table.keys)
+    if not any(image.key in known for image in list_images(source)):
+        raise UserError(
+            f"none of the images below {source} is in {labels}: its column '{KEY}' must hold their paths relative to "
+            "the source"
+        )
+    return table
+
+
+def folder_labels(source: str, names: Sequence[str]) -> LabelTable:
+    """A column per name, 1 for the images in the folder of that name and 0 for the others."""
+    folders = {image.key: PurePosixPath(image.key).parts[:-1] for image in list_images(source)}
+    known = sorted({folder for parts in folders.values() for folder in parts})
+    for name in names:
+        if name not in known:
+            raise UserError(f"below {source} there is no folder '{name}': there are {', '.join(known) or 'none'}")
+    rows = np.array([[float(name in parts) for name in names] for parts in folders.values()])
+    return LabelTable(f"the folders of {source}", tuple(names), tuple(folders), rows)
+
+
+def read_labels(url: str) -> LabelTable:
+    """The numeric columns of a CSV or Parquet table with a column of keys.
+
+    Raises:
+        UserError: if there is no such table, or it is not one of labels.
+    """
+    fs, path = open_filesystem(url)
+    try:
+        with fs.open(path, "rb") as file:
+            table = pa.parquet.read_table(file) if path.endswith(".parquet") else pa.csv.read_csv(file)
+    except FileNotFoundError:
+        raise UserError(f"there is no table of labels {url}") from None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{url} is neither CSV nor Parquet: {error}") from error
+    if KEY not in table.column_names:
+        raise UserError(f"{url} has no column '{KEY}' with the images' paths relative to the source")
+    numeric = [
+        f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
+        or pa.types.is_boolean(f.type)
+    ]  # fmt: skip
+    if not numeric:
+        raise UserError(f"{url} has no numeric column: labels are numbers, such as 0 and 1")
+    rows = np.stack([pc.cast(table[name], pa.float64()).to_numpy() for name in numeric], axis=1)
+    if np.isnan(rows).any():
+        raise UserError(f"{url} has empty cells: every image needs every label")
+    return LabelTable(url, tuple(numeric), tuple(table[KEY].to_pylist()), rows)
+
+
+def write_labels(table: LabelTable, url: str) -> None:
+    """Write a table as CSV or Parquet, by the ending of its name, whole or not at all."""
+    columns = {KEY: list(table.keys), **{name: table.column(name) for name in table.columns}}
+    buffer = io.BytesIO()
+    write = pa.parquet.write_table if url.endswith(".parquet") else pa.csv.write_csv
+    write(pa.table(columns), buffer)
+    fs, path = open_filesystem(url)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    fs.pipe_file(path, buffer.getvalue())

@@ -1,0 +1,151 @@
+"""`asyrp directions learn pca` and `jacobian`: directions that nobody has named."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from asyrp import directions
+from asyrp.directions import GlobalDirection
+from asyrp.errors import UserError
+from asyrp.jacobian import KEPT_ROWS, JacobianSums
+from asyrp.labels import HALVES
+from asyrp.pca import PcaSketch
+from jobs.collect import collect
+from jobs.learn import LearnRequest
+from pipeline.model_source import find_model
+from pipeline.readings import JacobianOfH, NoisedH
+from pipeline.reducers import JacobianReducer, MakePcaReducer
+from pipeline.sources import list_images
+
+HALVES_UNIT = "the step between the means of the halves of the images along it"
+
+
+def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_timesteps: int) -> list[Path]:
+    """Learn and save the leading principal components of h as directions pc01, pc02, ...; `output` is a folder.
+
+    Strength 1 is `scale` steps between the means of the two halves of the images along the component. `joint`: one
+    analysis of h at all timesteps together, else one per timestep with signs aligned. h is read at `n_timesteps` of the
+    grid.
+
+    Raises:
+        UserError: if there are fewer images or sketch rows than components.
+    """
+    folder = find_model(request.model)
+    grid = request.some_of_grid(n_timesteps)
+    reading, reducer = NoisedH(grid, request.seed), MakePcaReducer(rank, joint)
+    identity = {"rank": rank, "joint": joint, "statistics": "pca"}
+    sketch, images = collect(
+        request.collection(folder, reading, reducer, identity), partial(_merge_sketches, rank=rank)
+    )
+    try:
+        rows, shares = sketch.components(components)
+    except ValueError as error:
+        raise UserError(
+            f"{request.source}: {error}; give more images, a larger --rank, or fewer --components"
+        ) from error
+    paths = []
+    how = "jointly over time" if joint else "per timestep"
+    for number, (row, share) in enumerate(zip(rows, shares, strict=True), 1):
+        name = f"pc{number:02d}"
+        found_by = f"principal component {number} of h of noised images, {how}"
+        explained = {"explained_variance": f"{share.min():.4f} to {share.max():.4f}"}
+        info = replace(request.info(folder, name, images, HALVES_UNIT, found_by), notes=explained)
+        paths.append(request.output / f"{name}.safetensors")
+        form = request.form(HALVES * row, grid, folder)
+        directions.save(directions.Direction(info, form), paths[-1])
+    return paths
+
+
+def _merge_sketches(shards: Iterable[dict[str, Tensor]], rank: int) -> PcaSketch:
+    merged = PcaSketch(rank)
+    for tensors in shards:
+        merged.merge(PcaSketch.from_tensors(tensors, rank))
+    return merged
+
+
+@dataclass(frozen=True)
+class JacobianQuestion:
+    """How many shifts are asked for, from the Jacobians at `n_timesteps` of the grid of the images `keys` (None: all).
+
+    `mask` is an image whose bright part is the region that the shifts are to change.
+    """
+
+    k: int
+    n_timesteps: int
+    keys: frozenset[str] | None = None
+    mask: Path | None = None
+
+
+def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]:
+    """Learn and save the shifts of h that change eps most as directions jv01, jv02, ...; `output` is a folder.
+
+    They are the right singular vectors of d eps / d h of all chosen images and timesteps stacked, one tensor for all
+    timesteps (Haas et al. apply theirs so too). All images of the source say how far h varies, which is the unit.
+
+    Raises:
+        UserError: for an empty mask, a key that is not there, fewer than two images, or too many shifts.
+    """
+    folder = find_model(request.model)
+    if asked.k > KEPT_ROWS:
+        raise UserError(f"--components {asked.k}: at most {KEPT_ROWS} shifts are kept")
+    if asked.keys is not None:
+        missing = asked.keys - {image.key for image in list_images(request.source)}
+        if missing:
+            raise UserError(f"there is no image '{min(missing)}' below {request.source}")
+    mask = None if asked.mask is None else read_mask(asked.mask, folder.image_size)
+    grid = request.some_of_grid(asked.n_timesteps)
+    reading = JacobianOfH(grid, request.seed, asked.k, asked.keys, mask)
+    sums, images = collect(request.collection(folder, reading, JacobianReducer, {}), _merge_jacobian_sums)
+    try:
+        rows, values = sums.directions(asked.k)
+    except ValueError as error:
+        raise UserError(f"{request.source}: {error}; give more images, or fewer --components") from error
+    used = images if asked.keys is None else len(asked.keys)
+    paths = []
+    for number, (row, value) in enumerate(zip(rows, values.tolist(), strict=True), 1):
+        name = f"jv{number:02d}"
+        where = f" within {asked.mask.name}" if asked.mask else ""
+        found_by = (
+            f"right singular vector {number} of d eps / d h{where}, {used} images, t = {', '.join(map(str, grid))}"
+        )
+        info = replace(
+            request.info(folder, name, images, HALVES_UNIT, found_by),
+            form="global",
+            notes={"singular_value": f"{value / (used * len(grid)) ** 0.5:.4g} (root mean square)"},
+        )
+        paths.append(request.output / f"{name}.safetensors")
+        delta_h = (request.scale * row).reshape(folder.h_shape)
+        directions.save(directions.Direction(info, GlobalDirection(delta_h)), paths[-1])
+    return paths
+
+
+def _merge_jacobian_sums(shards: Iterable[dict[str, Tensor]]) -> JacobianSums:
+    merged = JacobianSums()
+    for tensors in shards:
+        merged.merge(JacobianSums.from_tensors(tensors))
+    return merged
+
+
+def read_mask(path: Path, size: int) -> tuple[tuple[float, ...], ...]:
+    """The rows of a mask at the size of the images, 0 where it is black and 1 where it is white.
+
+    Raises:
+        UserError: if there is no such image, or nothing in it is bright.
+    """
+    try:
+        with Image.open(path) as image:
+            grey = image.convert("L").resize((size, size), Image.Resampling.BOX)
+    except FileNotFoundError:
+        raise UserError(f"there is no mask {path}") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"the mask {path} is no image: {error}") from error
+    rows = torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)
+    if not rows.any():
+        raise UserError(f"the mask {path} is empty: paint the region that is to change white, the rest black")
+    return tuple(tuple(row) for row in rows.tolist())

@@ -1,0 +1,65 @@
+"""`asyrp sample`: images drawn from a model by seed, where there are none to learn from or to try an edit on."""
+
+import torch
+from rich.progress import Progress
+
+from asyrp import models
+from asyrp.noise import boosting_noise, noise_key
+from asyrp.process import edit
+from asyrp.schedule import generation_pairs
+from asyrp.shift import EditShift
+from jobs.display import console
+from pipeline.images import encode
+from pipeline.model_source import find_model
+from pipeline.stages import self_check
+from pipeline.storage import Store
+
+
+def sample(
+    model_name: str,
+    output: str,
+    count: int,
+    first: int,
+    seed: int,
+    n_gen: int,
+    device: str,
+    batch_size: int,
+    check: bool,
+) -> int:
+    """Draw the images numbered `first` to `first + count - 1` to a folder on any URL; how many were not there yet.
+
+    x_T of an image depends on the seed and its number alone, so that ranges can be drawn apart from each other, and the
+    same call goes on after a stop. Deterministic DDIM steps.
+
+    Raises:
+        UserError: if there is no such model, or it fails its self-check.
+    """
+    store = Store(output)
+    there = set(store.names(""))
+    missing = [number for number in range(first, first + count) if _name(number) not in there]
+    if not missing:
+        return 0
+    folder = find_model(model_name)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model = models.load(folder, device)
+    if check:
+        self_check(model, folder).refuse_a_failure(model_name)
+    t_0 = len(model.schedule) - 1
+    pairs, shape = generation_pairs(n_gen, t_0), (3, folder.image_size, folder.image_size)
+    with Progress(console=console, disable=not console.is_terminal) as progress, torch.inference_mode():
+        task = progress.add_task("sampling", total=len(missing))
+        for start in range(0, len(missing), batch_size):
+            numbers = missing[start : start + batch_size]
+            # A short batch is filled up: kernels are chosen by shape, and round accordingly.
+            filled = numbers + [numbers[-1]] * (batch_size - len(numbers))
+            keys = [noise_key(seed, _name(number), "sample") for number in filled]
+            x_T = boosting_noise(keys, t_0, shape, torch.device(device))
+            images = edit(model.unet, model.schedule, x_T, pairs, EditShift((), n_gen)).cpu().numpy()
+            for number, image in zip(numbers, images, strict=False):
+                store.write(_name(number), encode(image, "png", 100))
+            progress.update(task, advance=len(numbers))
+    return len(missing)
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.png"

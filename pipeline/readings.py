@@ -1,0 +1,123 @@
+"""What a statistics stage reads of images. Readings are picklable: they travel to the actors, which load the rest.
+
+`identity` is what a reading depends on, beside the model and the images.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from asyrp.jacobian import singular_vectors
+from asyrp.labels import noised_h
+from asyrp.models import Model
+from asyrp.registry import ModelFolder
+from asyrp.scorers import ScorerSource, load_scorer
+from asyrp.unet import Encoded
+from pipeline.recipe import DirectionSource
+from pipeline.stage import BatchFunction
+from pipeline.stages import load_direction
+
+
+class Loaded(NamedTuple):
+    """A model and its folder, on the device that an actor works on."""
+
+    folder: ModelFolder
+    model: Model
+
+
+class Reading(Protocol):
+    """Something that can be read of a batch [B, 1, 3, H, W] of images: [B, ...], float."""
+
+    def function(self, load: Callable[[], Loaded], device: str) -> BatchFunction: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class NoisedH:
+    """h [T, C, h, w] of the images noised to each timestep of `grid`; or the delta_h of a direction there."""
+
+    grid: tuple[int, ...]
+    seed: int
+    direction: DirectionSource | None = None
+
+    def function(self, load: Callable[[], Loaded], device: str) -> BatchFunction:
+        folder, model = load()
+        form = None
+        if self.direction:
+            form = load_direction(folder, self.direction.url or "", self.direction).form.to(device)
+
+        def read(batch: Tensor, keys: Sequence[str]) -> Tensor:
+            x_0 = batch[:, 0].to(device)
+            return noised_h(model.unet, model.schedule, x_0, keys, self.grid, self.seed, form)
+
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        return {"grid": list(self.grid), "seed": self.seed, "mean of": self.direction and self.direction.digest}
+
+
+@dataclass(frozen=True)
+class JacobianOfH:
+    """h and the leading k singular vectors of d eps / d h, each times its value: [T, 1 + k, C, h, w].
+
+    The vectors are zero for images whose key is not in `keys` (None: all). `mask` [H, W] holds rows of 0..1.
+    """
+
+    grid: tuple[int, ...]
+    seed: int
+    k: int
+    keys: frozenset[str] | None
+    mask: tuple[tuple[float, ...], ...] | None
+
+    def function(self, load: Callable[[], Loaded], device: str) -> BatchFunction:
+        _, model = load()
+        mask = None if self.mask is None else torch.tensor(self.mask, device=device)
+
+        def rows(encoded: Encoded, wanted: Sequence[bool]) -> Tensor:
+            scaled = torch.zeros(len(wanted), self.k, *encoded.h.shape[1:], device=encoded.h.device)
+            for index in range(len(wanted)):
+                if wanted[index]:
+                    values, vectors = singular_vectors(model.unet, encoded.item(index), self.k, mask, self.seed)
+                    scaled[index] = values[:, None, None, None] * vectors
+            return torch.cat([encoded.h.float()[:, None], scaled], dim=1)
+
+        def read(batch: Tensor, keys: Sequence[str]) -> Tensor:
+            # A short batch is padded with its last image, which is not to be computed more than once.
+            wanted = [(self.keys is None or key in self.keys) and key not in keys[:i] for i, key in enumerate(keys)]
+            return noised_h(
+                model.unet,
+                model.schedule,
+                batch[:, 0].to(device),
+                keys,
+                self.grid,
+                self.seed,
+                lambda encoded, t: rows(encoded, wanted),  # noqa: ARG005
+            )
+
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        return asdict(self) | {"keys": self.keys and sorted(self.keys)}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What scorers make of the images: [K] numbers. The model is not loaded."""
+
+    scorers: tuple[ScorerSource, ...]
+
+    def function(self, load: Callable[[], Loaded], device: str) -> BatchFunction:  # noqa: ARG002
+        loaded = [load_scorer(source, device) for source in self.scorers]
+
+        def read(batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG001
+            x_0 = batch[:, 0].to(device)
+            return torch.cat([scorer(x_0).cpu() for scorer in loaded], dim=1)
+
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        return {"scorers": [asdict(scorer) for scorer in self.scorers]}

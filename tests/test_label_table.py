@@ -1,0 +1,66 @@
+"""Labels by key: extremes, balance, and what a table refuses."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyrp.errors import UserError
+from jobs.label_table import LabelTable, read_labels, write_labels
+
+
+def table(**columns) -> LabelTable:
+    rows = np.array(list(columns.values()), dtype=np.float64).T
+    return LabelTable("labels.csv", tuple(columns), tuple(f"{i}.png" for i in range(len(rows))), rows)
+
+
+def test_extremes_are_the_images_with_the_most_and_the_least_of_a_label():
+    found = table(score=[0.5, 0.1, 0.9, 0.2, 0.8, 0.4], other=[1, 2, 3, 4, 5, 6]).extremes("score", 0.34)
+    assert found.keys == ("1.png", "2.png", "3.png", "4.png")
+    assert found.column("score").tolist() == [0, 1, 0, 1]
+    assert found.column("other").tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("values", "share"), [([1, 2, 3], 0.2), ([1, 1, 1, 1], 0.5), ([0, 0, 0, 1], 0.5)])
+def test_extremes_that_are_none_or_alike_are_refused(values, share):
+    with pytest.raises(UserError, match="are none, or alike"):
+        table(score=values).extremes("score", share)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.booleans()), min_size=2, max_size=60))
+def test_balanced_classes_weigh_the_same_and_have_the_other_labels_alike(images):
+    labels = table(beard=[i[0] for i in images], hair=[i[1] for i in images], age=[i[2] for i in images])
+    has = labels.column("beard") == 1
+    cells = [set(map(tuple, labels.rows[side, 1:].tolist())) for side in (has, ~has)]
+    if has.all() or not has.any():
+        with pytest.raises(UserError, match=r"a classifier needs two classes and 'beard' has 1 value"):
+            labels.weights("beard", ["hair", "age"])
+        return
+    if not cells[0] & cells[1]:
+        with pytest.raises(UserError, match="no combination of hair, age has both classes of 'beard'"):
+            labels.weights("beard", ["hair", "age"])
+        return
+    weights = labels.weights("beard", ["hair", "age"])
+    for cell in cells[0] | cells[1]:
+        here = (labels.rows[:, 1:] == cell).all(1)
+        np.testing.assert_allclose(weights[has & here].sum(), weights[~has & here].sum())
+    assert weights.sum() > 0
+
+
+def test_a_label_with_many_values_cannot_be_balanced():
+    with pytest.raises(UserError, match="'age' has over 10 values: only classes can be balanced"):
+        table(beard=[0, 1] * 10, age=range(20)).weights("beard", ["age"])
+
+
+@pytest.mark.parametrize("name", ["labels.parquet", "labels.csv"])
+def test_a_table_that_was_written_reads_the_same(tmp_path, name):
+    written = table(smile=[0.25, 1, 0], hair=[1, 0, 2])
+    write_labels(written, str(tmp_path / "new" / name))
+    found = read_labels(str(tmp_path / "new" / name))
+    assert (found.columns, found.keys) == (written.columns, written.keys)
+    np.testing.assert_array_equal(found.rows, written.rows)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(UserError, match="has no numeric column 'age': it has smile, hair"):
+        table(smile=[0, 1], hair=[1, 0]).column("age")
