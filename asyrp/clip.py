@@ -74,13 +74,19 @@ class Clip:
         first, second = self.texts([source, target])
         return float(first @ second)
 
-    def direction(self, source: str, target: str) -> Tensor:
+    def direction(self, source: str, target: str, templates: Sequence[str] = ()) -> Tensor:
         """The unit vector [D] from one text to the other, the mean over all prompts around them.
 
+        A template is a prompt with {} where the text goes; none: TEMPLATES.
+
         Raises:
-            UserError: if the two texts say the same.
+            UserError: if the two texts say the same, or a template has no {}.
         """
-        ends = [self.texts([template(text) for template in TEMPLATES]) for text in (target, source)]
+        for template in templates:
+            if template.count("{}") != 1:
+                raise UserError(f"the template '{template}' needs one {{}} where the text goes: 'a photo of a {{}}.'")
+        prompts = [template.format for template in templates] or TEMPLATES
+        ends = [self.texts([prompt(text) for prompt in prompts]) for text in (target, source)]
         difference = (ends[0] - ends[1]).mean(0)
         if difference.norm() < 1e-4:
             raise UserError(

@@ -40,6 +40,7 @@ class TextRecipe:
     optimizer: Optimizer = "sgd"
     source_term: SourceTerm = "paper"
     decay_epochs: int | None = None  # the rate falls to a tenth after every so many passes over the images
+    templates: tuple[str, ...] = ()  # prompts around the texts; none: those of the papers
     seed: int = 0
 
 
@@ -57,7 +58,7 @@ class TextTraining:
 
     def __init__(self, recipe: TextRecipe, model: Model, clip: Clip, family: str, h_channels: int, emb: int) -> None:
         self.recipe, self.model, self.clip = recipe, model, clip
-        self.text_direction = clip.direction(recipe.source_text, recipe.target_text)
+        self.text_direction = clip.direction(recipe.source_text, recipe.target_text, recipe.templates)
         self.text_cosine = clip.cosine(recipe.source_text, recipe.target_text)
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)

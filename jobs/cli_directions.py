@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.bar import Bar
 from rich.table import Table
 
 from asyrp.direction_info import read_info
@@ -16,6 +17,11 @@ from jobs.cli_options import CLIP_HELP, AsJson, ModelArgument, direction_file
 from jobs.cli_score import score
 from jobs.display import MODEL_HELP, out, print_facts
 from pipeline.model_source import fetch, find_model
+
+if TYPE_CHECKING:  # torch loads only when a command needs it
+    from torch import Tensor
+
+SWEEP_ROWS = 4
 
 directions_app = typer.Typer(help="Directions in h-space: list, show, learn and import them.", no_args_is_help=True)
 directions_app.add_typer(learn_app, name="learn")
@@ -41,11 +47,52 @@ def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -
 def directions_show(
     direction: Annotated[str, typer.Argument(help="A direction file, or the name of one that comes with the model.")],
     model: Annotated[str, typer.Option("--model", help="The model whose directions are meant.")] = "avatars",
+    sweep: Annotated[
+        Path | None, typer.Option("--sweep", help="Draw what it does at strengths from -2 to 2, to this PNG.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", "-s", help="Images for the sweep. [default: the model's samples]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a direction file says of its direction."""
+    """What a direction file says of its direction, how long delta_h is at each timestep, and what it does.
+
+    **Example:** asyrp directions show smile --sweep smile.png
+    """
+    from asyrp.direction_math import norms
+    from asyrp.directions import load
+
     path = direction_file(direction, model)
-    print_facts({"file": str(path), **asdict(read_info(path))}, as_json)
+    info = read_info(path)
+    lengths = norms(load(path)) if info.form == "timestep" else None
+    if sweep:
+        _draw_sweep(path, info.name, model, source, sweep)
+    facts = {"file": str(path), **asdict(info)}
+    if as_json:
+        by_timestep = lengths and dict(zip(lengths[0], lengths[1].tolist(), strict=True))
+        print_facts({**facts, "length_of_delta_h": by_timestep}, as_json)
+        return
+    print_facts(facts, as_json)
+    if lengths:
+        out.print(_length_plot(*lengths))
+
+
+def _draw_sweep(path: Path, name: str, model: str, source: str | None, output: Path) -> None:
+    from jobs.preview import preview
+
+    samples = find_model(model).samples
+    if source is None and samples is None:
+        raise UserError(f"the model {model} comes without samples: give images for the sweep with --source")
+    preview(path, name, source or str(samples), output, SWEEP_ROWS, {"model": model})
+
+
+def _length_plot(timesteps: list[int], lengths: "Tensor") -> Table:
+    """A bar for the length of delta_h at each timestep, from noise to image."""
+    table = Table("t", "length of delta_h", "", title="strength 1, at each generation step")
+    longest = lengths.max().item()
+    for t, length in sorted(zip(timesteps, lengths.tolist(), strict=True), reverse=True):
+        table.add_row(str(t), f"{length:.3g}", Bar(longest, 0, length, width=40))
+    return table
 
 
 @directions_app.command("import")

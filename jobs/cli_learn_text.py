@@ -25,6 +25,10 @@ def recipe_from_flags(
     optimizer: Annotated[str, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = "sgd",
     clip_weight: Annotated[float, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = 1.0,
     l1_weight: Annotated[float, typer.Option("--l1-weight", help="Of the L1 loss, times the texts' cosine.")] = 3.0,
+    template: Annotated[
+        list[str] | None,
+        typer.Option("--template", help="A prompt with {} for the text. Repeat. [default: the 80 of CLIP's authors]"),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0,
 ) -> "tuple[TextRecipe, dict[str, Any]]":
     """The recipe of a training by text, and the preset that it is based on."""
@@ -44,6 +48,7 @@ def recipe_from_flags(
         optimizer=optimizer,  # type: ignore[arg-type]
         source_term=PRESETS[preset]["source_term"],
         decay_epochs=PRESETS[preset]["decay_epochs"],
+        templates=tuple(template or ()),
         seed=seed,
     )
     return recipe, PRESETS[preset]
@@ -68,6 +73,9 @@ def learn_text(
     t_boost: TBoost = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the U-Net: float32, bfloat16 or float16.")] = "float32",
+    preview_every: Annotated[
+        int, typer.Option("--preview-every", min=0, help="Draw what is learned so far after so many batches; 0: never.")
+    ] = 25,
     no_check: NoCheck = False,
 ) -> None:
     """A direction from a pair of texts: the implicit function f_t of the paper, trained with CLIP.
@@ -93,6 +101,7 @@ def learn_text(
         t_boost=t_boost,
         device=device,
         dtype=dtype,
+        preview_every=preview_every,
         check=not no_check,
     )
     print_paths([training.learn_text(request)])

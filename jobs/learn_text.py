@@ -17,12 +17,13 @@ from asyrp import directions, models
 from asyrp.clip import Clip, default_clip
 from asyrp.direction_info import DirectionInfo
 from asyrp.errors import UserError
-from asyrp.process import invert
+from asyrp.process import edit, invert
 from asyrp.registry import ModelFolder
-from asyrp.schedule import inversion_pairs
+from asyrp.schedule import generation_pairs, inversion_pairs
+from asyrp.shift import EditShift
 from asyrp.text_training import Losses, TextRecipe, TextTraining
 from jobs.display import console
-from pipeline.images import ImageRefused, decode
+from pipeline.images import ImageRefused, decode, encode
 from pipeline.model_source import find_model
 from pipeline.sources import list_images
 from pipeline.stages import self_check
@@ -51,6 +52,7 @@ class TextRequest:
     t_boost: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    preview_every: int = 0
     check: bool = True
 
     @property
@@ -73,6 +75,7 @@ def learn_text(request: TextRequest) -> Path:
     data = TrainingImages(request, folder, model)
     state = TrainingState(request, folder, data.keys)
     done = state.restore(training)
+    preview = TrainingPreview(request, model, data.pixels)
     steps = list(itertools.product(range(request.epochs), range(len(data))))
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=len(steps), completed=done)
@@ -82,6 +85,8 @@ def learn_text(request: TextRequest) -> Path:
             training.begin_epoch(epoch)
             losses = list(training.batch(*data.batch(epoch, index)))
             state.keep(training, number + 1)
+            if request.preview_every and (number + 1) % request.preview_every == 0:
+                preview.draw(directions.Direction(_info(request, folder, len(data.keys), training), training.block))
             progress.update(task, advance=1, description=_text(losses))
             if not console.is_terminal:
                 console.print(f"batch {number + 1} of {len(steps)}: {_text(losses)}", highlight=False)
@@ -158,6 +163,28 @@ class TrainingImages:
     @torch.no_grad()
     def _inverted(self, x_0: Tensor) -> Tensor:
         return invert(self.model.unet, self.model.schedule, x_0, self.pairs)
+
+
+class TrainingPreview:
+    """The first images of a training as they are and as they are edited so far, in a sheet beside the output."""
+
+    ROWS = 4
+
+    def __init__(self, request: TextRequest, model: models.Model, pixels: Tensor) -> None:
+        self.request, self.model, self.path = request, model, request.output.with_suffix(".preview.png")
+        self.x_0 = pixels[: self.ROWS].to(request.device)
+        self._x_T: Tensor | None = None
+
+    @torch.no_grad()
+    def draw(self, direction: directions.Direction) -> None:
+        """Edit the images at strength 1 and replace the sheet."""
+        unet, schedule, recipe = self.model.unet, self.model.schedule, self.request.recipe
+        if self._x_T is None:
+            self._x_T = invert(unet, schedule, self.x_0, inversion_pairs(self.request.n_inv, len(schedule) - 1))
+        shift = EditShift(((direction, 1.0, recipe.t_edit),), recipe.n_steps)
+        edited = edit(unet, schedule, self._x_T, generation_pairs(recipe.n_steps, len(schedule) - 1), shift)
+        sheet = torch.cat([torch.cat(list(images), dim=2) for images in (self.x_0, edited)], dim=1)
+        Store(str(self.path.absolute().parent)).write(self.path.name, encode(sheet.cpu().numpy(), "png", 100))
 
 
 def _first_readable(source: str, count: int, size: int) -> tuple[list[str], Tensor]:

@@ -8,9 +8,11 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import SAMPLES, asyrp
+from PIL import Image
 
 from asyrp import directions, models, registry
 from asyrp.clip import Clip
@@ -43,6 +45,14 @@ def test_the_bundled_clip_tells_texts_apart(clip):
     assert clip.cosine("person with glasses", "person with glasses") == pytest.approx(1, abs=1e-5)
     assert clip.cosine("person with glasses", "person without glasses") < 0.9
     assert clip.direction("person", "person with glasses").norm() == pytest.approx(1, abs=1e-5)
+
+
+def test_templates_are_the_prompts_around_the_texts(clip):
+    found = clip.direction("person", "person with glasses", ["a photo of a {}.", "{}"])
+    ends = [clip.texts([f"a photo of a {text}.", text]).mean(0) for text in ("person with glasses", "person")]
+    torch.testing.assert_close(found, torch.nn.functional.normalize(ends[0] - ends[1], dim=0))
+    with pytest.raises(UserError, match=r"the template 'a photo' needs one \{\} where the text goes"):
+        clip.direction("person", "person with glasses", ["a photo"])
 
 
 def test_texts_that_say_the_same_are_refused(clip):
@@ -158,6 +168,17 @@ def test_what_was_trained_says_how(undisturbed):
     assert (info.form, info.t_edit, info.n_steps) == ("implicit", 800, 10)
     assert info.notes["target_text"] == "person with glasses"
     assert info.found_on == "6 images, 2 times"
+
+
+def test_a_sheet_shows_what_is_learned_so_far_and_changes_nothing(undisturbed, tmp_path):
+    path = learn_text(request(tmp_path / "g.safetensors", preview_every=4))
+    side = registry.find("avatars").image_size
+    with Image.open(tmp_path / "g.preview.png") as sheet:
+        assert sheet.size == (4 * side, 2 * side)
+        first = Image.open(sorted(SAMPLES.glob("*.png"))[0]).convert("RGB")
+        np.testing.assert_allclose(np.asarray(sheet)[:side, :side], np.asarray(first), atol=1)
+    ours, theirs = (directions.load(file).form.state_dict() for file in (path, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_state_of_another_training_is_refused(tmp_path):
