@@ -5,12 +5,15 @@
 Directions are found on rendered faces of the training set with the commands' own functions, and judged on held-out
 faces (tools/judge.py) as in edit_success.py: the share that has the attribute after the edit, and the share of the
 other three labels that is kept. A way's strength is that of STRENGTHS which does best by the worse of the two.
-Principal components have no attribute: each is named, in both senses, by the label that it changes on most faces.
+Principal components and singular vectors have no attribute: each is named, in both senses, by the label that it changes
+on most of the faces that can change so.
 """
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -23,16 +26,22 @@ from PIL import Image
 from render_avatars import LABELS, load_or_render
 from trial import Score, Trial
 
-from asyrp import directions, models, registry
+from asyrp import direction_math, directions, models, registry
 from asyrp.directions import Direction
+from asyrp.scorers import ScorerSource
 from asyrp.shift import EditShift
 from asyrp.text_training import TextRecipe
-from jobs.learn import LabelQuestion, LearnRequest, learn_labels
+from jobs.label_table import write_labels
+from jobs.learn import LabelQuestion, LearnRequest, average_over_images, learn_labels
+from jobs.learn_classifier import ClassifierQuestion, learn_classifier
 from jobs.learn_text import TextRequest, learn_text
-from jobs.learn_unsupervised import learn_pca
+from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian, learn_pca
+from jobs.sample import sample
+from jobs.score import score
+from jobs.spec import EngineSpec
 
-STRENGTHS = (0.5, 0.75, 1.0, 1.5)
-T_EDIT, N_STEPS, COMPONENTS, PCA_SCALE = 250, 40, 8, 2.0
+STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
+T_EDIT, N_STEPS, COMPONENTS = 250, 40, 12
 TEXTS = {
     "smile": "smiling person",
     "glasses": "person with glasses",
@@ -40,9 +49,32 @@ TEXTS = {
     "long_hair": "person with long hair",
 }
 TEXT_L1 = 12.0  # to the bundled CLIP source and target are much less alike than to the large ones
+EXTREMES = 0.2
 
 
-def write_faces(folder: Path, count: int) -> Path:
+@dataclass(frozen=True)
+class Bench:
+    """Rendered faces in a folder with labels.csv beside it, and how much to do with them."""
+
+    folder: Path
+    images: int
+    text_images: int
+    faces: int
+    attributes: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        return str(self.folder / "faces")
+
+    @property
+    def labels(self) -> str:
+        return str(self.folder / "labels.csv")
+
+    def request(self, name: str, source: str | None = None) -> LearnRequest:
+        return LearnRequest(source or self.source, "avatars", self.folder / name, N_STEPS, T_EDIT)
+
+
+def write_faces(folder: Path, count: int) -> None:
     """The first rendered training faces as PNG files, and labels.csv beside them."""
     faces = load_or_render(CACHE / "train.npz", 24_000, 0)
     (folder / "faces").mkdir()
@@ -52,7 +84,6 @@ def write_faces(folder: Path, count: int) -> Path:
         Image.fromarray(faces["images"][index]).save(folder / "faces" / key)
         rows.append(",".join([key, *(str(int(faces[name][index])) for name in LABELS)]))
     (folder / "labels.csv").write_text("\n".join(rows))
-    return folder / "faces"
 
 
 @cache
@@ -75,62 +106,149 @@ def best(direction: Direction, attribute: str, count: int) -> tuple[float, Score
     return strength, scores[strength]
 
 
-def print_best(way: str, name: str, path: Path, faces: int) -> None:
-    strength, score = best(directions.load(path), name, faces)
-    print(f"| {way} | {name} | {strength:g} | {100 * score.target:.0f} % | {100 * score.others:.0f} % |", flush=True)
+def row(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
-def judge_labels(source: Path, folder: Path, arguments: argparse.Namespace) -> None:
-    request = LearnRequest(str(source), "avatars", folder / "labels", N_STEPS, T_EDIT)
-    paths = learn_labels(request, LabelQuestion(str(source.parent / "labels.csv"), LABELS))
-    for name, path in zip(LABELS, paths, strict=True):
-        print_best("labels", name, path, arguments.faces)
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
-def judge_text(source: Path, folder: Path, arguments: argparse.Namespace) -> None:
-    for name in arguments.texts:
-        recipe = TextRecipe("person", TEXTS[name], T_EDIT, N_STEPS, l1_weight=TEXT_L1)
-        path = folder / f"{name}.safetensors"
-        request = TextRequest(str(source), "avatars", "avatars", path, recipe, arguments.text_images, 1, 8)
-        print_best("text", name, learn_text(request), arguments.faces)
+def print_best(way: str, name: str, direction: Direction, faces: int) -> float:
+    strength, found = best(direction, name, faces)
+    row(way, name, f"{strength:g}", percent(found.target), percent(found.others))
+    return strength
 
 
-def judge_pca(source: Path, folder: Path, arguments: argparse.Namespace) -> None:
-    """Of every component in both senses: the label that changes most often."""
-    request = LearnRequest(str(source), "avatars", folder / "pca", N_STEPS, T_EDIT, scale=PCA_SCALE)
-    faces = trial(None, arguments.faces)
+def judge_labels(bench: Bench) -> None:
+    paths = learn_labels(bench.request("labels"), LabelQuestion(bench.labels, LABELS))
+    for path in paths:
+        if path.stem in bench.attributes:
+            print_best("labels", path.stem, directions.load(path), bench.faces)
+
+
+def judge_classifier(bench: Bench) -> None:
+    for kind in ("logistic", "svm"):
+        for name in bench.attributes:
+            others = tuple(other for other in LABELS if other != name)
+            asked = ClassifierQuestion(bench.labels, name, kind, others)
+            path = learn_classifier(bench.request(f"{kind}-{name}"), asked)
+            print_best(f"classifier, {kind}", name, directions.load(path), bench.faces)
+
+
+def judge_scores(bench: Bench) -> None:
+    """CLIP scores the faces, then samples of the model; the extremes make a direction."""
+    drawn = str(bench.folder / "samples")
+    sample("avatars", drawn, bench.images // 2, 0, 0, N_STEPS, "cpu", 16, check=False)
+    for way, source in {"CLIP scores": bench.source, "CLIP scores of samples": drawn}.items():
+        scorers = tuple(ScorerSource((name,), ("person", TEXTS[name]), "avatars") for name in bench.attributes)
+        table = str(bench.folder / "scores.parquet")
+        write_labels(score(source, "avatars", scorers, None, EngineSpec()), table)
+        for name in bench.attributes:
+            asked = LabelQuestion(table, (name,), None, EXTREMES)
+            [path] = learn_labels(bench.request(f"scores-{name}.safetensors", source), asked)
+            print_best(way, name, directions.load(path), bench.faces)
+
+
+def text_request(bench: Bench, name: str) -> TextRequest:
+    """The training of an attribute from its texts."""
+    recipe = TextRecipe("person", TEXTS[name], T_EDIT, N_STEPS, l1_weight=TEXT_L1)
+    path = bench.folder / f"text-{name}.safetensors"
+    return TextRequest(bench.source, "avatars", "avatars", path, recipe, bench.text_images, 1, 8)
+
+
+def judge_text(bench: Bench) -> None:
+    """The block, and what its average over images and time still does at the same strength."""
+    for name in bench.attributes:
+        path = learn_text(text_request(bench, name))
+        strength = print_best("text", name, directions.load(path), bench.faces)
+        mean = average_over_images(bench.request("mean"), path)
+        averages = {"text, mean over images": mean, "and over time": direction_math.average_over_time(mean)}
+        for way, direction in averages.items():
+            found = trial(name, bench.faces).score(name, shift_of(direction, strength))
+            row(way, name, f"{strength:g}", percent(found.target), percent(found.others))
+
+
+def judge_pca(bench: Bench) -> None:
+    for path in learn_pca(bench.request("pca"), COMPONENTS, False, 64, 10):
+        print_named(f"pca, {path.stem}", directions.load(path), bench.faces)
+
+
+def judge_jacobian(bench: Bench) -> None:
+    few = bench.folder / "few"
+    few.mkdir()
+    for path in sorted(Path(bench.source).iterdir())[:32]:
+        (few / path.name).write_bytes(path.read_bytes())
+    for path in learn_jacobian(bench.request("jacobian", str(few)), JacobianQuestion(6, 3)):
+        print_named(f"jacobian, {path.stem}", directions.load(path), bench.faces)
+
+
+def print_named(way: str, direction: Direction, count: int) -> None:
+    """The label that a direction changes most in each sense, at strengths 1 and 2."""
+    faces = trial(None, count)
     everyone = torch.arange(len(faces.x_T))
-    for path in learn_pca(request, COMPONENTS, False, 64, 10):
-        direction = directions.load(path)
-        for sense in (1.0, -1.0):
-            seen = judged(faces.judge, faces.edited(everyone, shift_of(direction, sense)))
-            changed = (seen != faces.truth).float().mean(0)
-            top = int(changed.argmax())
-            how = "gains" if seen[:, top].sum() > faces.truth[:, top].sum() else "loses"
-            others = 1 - (changed.sum() - changed[top]).item() / (len(LABELS) - 1)
-            # of the faces that can change so: those without it, or with it
-            able = faces.truth[:, top] != (how == "gains")
-            share = (seen[able, top] != faces.truth[able, top]).float().mean().item()
-            name = f"{how} {LABELS[top]}"
-            print(f"| {path.stem} | {name} | {sense:g} | {100 * share:.0f} % | {100 * others:.0f} % |", flush=True)
+    for strength in (1.0, -1.0, 2.0, -2.0):
+        seen = judged(faces.judge, faces.edited(everyone, shift_of(direction, strength)))
+        changes = []
+        for index, name in enumerate(LABELS):
+            kept = 1 - (seen != faces.truth).float().mean(0)
+            others = (kept.sum() - kept[index]).item() / (len(LABELS) - 1)
+            for comes in (True, False):
+                able = faces.truth[:, index] != comes
+                share = (seen[able, index] == comes).float().mean().item()
+                changes.append((share, f"{name} {'comes' if comes else 'goes'}", others))
+        share, what, others = max(changes)
+        row(way, what, f"{strength:g}", percent(share), percent(others))
 
 
-WAYS = {"labels": judge_labels, "text": judge_text, "pca": judge_pca}
+def judge_projection(bench: Bench) -> None:
+    """Faces on which beards mostly come with glasses teach a direction of glasses that leaks into beards."""
+    faces = load_or_render(CACHE / "train.npz", 24_000, 0)
+    alike = faces["glasses"][: bench.images] == faces["beard"][: bench.images]
+    kept = alike | (np.arange(bench.images) % 8 == 0)
+    confounded = bench.folder / "confounded.csv"
+    lines = Path(bench.labels).read_text().splitlines()
+    confounded.write_text("\n".join([lines[0], *(line for line, keep in zip(lines[1:], kept, strict=True) if keep)]))
+    [raw] = learn_labels(bench.request("raw.safetensors"), LabelQuestion(str(confounded), ("glasses",), ()))
+    [beard] = learn_labels(bench.request("beard.safetensors"), LabelQuestion(bench.labels, ("beard",)))
+    leaking = directions.load(raw)
+    projected = direction_math.project(leaking, [directions.load(beard)])
+    lacking = trial("glasses", bench.faces)
+    chosen = torch.nonzero(~lacking.truth[:, LABELS.index("beard")])[:, 0]
+    for way, direction in {"glasses, confounded": leaking, "beard projected out": projected}.items():
+        for strength in (1.0, 1.5):
+            seen = judged(lacking.judge, lacking.edited(chosen, shift_of(direction, strength)))
+            present, leak = (seen[:, LABELS.index(name)].float().mean().item() for name in ("glasses", "beard"))
+            row(way, f"beards on {len(chosen)} faces without: {percent(leak)}", f"{strength:g}", percent(present), "")
+
+
+WAYS: dict[str, Callable[[Bench], None]] = {
+    "labels": judge_labels,
+    "classifier": judge_classifier,
+    "scores": judge_scores,
+    "text": judge_text,
+    "pca": judge_pca,
+    "jacobian": judge_jacobian,
+    "projection": judge_projection,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--texts", nargs="+", choices=list(TEXTS), default=list(TEXTS))
+    parser.add_argument("--attributes", nargs="+", choices=LABELS, default=LABELS)
     parser.add_argument("--images", type=int, default=1024, help="faces for statistics")
     parser.add_argument("--text-images", type=int, default=128, help="faces for training by text")
     parser.add_argument("--faces", type=int, default=64, help="held-out faces per cell")
     arguments = parser.parse_args()
-    print("| way | attribute | strength | present | others kept |\n|---|---|---|---|---|")
+    row("way", "attribute", "strength", "present", "others kept")
+    row(*["---"] * 5)
     with tempfile.TemporaryDirectory() as name:
-        source = write_faces(Path(name), arguments.images)
+        write_faces(Path(name), arguments.images)
+        sizes = (arguments.images, arguments.text_images, arguments.faces)
+        bench = Bench(Path(name), *sizes, tuple(arguments.attributes))
         for way in arguments.ways:
-            WAYS[way](source, Path(name), arguments)
+            WAYS[way](bench)
 
 
 if __name__ == "__main__":

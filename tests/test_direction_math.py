@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import SAMPLES, asyrp
@@ -123,6 +124,18 @@ def test_the_commands_make_directions_that_can_be_used(tmp_path):
     table = json.loads(asyrp("directions", "compare", "smile", made, "--json").stdout)
     assert table["names"] == ["smile", "mine"]
     assert table["cosines"][0][1] > 0.5
+
+
+def test_show_draws_a_sweep_on_the_models_samples_and_the_length_of_delta_h(tmp_path):
+    done = asyrp("directions", "show", "glasses", "--sweep", tmp_path / "sweep.png", "--json")
+    assert done.returncode == 0, done.stderr
+    lengths = json.loads(done.stdout)["length_of_delta_h"]
+    direction = directions.load(registry.find("avatars").direction_files()["glasses"])
+    expected = direction.form.delta_h.flatten(1).norm(dim=1)
+    assert list(map(int, lengths)) == direction.form.steps
+    np.testing.assert_allclose(list(lengths.values()), expected, rtol=1e-5)
+    with Image.open(tmp_path / "sweep.png") as sheet:
+        assert sheet.width > 7 * sheet.height / 5
 
 
 def test_a_preview_shows_images_by_strengths(tmp_path):
