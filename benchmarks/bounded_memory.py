@@ -1,6 +1,6 @@
 """Statistics of h over 10,000 images: does memory stay put, and do one actor, two and a killed one find the same?
 
-    python benchmarks/statistics.py        # about 15 minutes on 2 cores
+    python benchmarks/bounded_memory.py        # about 15 minutes on 2 cores
 
 Label sums and a PCA sketch of rendered faces at five timesteps. Prints the peak of resident memory of the driver and of
 the largest actor, for a tenth of the images and for all, and the largest difference between directions.
