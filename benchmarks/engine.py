@@ -26,6 +26,7 @@ from jobs.resolve import Job, resolve
 from jobs.run import run
 from jobs.spec import JobSpec
 from pipeline.commit import Commit
+from pipeline.fetch import fetch
 from pipeline.images import decode
 from pipeline.plan import write_plan
 from pipeline.sources import SourceImage, list_images
@@ -45,7 +46,7 @@ def overhead(root: Path, batch_size: int = 8) -> None:
     """All 64 samples, 40 + 40 steps: the bare loop in this thread, then the worker with its threads and files."""
     job = job_at(root, shard_size=16)
     method = Method(job.settings)
-    images = [decode(read_url(image.uri), 32, "crop").pixels for image in list_images(job.spec.source)]
+    images = [decode(fetch(image), 32, "crop").pixels for image in list_images(job.spec.source)]
     pixels, keys = torch.from_numpy(np.stack(images))[:, None], [str(i) for i in range(len(images))]
     with torch.inference_mode():
         method.fused(pixels[:batch_size], keys[:batch_size])

@@ -40,9 +40,20 @@ app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
 app.command()(sample)
 
+SOURCE_HELP = "Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."
+
 # The options that `run` and `plan` share, in the order of their help.
-Source = Annotated[str | None, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
+Source = Annotated[str | None, typer.Option("--source", "-s", help=SOURCE_HELP)]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="Root of the run, on any fsspec URL.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.")]
+Sample = Annotated[float | None, typer.Option("--sample", help="Only this share of the images, chosen by key.")]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", help="column=value, or !=, <, <=, >, >=. Repeat: all must hold.")
+]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="A column of the source for the manifest to carry. Repeat.")
+]
+ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Of a table: where its images or URLs are.")]
 ModelName = Annotated[str | None, typer.Option("--model", help=f"{MODEL_HELP} [default: avatars]")]
 Edits = Annotated[
     list[str] | None,
@@ -100,6 +111,11 @@ Root = Annotated[str, typer.Argument(help="The root of a run.")]
 def spec_from_flags(
     source: Source = None,
     output: Output = None,
+    limit: Limit = None,
+    sample_share: Sample = None,
+    where: Where = None,
+    column: Columns = None,
+    image_column: ImageColumn = None,
     model: ModelName = None,
     edit: Edits = None,
     direction: Directions = None,
@@ -131,6 +147,11 @@ def spec_from_flags(
     flags: dict[str, Any] = {
         "source": source,
         "output": output,
+        "limit": limit,
+        "sample": sample_share,
+        "where": where or None,
+        "columns": column or None,
+        "image_column": image_column,
         "model": model,
         "edits": edit or None,
         "directions": _named_files(direction) if direction else None,

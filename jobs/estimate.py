@@ -12,10 +12,10 @@ from asyrp.process import inversion_calls
 from asyrp.schedule import timesteps
 from asyrp.unet import HSpaceUNet
 from jobs.resolve import Job
+from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, encode
 from pipeline.model_source import find_model
 from pipeline.sources import list_images
-from pipeline.storage import read_url
 
 MEGABYTE = 1_000_000
 
@@ -46,7 +46,7 @@ class Estimate:
 def estimate(job: Job) -> Estimate:
     """Count the images and passes, and time the net on this machine. Writes nothing."""
     spec = job.spec
-    images = sum(1 for _ in list_images(spec.source))
+    images = sum(1 for _ in list_images(spec.source, spec.selection()))
     grid = timesteps(spec.n_gen)
     variants = job.final.variants
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
@@ -100,9 +100,9 @@ def _now(device: torch.device) -> float:
 def _bytes_per_output(job: Job) -> float:
     """The size of one edited image, guessed from a few of the source images written with the same codec."""
     image_format, sizes = job.image_format, []
-    for image in itertools.islice(list_images(job.spec.source), 8):
+    for image in itertools.islice(list_images(job.spec.source, job.spec.selection()), 8):
         try:
-            decoded = decode(read_url(image.uri), image_format.size, image_format.fit)
+            decoded = decode(fetch(image), image_format.size, image_format.fit)
         except (OSError, ImageRefused):
             continue  # the run will say so in the image's row
         sizes.append(len(encode(decoded.pixels, image_format.codec, image_format.quality)))

@@ -23,11 +23,12 @@ from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift
 from asyrp.text_training import Losses, TextRecipe, TextTraining
 from jobs.display import console
+from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, encode
 from pipeline.model_source import find_model
 from pipeline.sources import list_images
 from pipeline.stages import self_check
-from pipeline.storage import Store, read_url
+from pipeline.storage import Store
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"images": 1000, "epochs": 1, "n_steps": 40, "source_term": "paper", "decay_epochs": None},
@@ -192,7 +193,7 @@ def _first_readable(source: str, count: int, size: int) -> tuple[list[str], Tens
     pixels = []
     for image in list_images(source):
         try:
-            pixels.append(decode(read_url(image.uri), size, "crop").pixels)
+            pixels.append(decode(fetch(image), size, "crop").pixels)
         except (OSError, ImageRefused) as error:
             console.print(f"left out {image.key}: {error}", highlight=False)
             continue

@@ -9,8 +9,8 @@ from asyrp.errors import UserError
 from jobs.run import run
 from jobs.spec import load_spec
 from pipeline import sheet
+from pipeline.fetch import fetch
 from pipeline.sources import list_images
-from pipeline.storage import read_url
 
 STRENGTHS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 
@@ -25,7 +25,7 @@ def preview(direction: Path, name: str, source: str, output: Path, rows: int, fl
         images = Path(folder) / "images"
         images.mkdir()
         for index, image in enumerate(itertools.islice(list_images(source), rows)):
-            (images / f"{index:03d}{Path(image.key).suffix}").write_bytes(read_url(image.uri))
+            (images / f"{index:03d}{Path(image.key).suffix}").write_bytes(fetch(image))
         edits = [f"{name}={strength:g}" for strength in STRENGTHS]
         own = {
             "source": str(images),

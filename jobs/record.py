@@ -11,9 +11,9 @@ from typing import Any
 from asyrp.errors import UserError
 from jobs.resolve import Job
 from jobs.spec import JobSpec
-from pipeline.plan import PlanSummary, read_plan, write_plan
+from pipeline.plan import PlanSummary, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
-from pipeline.sources import SourceImage, list_images
+from pipeline.sources import list_images
 from pipeline.storage import Store, open_filesystem
 
 FORMAT = 1
@@ -104,7 +104,12 @@ def _new_plan(store: Store, job: Job) -> PlanSummary:
     if job.spec.inversions:
         return _plan_of_inversions(store, job)
     _refuse_output_inside_source(job.spec)
-    return write_plan(store, list_images(job.spec.source), job.spec.shard_size, lambda key: output_names(job, key))
+    return write_plan(
+        store,
+        list_images(job.spec.source, job.spec.selection()),
+        job.spec.shard_size,
+        lambda key: output_names(job, key),
+    )
 
 
 def output_names(job: Job, key: str) -> list[str]:
@@ -134,5 +139,5 @@ def _plan_of_inversions(store: Store, job: Job) -> PlanSummary:
     state = StateReader(theirs, {"invert": tuple(record["stages"]["invert"])}).read()
     if not state.complete:
         raise UserError(f"the inversions at {theirs.url} are not complete: finish that run first")
-    rows = (SourceImage(row.key, row.uri, row.size, row.etag) for row in read_plan(theirs))
+    rows = (source_image(row) for row in read_plan(theirs))
     return write_plan(store, rows, record["plan"]["shard_size"], lambda key: output_names(job, key))

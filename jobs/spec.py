@@ -11,6 +11,7 @@ from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from asyrp.registry import bundled_names
 from pipeline.images import Codec, Fit
+from pipeline.selection import Condition, Selection
 
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 
@@ -52,6 +53,11 @@ class JobSpec(BaseModel):
 
     source: Url
     output: Url
+    limit: int | None = Field(None, ge=1, description="the first so many images of the source")
+    sample: float | None = Field(None, gt=0, le=1, description="a share of the images, chosen by key")
+    where: list[str] = Field(default_factory=list, description="conditions on the source's columns, all to be met")
+    columns: list[str] = Field(default_factory=list, description="columns of the source that the manifest carries")
+    image_column: str | None = Field(None, description="of a table: where its images or URLs are")
     model: Annotated[str, AfterValidator(absolute_model)] = "avatars"
     directions: dict[str, Url] = Field(default_factory=dict, description="direction files by the name edits use")
     edits: list[str] = Field(min_length=1)
@@ -97,6 +103,21 @@ class JobSpec(BaseModel):
             known = ", ".join(f"{{{field}}}" for field in NAME_FIELDS)
             raise ValueError(f"'{template}' is no output name: {error} is not among {known}") from error
         return template
+
+    @field_validator("where")
+    @classmethod
+    def _conditions_parse(cls, texts: list[str]) -> list[str]:
+        try:
+            for text in texts:
+                Condition.parse(text)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return texts
+
+    def selection(self) -> Selection:
+        """Which images of the source are meant."""
+        where = tuple(Condition.parse(text) for text in self.where)
+        return Selection(self.limit, self.sample, where, tuple(self.columns), self.image_column)
 
     def parsed_edits(self) -> list[Edit]:
         return [parse_edit(text) for text in self.edits]

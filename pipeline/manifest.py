@@ -7,7 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-VERSION = "1"
+from pipeline.source_image import SourceImage
+
+VERSION = "2"
 OK = "ok"
 
 SCHEMA = pa.schema(
@@ -17,7 +19,10 @@ SCHEMA = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
         ("source_uri", pa.string()),
         ("source_member", pa.string()),
+        ("source_offset", pa.int64()),
+        ("source_size", pa.int64()),
         ("source_etag", pa.string()),
+        ("source_columns", pa.string()),
         ("source_width", pa.int32()),
         ("source_height", pa.int32()),
         pa.field("stage", pa.string(), nullable=False),
@@ -66,3 +71,15 @@ def to_bytes(rows: Iterable[Row]) -> bytes:
 
 def from_bytes(data: bytes) -> list[Row]:
     return pq.read_table(io.BytesIO(data)).to_pylist()
+
+
+def source_of(row: Row) -> SourceImage:
+    """The image that a row was made from, to be fetched again."""
+    return SourceImage(
+        row["key"],
+        row["source_uri"],
+        row["source_size"],
+        row["source_etag"],
+        row["source_member"],
+        row["source_offset"],
+    )

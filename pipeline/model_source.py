@@ -16,9 +16,10 @@ from asyrp import registry
 from asyrp.cache import made_once
 from asyrp.errors import UserError
 from asyrp.registry import ModelFolder
+from pipeline.fetch import fetch as fetch_image
 from pipeline.images import ImageRefused, decode
 from pipeline.sources import list_images
-from pipeline.storage import open_filesystem, read_url
+from pipeline.storage import open_filesystem
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def _first_images(source: str, count: int, size: int) -> list[NDArray[np.float32
     found: list[NDArray[np.float32]] = []
     for image in list_images(source):
         try:
-            found.append(decode(read_url(image.uri), size, "crop").pixels)
+            found.append(decode(fetch_image(image), size, "crop").pixels)
         except (OSError, ImageRefused) as error:
             log.warning("left out of the self-check: %s: %s", image.uri, error)
         if len(found) == count:

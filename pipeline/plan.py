@@ -7,6 +7,7 @@ one small read. Writing streams: memory is 8 bytes per output name, whatever the
 import hashlib
 import io
 import itertools
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
-from pipeline.sources import SourceImage
+from pipeline.source_image import EXTENSIONS, SourceImage
 from pipeline.storage import Store
 
 SHARDS_PER_PART = 1024
@@ -27,8 +28,10 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("member", pa.string()),
+        pa.field("offset", pa.int64()),
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
+        pa.field("columns", pa.string()),
     ]
 )
 OutputNames = Callable[[str], Iterable[str]]
@@ -37,15 +40,23 @@ OutputNames = Callable[[str], Iterable[str]]
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image of a shard; `row` counts within the shard."""
+    """One image of a shard; `row` counts within the shard, `columns` is the JSON of those that the output carries."""
 
     shard: int
     row: int
     key: str
     uri: str
     member: str | None
+    offset: int | None
     size: int | None
     etag: str | None
+    columns: str | None
+
+
+def source_image(row: PlanRow) -> SourceImage:
+    """The image that was planned, to be planned again."""
+    columns = json.loads(row.columns) if row.columns else {}
+    return SourceImage(row.key, row.uri, row.size, row.etag, row.member, row.offset, columns)
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
             total += 1
         store.write(part_name(part), _part_bytes(rows, first_shard=part * SHARDS_PER_PART))
     if not total:
-        raise UserError("the source holds no images: nothing ends in .png, .jpg, .jpeg, .webp, .bmp, .gif or .tif")
+        raise UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}")
     names.check(lambda: (row.key for row in read_plan(store)), output_names)
     return PlanSummary(total, -(-total // shard_size), shard_size, digest.hexdigest())
 
@@ -100,9 +111,11 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
                 "row": list(range(len(images))),
                 "key": [image.key for image in images],
                 "uri": [image.uri for image in images],
-                "member": [None] * len(images),
+                "member": [image.member for image in images],
+                "offset": [image.offset for image in images],
                 "size": [image.size for image in images],
                 "etag": [image.etag for image in images],
+                "columns": [json.dumps(image.columns, default=str) if image.columns else None for image in images],
             }
             writer.write_table(pa.table(columns, schema=SCHEMA))
     return buffer.getvalue()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.commit import committed, committed_rows
+from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, to_uint8
-from pipeline.manifest import OK, Row
+from pipeline.manifest import OK, Row, source_of
 from pipeline.stage import ImageFormat, Stage
-from pipeline.storage import Store, read_url
+from pipeline.storage import Store
 
 NAME = "report/contact_sheet.png"
 MIN_TILE, GAP, HEADER = 128, 4, 24
@@ -54,7 +55,7 @@ def _title(edit: str | None, strength: float | None) -> str:
 
 def _source_tile(row: Row, image_format: ImageFormat) -> Image.Image | None:
     try:
-        decoded = decode(read_url(row["source_uri"]), image_format.size, image_format.fit)
+        decoded = decode(fetch(source_of(row)), image_format.size, image_format.fit)
     except (OSError, ImageRefused):
         return None  # the row says why
     return Image.fromarray(to_uint8(decoded.pixels))

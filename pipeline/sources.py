@@ -1,67 +1,90 @@
-"""The images of a folder or glob on any fsspec URL, one at a time, with their keys."""
+"""The images of a source, one at a time, with their keys: whatever form the source has, one listing.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from posixpath import commonpath, dirname
+| a source is | it is read as |
+|---|---|
+| a folder or a glob of images | files |
+| `.tar`, or a folder or glob of them | WebDataset tars: every image in them |
+| `.parquet`, or a folder or glob of them | images in a column, or a list of URLs |
+| `.csv`, `.txt` | a list of URLs |
+| the root of a run | the images that the run made |
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.core import has_magic
 
 from asyrp.errors import UserError
+from pipeline.selection import ALL, Selection
+from pipeline.source_files import glob_files, image_of, walk
+from pipeline.source_image import EXTENSIONS, SourceImage
+from pipeline.source_run import RUN, images_of_run
+from pipeline.source_tables import images_of_csv, images_of_parquet, images_of_text
+from pipeline.source_tars import images_of_tar
 from pipeline.storage import open_filesystem
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+__all__ = ["SourceImage", "list_images"]
+
+Reader = Callable[[AbstractFileSystem, str, str, Selection], Iterator[SourceImage]]
+"""The images inside one file of a filesystem: (fs, path, the file's part of their keys, selection)."""
+
+READERS: dict[str, Reader] = {
+    ".tar": images_of_tar,
+    ".parquet": images_of_parquet,
+    ".csv": images_of_csv,
+    ".txt": images_of_text,
+}
+LISTED_IN_FOLDERS = (".tar", ".parquet")
 
 
-@dataclass(frozen=True)
-class SourceImage:
-    """One image to edit. `key` is its path below the source; `etag` changes when its content does."""
-
-    key: str
-    uri: str
-    size: int | None
-    etag: str | None
-
-
-def list_images(url: str) -> Iterator[SourceImage]:
-    """The images below a folder (recursively) or matching a glob, in an order that only their names decide.
+def list_images(url: str, selection: Selection = ALL) -> Iterator[SourceImage]:
+    """The images of a source that are selected, in an order that only their names decide.
 
     Raises:
-        UserError: if there is no such folder, or the glob matches nothing.
+        UserError: if there is no such source, or it has no images, or lacks a column that is selected by.
     """
+    return islice(selection.chosen(_all_images(url, selection)), selection.limit)
+
+
+def _all_images(url: str, selection: Selection) -> Iterator[SourceImage]:
     fs, path = open_filesystem(url)
     fs.invalidate_cache()
     if has_magic(path):
-        yield from _glob(fs, path, url)
+        root, entries = glob_files(fs, path, url)
+        yield from _of_files(fs, root, entries, selection)
     elif fs.isdir(path):
-        yield from _walk(fs, path.rstrip("/"))
+        if fs.exists(f"{path.rstrip('/')}/{RUN}"):
+            yield from images_of_run(url, selection)
+        else:
+            yield from _of_files(fs, path.rstrip("/"), walk(fs, path.rstrip("/")), selection)
+    elif reader := READERS.get(_suffix(path)):
+        if not fs.exists(path):
+            raise UserError(f"there is no source {url}")
+        yield from reader(fs, path, "", selection)
+    elif _suffix(path) in (".gz", ".tgz", ".bz2", ".zst", ".xz", ".zip"):
+        raise UserError(f"source {url} is compressed as a whole: unpack it, images in it cannot be read one by one")
     else:
-        raise UserError(f"source {url} is no folder: give a folder of images, or a glob such as '{url}/**/*.png'")
+        raise UserError(
+            f"source {url} is no folder: give a folder of images, a glob such as '{url}/**/*.png', or a .tar, "
+            ".parquet, .csv or .txt file"
+        )
 
 
-def _walk(fs: AbstractFileSystem, root: str) -> Iterator[SourceImage]:
-    for _, folders, files in fs.walk(root, detail=True, topdown=True):
-        folders_in_order = sorted(folders.items())
-        folders.clear()
-        folders.update((name, entry) for name, entry in folders_in_order if not name.startswith("."))
-        for name, entry in sorted(files.items()):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield _image(fs, root, entry)
+def _of_files(
+    fs: AbstractFileSystem, root: str, entries: Iterator[dict[str, Any]], selection: Selection
+) -> Iterator[SourceImage]:
+    """Images as they are, and the images inside tars and Parquet files, whose keys begin with the file's own."""
+    for entry in entries:
+        name: str = entry["name"]
+        suffix = _suffix(name)
+        if suffix in LISTED_IN_FOLDERS:
+            inside = name[len(root) :].lstrip("/")[: -len(suffix)]
+            yield from READERS[suffix](fs, name, f"{inside}/", selection)
+        elif suffix in EXTENSIONS:
+            yield image_of(fs, root, entry)
 
 
-def _glob(fs: AbstractFileSystem, pattern: str, url: str) -> Iterator[SourceImage]:
-    found = [entry for _, entry in sorted(fs.glob(pattern, detail=True).items()) if entry["type"] == "file"]
-    if not found:
-        raise UserError(f"source {url} matches no file")
-    # The part of the pattern before its first wildcard, so that a key does not depend on what matched.
-    fixed = pattern[: min(pattern.index(c) for c in "*?[" if c in pattern)]
-    root = commonpath([dirname(fixed), dirname(found[0]["name"])])
-    for entry in found:
-        yield _image(fs, root, entry)
-
-
-def _image(fs: AbstractFileSystem, root: str, entry: dict[str, Any]) -> SourceImage:
-    path = entry["name"]
-    etag = next((str(entry[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if entry.get(k)), None)
-    return SourceImage(path[len(root) :].lstrip("/"), fs.unstrip_protocol(path), entry.get("size"), etag)
+def _suffix(path: str) -> str:
+    return "." + path.rsplit("/", 1)[-1].rpartition(".")[2].lower()

@@ -33,10 +33,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode
 from pipeline.shard_job import Failure, Item, ShardJob, ShardReport
 from pipeline.stage import BatchFunction, ImageFormat, MakeFunctions, Stage
-from pipeline.storage import Store, read_url
+from pipeline.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class Worker:
         start = time.perf_counter()
         try:
             with self.meter.time("fetch"):
-                data = read_url(item.plan.uri)
+                data = fetch(item.plan)
         except (OSError, EOFError) as error:
             item.failure = Failure.of("fetch_error", error)
             return

@@ -1,0 +1,151 @@
+"""The bytes of one image of a source, wherever they lie; what fails for a moment is tried again."""
+
+import logging
+from bisect import bisect_right
+from collections import OrderedDict
+from threading import Lock
+from typing import Protocol
+
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from pipeline.source_image import DENIED
+from pipeline.storage import open_filesystem
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
+DEADLINE_SECONDS = 60.0
+"""For one attempt at one object, on filesystems that speak over a network."""
+
+FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+KEPT_ROW_GROUPS = 4
+
+
+class Located(Protocol):
+    """Where an image's bytes are: see `pipeline.source_image.SourceImage`."""
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def member(self) -> str | None: ...
+    @property
+    def offset(self) -> int | None: ...
+    @property
+    def size(self) -> int | None: ...
+
+
+class Changed(OSError):
+    """The object is another than when it was planned."""
+
+
+def fetch(image: Located) -> bytes:
+    """The bytes of an image.
+
+    Raises:
+        OSError: if they cannot be had: at once where trying again is no use (not there, not allowed, changed since it
+            was planned), else after ATTEMPTS attempts that wait longer and longer between them.
+    """
+    if image.uri.startswith(DENIED):
+        raise PermissionError(image.uri.removeprefix(DENIED))
+    attempts = Retrying(
+        retry=retry_if_exception(_is_passing),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(FIRST_WAIT, LONGEST_WAIT),
+        before_sleep=lambda state: log.warning(
+            "%s: attempt %d failed: %s", image.uri, state.attempt_number, state.outcome and state.outcome.exception()
+        ),
+        reraise=True,
+    )
+    data = attempts(_read, image)
+    if image.size is not None and len(data) != image.size:
+        raise Changed(f"it had {image.size} bytes when it was planned and has {len(data)} now")
+    return data
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether an error may go away by itself: what a network or a busy server does."""
+    return isinstance(error, OSError | EOFError) and not isinstance(error, FINAL_ERRORS)
+
+
+def _read(image: Located) -> bytes:
+    fs, path = open_filesystem(image.uri)
+    if image.member is None or image.offset is None:
+        return _whole(fs, path)
+    if path.lower().endswith(".tar"):
+        assert image.size is not None
+        return _range(fs, path, image.offset, image.offset + image.size)
+    return _cells.read(fs, path, image.member, image.offset)
+
+
+def _whole(fs: AbstractFileSystem, path: str) -> bytes:
+    return _range(fs, path, None, None)
+
+
+def _range(fs: AbstractFileSystem, path: str, start: int | None, end: int | None) -> bytes:
+    """Bytes of a file; its filesystem's own exceptions become OSError."""
+    try:
+        if isinstance(fs, AsyncFileSystem):
+            return sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=DEADLINE_SECONDS)
+        return fs.cat_file(path, start=start, end=end)
+    except OSError:
+        raise
+    except Exception as error:  # aiohttp's and the cloud drivers' errors have no common base
+        status = getattr(error, "status", None)
+        if status is not None and 400 <= status < 500 and status not in (408, 429):
+            raise PermissionError(f"{type(error).__name__}: {error}") from error
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+class ParquetCells:
+    """Reads cells of Parquet columns. The row groups read last are kept: images of a shard lie side by side."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[tuple[str, str, int], list[bytes | None]] = OrderedDict()
+        self._starts: dict[str, list[int]] = {}
+        self._lock = Lock()
+
+    def read(self, fs: AbstractFileSystem, path: str, column: str, row: int) -> bytes:
+        """The bytes of one cell. Raises OSError if it is empty or not there."""
+        with self._lock:
+            group, first = self._place(fs, path, row)
+            name = (path, column, group)
+            if name not in self._groups:
+                self._groups[name] = self._load(fs, path, column, group)
+                while len(self._groups) > KEPT_ROW_GROUPS:
+                    self._groups.popitem(last=False)
+            self._groups.move_to_end(name)
+            cells = self._groups[name]
+        data = cells[row - first]
+        if data is None:
+            raise FileNotFoundError(f"column {column} is empty in row {row}")
+        return data
+
+    def _place(self, fs: AbstractFileSystem, path: str, row: int) -> tuple[int, int]:
+        """The row group that holds a row, and its first row."""
+        if path not in self._starts:
+            with fs.open(path, "rb") as file:
+                metadata = pq.ParquetFile(file).metadata
+            starts = [0]
+            for group in range(metadata.num_row_groups):
+                starts.append(starts[-1] + metadata.row_group(group).num_rows)
+            self._starts[path] = starts
+        starts = self._starts[path]
+        if row >= starts[-1]:
+            raise Changed(f"the file has no row {row} any more")
+        group = bisect_right(starts, row) - 1
+        return group, starts[group]
+
+    @staticmethod
+    def _load(fs: AbstractFileSystem, path: str, column: str, group: int) -> list[bytes | None]:
+        with fs.open(path, "rb") as file:
+            table = pq.ParquetFile(file).read_row_group(group, columns=[column])
+        top, *inner = column.split(".")
+        cells = table[top].combine_chunks()
+        return (cells.field(inner[0]) if inner else cells).to_pylist()
+
+
+_cells = ParquetCells()

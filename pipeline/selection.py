@@ -1,0 +1,93 @@
+"""Which images of a source are meant: a limit, a random share, conditions on columns."""
+
+import hashlib
+import operator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from asyrp.errors import UserError
+from pipeline.source_image import SourceImage
+
+OPERATORS = {
+    "==": operator.eq, "=": operator.eq, "!=": operator.ne,
+    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
+CONDITION = re.compile(r"\s*([^\s=!<>]+)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`column operator value`; the value is compared as a number where both sides are numbers, else as text."""
+
+    column: str
+    operator: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        """Raises UserError if it is none."""
+        match = CONDITION.fullmatch(text)
+        if match is None:
+            raise UserError(f"'{text}' is no condition: write it as column=value, or with !=, <, <=, >, >=")
+        return cls(*match.groups())
+
+    def holds(self, columns: Mapping[str, Any]) -> bool:
+        """Whether it holds; not where the column is empty. Raises UserError if there is no such column."""
+        if self.column not in columns:
+            have = ", ".join(columns) or "none"
+            raise UserError(f"the source has no column '{self.column}' to select by: it has {have}")
+        found = columns[self.column]
+        if found is None:
+            return False
+        if isinstance(found, bool):
+            return OPERATORS[self.operator](str(found).lower(), self.value.lower())
+        if isinstance(found, int | float):
+            try:
+                return OPERATORS[self.operator](found, float(self.value))
+            except ValueError:
+                raise UserError(f"'{self.column}' holds numbers, and '{self.value}' is none") from None
+        return OPERATORS[self.operator](str(found), self.value)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`sample` is a share in 0..1, chosen by key: the same images wherever and in whatever order they are listed.
+
+    `columns` are those that the output is to carry; `image_column` is where a table has its images or URLs.
+    """
+
+    limit: int | None = None
+    sample: float | None = None
+    where: tuple[Condition, ...] = ()
+    columns: tuple[str, ...] = ()
+    image_column: str | None = None
+
+    @property
+    def reads_columns(self) -> bool:
+        """Whether columns that cost a read are needed."""
+        return bool(self.where or self.columns)
+
+    def chosen(self, images: Iterable[SourceImage]) -> Iterator[SourceImage]:
+        """The images that are meant, of all of a source, with the columns that go along."""
+        for image in images:
+            if all(condition.holds(image.columns) for condition in self.where) and self._sampled(image.key):
+                yield replace(image, columns=self._carried(image))
+
+    def _carried(self, image: SourceImage) -> dict[str, Any]:
+        """Raises UserError if the image lacks one."""
+        for name in self.columns:
+            if name not in image.columns:
+                have = ", ".join(image.columns) or "none"
+                raise UserError(f"the source has no column '{name}' to carry along: it has {have}")
+        return {name: image.columns[name] for name in self.columns}
+
+    def _sampled(self, key: str) -> bool:
+        if self.sample is None:
+            return True
+        hashed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=b"sample").digest(), "little")
+        return hashed < self.sample * 2**64
+
+
+ALL = Selection()

@@ -1,0 +1,39 @@
+"""One image of a source, before it is planned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+DENIED = "denied://"
+"""Put before what a source names and may not: reading it fails with a sentence, and the image has its row."""
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image to edit.
+
+    `key` is stable and tells it from all others of the source; `etag` changes when its content does. The bytes are the
+    object at `uri` or, with `member`, what `pipeline.fetch` finds at `offset`: a member of a tar (in bytes) or a cell
+    of a Parquet column (in rows). `columns` are what the source says of the image beside it.
+    """
+
+    key: str
+    uri: str
+    size: int | None = None
+    etag: str | None = None
+    member: str | None = None
+    offset: int | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+def safe_key(name: str) -> str:
+    """A key from a name that somebody else chose: no way out of a folder, no way to its root."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "/".join("_" if part == ".." else part for part in parts) or "_"
+
+
+def version_of(entry: Mapping[str, Any]) -> str | None:
+    """What a listing says that changes with an object's content."""
+    return next((str(entry[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if entry.get(k)), None)
