@@ -15,16 +15,16 @@ from rich.table import Table
 from asyrp import registry
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
+from jobs.cli_additions import extend, retry
 from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, takes
 from jobs.cli_score import sample
-from jobs.display import MODEL_HELP, console, live, out, state_table, summary
-from jobs.record import read_run
+from jobs.display import MODEL_HELP, console, out, state_table
+from jobs.report import read_state, run_and_report
 from jobs.resolve import resolve
-from jobs.run import exit_code, run
 from jobs.spec import JobSpec, load_spec
-from pipeline.progress import RunState, StateReader
+from pipeline.progress import RunState
 from pipeline.storage import Store
 
 EXIT_USAGE = 2
@@ -39,6 +39,8 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
 app.command()(sample)
+app.command()(retry)
+app.command()(extend)
 
 SOURCE_HELP = "Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."
 
@@ -202,16 +204,6 @@ def run_command(spec: JobSpec) -> None:
     raise typer.Exit(run_and_report(spec))
 
 
-def run_and_report(spec: JobSpec) -> int:
-    """Run, print the tables, and give the exit code; the contact sheet's path goes to stdout."""
-    result = run(spec, live)
-    store = Store(spec.output)
-    summary(result, read_state(store))
-    if result.sheet:
-        out.print(f"contact sheet: {store.path(result.sheet)}", soft_wrap=True, highlight=False)
-    return exit_code(result)
-
-
 @app.command("plan")
 @takes(spec_from_flags)
 def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
@@ -250,12 +242,6 @@ def demo_command(
     edits = ["glasses=1", "smile=1"]
     flags = {"source": str(samples), "output": str(output), "edits": edits, "refine": 2, "shard_size": 16}
     raise typer.Exit(run_and_report(load_spec(None, flags, [])))
-
-
-def read_state(store: Store) -> RunState:
-    """The state of the run at a root, from its storage alone."""
-    sizes = {name: (shards, images) for name, (shards, images) in read_run(store)["stages"].items()}
-    return StateReader(store, sizes).read()
 
 
 @app.command("status")

@@ -35,12 +35,7 @@ class Collecting:
     engine: EngineSpec
 
 
-def collecting_from_flags(
-    source: Source,
-    model: ModelOption = "avatars",
-    work: Annotated[
-        str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any URL.")
-    ] = None,
+def engine_from_flags(
     actors: Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")
@@ -50,15 +45,10 @@ def collecting_from_flags(
         str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")
     ] = None,
     no_check: NoCheck = False,
-) -> Collecting:
-    """The parameters are those commands' options."""
+) -> EngineSpec:
+    """The speed knobs of commands without a spec."""
     knobs = {"actors": actors, "batch_size": batch_size, "device": device, "address": address, "check": not no_check}
-    return Collecting(
-        source=absolute_url(source),
-        model=absolute_model(model),
-        work=absolute_url(work) if work else None,
-        engine=load_engine(knobs),
-    )
+    return load_engine(knobs)
 
 
 Made = TypeVar("Made")
@@ -86,6 +76,24 @@ def takes(shared: Callable[..., Any]) -> Callable[[Callable[..., Made]], Callabl
         return wrapper
 
     return decorate
+
+
+@takes(engine_from_flags)
+def collecting_from_flags(
+    engine: EngineSpec,
+    source: Source,
+    model: ModelOption = "avatars",
+    work: Annotated[
+        str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any URL.")
+    ] = None,
+) -> Collecting:
+    """The parameters are those commands' options."""
+    return Collecting(
+        source=absolute_url(source),
+        model=absolute_model(model),
+        work=absolute_url(work) if work else None,
+        engine=engine,
+    )
 
 
 def direction_file(direction: str, model: str) -> Path:

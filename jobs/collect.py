@@ -90,7 +90,7 @@ def _run(collection: Collection, store: Store) -> int:
     reader = StateReader(store, sizes(plan))
     if not reader.read().complete:
         stage, image_format = statistics_stage(settings), ImageFormat(collection.folder.image_size)
-        outcome = compute(store, [stage], settings, image_format, collection.engine, plan.shards, live(reader))
+        outcome = compute(store, [stage], settings, image_format, collection.engine, range(plan.shards), live(reader))
         if not outcome.finished:
             raise UserError(f"not all shards are done: {outcome.tripped or outcome.quarantined or 'stopped'}")
     images = reader.read().stages[STAGE].rows["ok"]

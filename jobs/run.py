@@ -11,6 +11,7 @@ from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec, JobSpec
 from pipeline import sheet
+from pipeline.additions import grown, shard_ids
 from pipeline.plan import PlanSummary
 from pipeline.progress import RunState, StateReader
 from pipeline.stage import ImageFormat, Stage
@@ -51,10 +52,18 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
     if store.url.startswith("memory://"):
         raise UserError("memory:// lives in one process, and actors are others: give an output they can all reach")
     plan = open_run(store, job)
-    reader = StateReader(store, job.stage_sizes(plan))
+    reader = StateReader(store, grown(store, job.stage_sizes(plan)))
     outcome = None
     if not reader.read().complete:
-        outcome = compute(store, job.stages, job.settings, job.image_format, spec.engine, plan.shards, display(reader))
+        outcome = compute(
+            store,
+            job.stages,
+            job.settings,
+            job.image_format,
+            spec.engine,
+            shard_ids(store, plan.shards),
+            display(reader),
+        )
     if outcome is None and store.exists(sheet.NAME):
         return RunResult(plan, outcome, sheet.NAME)
     if outcome is not None:
@@ -75,7 +84,7 @@ def compute(
     settings: Any,
     image_format: ImageFormat,
     knobs: EngineSpec,
-    shards: int,
+    shards: Sequence[int],
     display: AbstractContextManager[None],
 ) -> "Outcome":
     """Work through what is left of the stages, on the cluster or on this machine.

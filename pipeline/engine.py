@@ -122,12 +122,12 @@ def has_gpu() -> bool:
     return ray.cluster_resources().get("GPU", 0) >= 1
 
 
-def pending_units(store: Store, stages: Sequence[Stage], planned_shards: int) -> list[Unit]:
+def pending_units(store: Store, stages: Sequence[Stage], shards: Sequence[int]) -> list[Unit]:
     """What is left to do: the plan less one listing of commits per stage."""
     return [
         Unit(stage.name, shard)
         for stage in stages
-        for shard in sorted(set(stage.shards(planned_shards)) - committed(store, stage.name))
+        for shard in sorted(set(stage.shards(shards)) - committed(store, stage.name))
     ]
 
 

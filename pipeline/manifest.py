@@ -11,6 +11,7 @@ from pipeline.source_image import SourceImage
 
 VERSION = "2"
 OK = "ok"
+STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", "rejected_quality"))
 
 SCHEMA = pa.schema(
     [

@@ -11,6 +11,7 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from asyrp.errors import UserError
 from pipeline.source_image import EXTENSIONS, SourceImage
 from pipeline.storage import Store
 
+FOLDER = "plan"
 SHARDS_PER_PART = 1024
 SCHEMA = pa.schema(
     [
@@ -75,25 +77,42 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
     Raises:
         UserError: if there are no images, or two of them would get the same output name.
     """
-    digest, names, total = hashlib.sha256(), NameCheck(), 0
-    shards = iter(_shards(images, shard_size))
-    for part in itertools.count():
-        rows = list(itertools.islice(shards, SHARDS_PER_PART))
-        if not rows:
-            break
-        for image in itertools.chain.from_iterable(rows):
+    digest, names = hashlib.sha256(), NameCheck()
+
+    def noted() -> Iterator[SourceImage]:
+        for image in images:
             digest.update(f"{image.key}\0{image.size}\0{image.etag}\n".encode())
             names.add(image.key, output_names(image.key))
-            total += 1
-        store.write(part_name(part), _part_bytes(rows, first_shard=part * SHARDS_PER_PART))
-    if not total:
+            yield image
+
+    written = write_parts(store, noted(), shard_size, FOLDER)
+    if not written.images:
         raise UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}")
     names.check(lambda: (row.key for row in read_plan(store)), output_names)
-    return PlanSummary(total, -(-total // shard_size), shard_size, digest.hexdigest())
+    return PlanSummary(written.images, written.shards, shard_size, digest.hexdigest())
 
 
-def part_name(part: int) -> str:
-    return f"plan/part-{part:05d}.parquet"
+class Written(NamedTuple):
+    """The part files that were written, and what is in them."""
+
+    parts: list[str]
+    shards: int
+    images: int
+
+
+def write_parts(
+    store: Store, images: Iterable[SourceImage], shard_size: int, folder: str, first_shard: int = 0
+) -> Written:
+    """Cut images into shards, numbered from `first_shard` on, and write them as part files of a folder."""
+    parts: list[str] = []
+    shard, total = first_shard, 0
+    shards = iter(_shards(images, shard_size))
+    while rows := list(itertools.islice(shards, SHARDS_PER_PART)):
+        parts.append(f"{folder}/part-{len(parts):05d}.parquet")
+        store.write(parts[-1], _part_bytes(rows, shard))
+        shard += len(rows)
+        total += sum(map(len, rows))
+    return Written(parts, shard - first_shard, total)
 
 
 def _shards(images: Iterable[SourceImage], shard_size: int) -> Iterator[tuple[SourceImage, ...]]:
@@ -121,20 +140,33 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
     return buffer.getvalue()
 
 
-def read_shard(store: Store, shard: int) -> list[PlanRow]:
-    """The rows of one shard: one row group of one part is read."""
+def read_planned(store: Store, shard: int) -> list[PlanRow]:
+    """The rows of one shard of the plan: one row group of one part is read. Raises FileNotFoundError."""
     part, group = divmod(shard, SHARDS_PER_PART)
-    with store.fs.open(store.path(part_name(part)), "rb") as file:
-        return [PlanRow(**row) for row in pq.ParquetFile(file).read_row_group(group).to_pylist()]
+    return read_group(store, f"{FOLDER}/part-{part:05d}.parquet", group)
+
+
+def read_group(store: Store, part: str, group: int) -> list[PlanRow]:
+    """The rows of one row group of a part file. Raises FileNotFoundError if there is no such file or group."""
+    with store.fs.open(store.path(part), "rb") as file:
+        parquet = pq.ParquetFile(file)
+        if group >= parquet.num_row_groups:
+            raise FileNotFoundError(f"{part} has no row group {group}")
+        return [PlanRow(**row) for row in parquet.read_row_group(group).to_pylist()]
+
+
+def read_part(store: Store, part: str) -> Iterator[PlanRow]:
+    """All rows of a part file, a shard in memory at a time."""
+    with store.fs.open(store.path(part), "rb") as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            yield from (PlanRow(**row) for row in parquet.read_row_group(group).to_pylist())
 
 
 def read_plan(store: Store) -> Iterator[PlanRow]:
     """All rows of the plan, in order, a shard in memory at a time."""
-    for part in sorted(store.names("plan")):
-        with store.fs.open(store.path(f"plan/{part}"), "rb") as file:
-            parquet = pq.ParquetFile(file)
-            for group in range(parquet.num_row_groups):
-                yield from (PlanRow(**row) for row in parquet.read_row_group(group).to_pylist())
+    for part in sorted(store.names(FOLDER)):
+        yield from read_part(store, f"{FOLDER}/{part}")
 
 
 class NameCheck:
@@ -147,7 +179,7 @@ class NameCheck:
         for name in names:
             if name.startswith("/") or ".." in name.split("/"):
                 raise UserError(f"the output name '{name}' of image '{key}' leaves the output folder; change --name")
-            self.hashes.append(_hash(name))
+            self.hashes.append(hash64(name))
 
     def check(self, keys: Callable[[], Iterable[str]], output_names: OutputNames) -> None:
         """Raise UserError naming two images with one output name, if there are any."""
@@ -157,7 +189,7 @@ class NameCheck:
             return
         first: dict[str, str] = {}
         for key in keys():
-            for name in (name for name in output_names(key) if _hash(name) in suspects):
+            for name in (name for name in output_names(key) if hash64(name) in suspects):
                 if name in first:
                     raise UserError(
                         f"images '{first[name]}' and '{key}' would both be written as '{name}': tell them apart "
@@ -166,5 +198,6 @@ class NameCheck:
                 first[name] = key
 
 
-def _hash(name: str) -> int:
+def hash64(name: str) -> int:
+    """64 bits of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

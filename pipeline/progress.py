@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.additions import read_additions
 from pipeline.commit import committed, read_commit
 from pipeline.storage import Store
 
@@ -63,6 +64,7 @@ class StateReader:
         self.store = store
         self.stages = {name: StageState(shards, images) for name, (shards, images) in stages.items()}
         self._seen: set[tuple[str, int]] = set()
+        self._settled: set[tuple[str, int]] = set()
 
     def read(self) -> RunState:
         for name, state in self.stages.items():
@@ -70,12 +72,22 @@ class StateReader:
                 if (name, shard) not in self._seen:
                     self._add(state, name, shard)
             state.images_in_flight = 0
+        self._settle_retries()
         actors = [actor for actor in read_heartbeats(self.store) if is_at_work(actor)]
         for actor in actors:
             for flight in actor["in_flight"]:
                 if (flight["stage"], flight["shard"]) not in self._seen and flight["stage"] in self.stages:
                     self.stages[flight["stage"]].images_in_flight += flight["done"]
         return RunState(self.stages, actors)
+
+    def _settle_retries(self) -> None:
+        """Take out the rows that a retry has replaced, once it is through."""
+        for addition in read_additions(self.store):
+            for name, statuses in addition.replaces.items():
+                through = all((name, shard) in self._seen for shard in addition.shard_ids)
+                if through and (name, addition.number) not in self._settled:
+                    self._settled.add((name, addition.number))
+                    self.stages[name].rows = self.stages[name].rows - Counter(statuses)
 
     def _add(self, state: StageState, name: str, shard: int) -> None:
         commit = read_commit(self.store, name, shard)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asyrp.edits import Edit, reconstruction
-from pipeline.stage import BatchFunction, Stage, Variant
+from pipeline.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def declare_stages(
     plain = (Variant(reconstruction().name, reconstruction().strength, {"t_boost": 0, "eta": 0.0}),)
     if not staged:
         stages = [Stage("boost", "fused", None, "images", edits, generated)]
-        preview = Stage("reconstruct", "reconstruct", None, "images", plain, generated, sample=sample)
+        preview = Stage(SAMPLE_STAGE, "reconstruct", None, "images", plain, generated, sample=sample)
     else:
         stages = [
             Stage("edit", "edit", "invert", "latents", edits, generated, input_root=inversions),
@@ -81,5 +81,5 @@ def declare_stages(
         ]
         if inversions is None:
             stages.insert(0, Stage("invert", "invert", None, "latents", (Variant(),), columns))
-        preview = Stage("reconstruct", "reconstruct_latents", "invert", "images", plain, generated, inversions, sample)
+        preview = Stage(SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, generated, inversions, sample)
     return [*stages, preview] if sample else stages

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from pipeline import images, latents, manifest
+from pipeline.additions import read_shard
 from pipeline.commit import Attempt
 from pipeline.latents import ShardLatents, read_input
-from pipeline.plan import PlanRow, read_shard
+from pipeline.plan import PlanRow
 from pipeline.stage import ImageFormat, Reducer, Stage
 from pipeline.storage import Store
 

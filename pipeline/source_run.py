@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from asyrp.errors import UserError
-from pipeline.commit import committed, committed_rows
+from pipeline.additions import current_rows
+from pipeline.commit import committed
 from pipeline.manifest import OK
 from pipeline.selection import Selection
 from pipeline.source_image import SourceImage
@@ -21,10 +22,9 @@ def images_of_run(url: str, selection: Selection) -> Iterator[SourceImage]:  # n
         UserError: if it has committed none.
     """
     store = Store(url)
-    shards = sorted(committed(store, FINAL))
-    if not shards:
+    if not committed(store, FINAL):
         raise UserError(f"the run at {url} has no edited images yet: finish it first")
-    for row in committed_rows(store, FINAL, shards):
+    for row in current_rows(store, FINAL):
         if row["status"] == OK:
             name = row["output_uri"].split("/", 3)[3]  # data/<stage>/<shard>.<attempt>/<name>
             columns = {f"source_{column}" if column == "key" else column: row[column] for column in CARRIED}

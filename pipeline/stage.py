@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     from numpy.typing import NDArray
     from torch import Tensor
 
+SAMPLE_STAGE = "reconstruct"
+"""The stage that shows what a run does without an edit, on a few images of the plan."""
+
 BatchFunction = Callable[["Tensor", Sequence[str]], "Tensor"]
 """A batch [B, V_in, C, H, W] of items with keys [B] to [B, V_out, C, H, W]; pure, item by item."""
 
@@ -57,9 +60,9 @@ class Stage:
     sample: int | None = None
     new_reducer: str | None = None  # of a stage that writes statistics: the function that makes a shard's Reducer
 
-    def shards(self, planned: int) -> range:
-        """The shards that the stage covers, of those in the plan."""
-        return range(planned if self.sample is None else 1)
+    def shards(self, planned: Sequence[int]) -> Sequence[int]:
+        """The shards that the stage covers, of those in the plan and its additions."""
+        return planned if self.sample is None else planned[:1]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def run_with(make_functions, job, **options) -> Outcome:
     store = Store(job.spec.output)
     plan = open_run(store, job)
     engine = Engine(store, job.stages, make_functions, job.image_format, EngineOptions(**options))
-    return engine.run(pending_units(store, job.stages, plan.shards))
+    return engine.run(pending_units(store, job.stages, range(plan.shards)))
 
 
 def stand_in(act=None):

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.commit import Attempt, committed, committed_rows, read_commit
-from pipeline.plan import SHARDS_PER_PART, read_plan, read_shard, write_plan
+from pipeline.plan import SHARDS_PER_PART, read_plan, read_planned, write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant
 from pipeline.storage import Store, read_url
@@ -129,7 +129,7 @@ def test_every_image_is_in_one_shard_and_a_shard_is_read_alone(store):
     assert (plan.images, plan.shards) == (len(keys), (len(keys) + 1) // 2)
     assert len(list(store.names("plan"))) == 2
     assert [row.key for row in read_plan(store)] == keys
-    assert [(row.shard, row.row, row.key) for row in read_shard(store, 1030)] == [
+    assert [(row.shard, row.row, row.key) for row in read_planned(store, 1030)] == [
         (1030, 0, "02060.png"),
         (1030, 1, "02061.png"),
     ]

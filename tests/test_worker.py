@@ -32,7 +32,7 @@ def run_here(
     worker = Worker(store.url, "here", make or job.settings, job.image_format, WorkerOptions(batch_size, 2, 2))
     try:
         for stage in stages or job.stages:
-            for shard in stage.shards(plan.shards):
+            for shard in stage.shards(range(plan.shards)):
                 worker.run(stage, shard)
     finally:
         worker.close()

@@ -1,0 +1,162 @@
+"""`asyrp retry` and `asyrp extend`: more shards for a run that was planned before."""
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from asyrp.errors import UserError
+from jobs.record import output_names, read_run
+from jobs.resolve import Job
+from jobs.spec import EngineSpec, JobSpec
+from pipeline.additions import Addition, add, current_rows, read_additions, read_everything, read_shard
+from pipeline.commit import committed
+from pipeline.manifest import OK, STATUSES
+from pipeline.plan import NameCheck, hash64, source_image
+from pipeline.source_image import SourceImage, version_of
+from pipeline.sources import list_images
+from pipeline.stage import SAMPLE_STAGE
+from pipeline.storage import Store, open_filesystem
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What of a source is new since the run was planned, and what is not as it was; some of their keys."""
+
+    addition: Addition | None
+    changed: int
+    deleted: int
+    examples: dict[str, list[str]]
+
+
+def spec_of(root: str, engine: EngineSpec) -> JobSpec:
+    """The spec that the run at a root was made with, to be run with other speed knobs.
+
+    Raises:
+        UserError: if there is no run of edits at the root.
+    """
+    record = read_run(Store(root))
+    if "edits" not in record["spec"]:
+        raise UserError(f"what is at {root} is no run of edits")
+    return JobSpec.model_validate(record["spec"] | {"output": root}).model_copy(update={"engine": engine})
+
+
+def retry(root: str, statuses: frozenset[str]) -> Addition | None:
+    """Plan the images again whose final rows have one of `statuses`; None if there are none.
+
+    An image is taken as it is now, if it has changed since. Images that are waiting to be tried again already are left
+    out.
+
+    Raises:
+        UserError: for a status that there is not, or one that needs no retry.
+    """
+    if unknown := statuses - (STATUSES - {OK}):
+        raise UserError(f"--status {min(unknown)}: give {', '.join(sorted(STATUSES - {OK}))}")
+    store, record = Store(root), read_run(Store(root))
+    stages = [name for name in record["stages"] if name != SAMPLE_STAGE]
+    keys = {row["key"] for row in current_rows(store, "boost") if row["status"] in statuses} - _waiting(store)
+    if not keys:
+        return None
+    rows = {row.key: row for row in read_everything(store) if row.key in keys}
+    replaces = {
+        stage: dict(Counter(row["status"] for row in current_rows(store, stage) if row["key"] in keys))
+        for stage in stages
+    }
+    images = (_as_it_is_now(source_image(row)) for row in rows.values())
+    return add(store, "retry", images, record["plan"]["shards"], record["plan"]["shard_size"], replaces)
+
+
+def _waiting(store: Store) -> set[str]:
+    """The images of retries that are not through."""
+    done = committed(store, "boost")
+    retries = [addition for addition in read_additions(store) if addition.kind == "retry"]
+    return {
+        row.key
+        for addition in retries
+        for shard in addition.shard_ids
+        if shard not in done
+        for row in read_shard(store, shard)
+    }
+
+
+def _as_it_is_now(image: SourceImage) -> SourceImage:
+    if image.member is not None:
+        return image
+    try:
+        fs, path = open_filesystem(image.uri)
+        entry = fs.info(path)
+    except (OSError, UserError):
+        return image  # it will have its row
+    return replace(image, size=entry.get("size"), etag=version_of(entry))
+
+
+def extend(root: str, job: Job) -> Extension:
+    """List the source again and plan what is new in it; say what has changed or is gone, which stays as it is.
+
+    Memory is some bytes an image.
+
+    Raises:
+        UserError: if a new image would get the output name of another.
+    """
+    store, record = Store(root), read_run(Store(root))
+    known = KnownImages(store)
+    names = NameCheck()
+    for row in read_everything(store):
+        names.add(row.key, output_names(job, row.key))
+    new = [image for image in list_images(job.spec.source, job.spec.selection()) if known.is_new(image)]
+    for image in new:
+        names.add(image.key, output_names(job, image.key))
+    everything = (row.key for rows in (read_everything(store), new) for row in rows)
+    names.check(lambda: everything, lambda key: output_names(job, key))
+    plan = record["plan"]
+    addition = add(store, "extend", new, plan["shards"], plan["shard_size"], {}) if new else None
+    return Extension(addition, known.changed, known.missing(), known.examples)
+
+
+class KnownImages:
+    """The planned images as hashes of key and version, to be held against a new listing: 17 bytes an image."""
+
+    EXAMPLES = 5
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        pairs = array("Q")
+        for row in read_everything(store):
+            pairs.extend((hash64(row.key), hash64(_version(row.size, row.etag))))
+        table = np.frombuffer(pairs, dtype=np.uint64).reshape(-1, 2)
+        # Of an image that was planned again, the last version counts: sorting is stable, and searches go to the right.
+        order = np.argsort(table[:, 0], kind="stable")
+        self.keys, self.versions = table[order, 0], table[order, 1]
+        self.seen = np.zeros(len(order), dtype=bool)
+        self.changed = 0
+        self.examples: dict[str, list[str]] = {"changed": [], "deleted": []}
+
+    def is_new(self, image: SourceImage) -> bool:
+        """Whether an image was not planned; of one that was, that it was seen and whether it has changed is noted."""
+        key = np.uint64(hash64(image.key))
+        last = int(np.searchsorted(self.keys, key, side="right")) - 1
+        if last < 0 or self.keys[last] != key:
+            return True
+        self.seen[np.searchsorted(self.keys, key) : last + 1] = True
+        if self.versions[last] != hash64(_version(image.size, image.etag)):
+            self.changed += 1
+            self._note("changed", image.key)
+        return False
+
+    def missing(self) -> int:
+        """How many planned images the listing did not have."""
+        gone = set(self.keys[~self.seen].tolist())
+        if gone:
+            for row in read_everything(self.store):
+                if hash64(row.key) in gone:
+                    self._note("deleted", row.key)
+        return len(gone)
+
+    def _note(self, what: str, key: str) -> None:
+        if len(self.examples[what]) < self.EXAMPLES:
+            self.examples[what].append(key)
+
+
+def _version(size: int | None, etag: str | None) -> str:
+    return f"{size} {etag}"

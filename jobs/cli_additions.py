@@ -1,0 +1,58 @@
+"""`asyrp retry` and `asyrp extend`."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli_options import engine_from_flags, takes
+from jobs.display import console
+from jobs.report import run_and_report
+from jobs.spec import EngineSpec, absolute_url
+
+Root = Annotated[str, typer.Argument(help="The root of a run.")]
+
+
+@takes(engine_from_flags)
+def retry(
+    engine: EngineSpec,
+    root: Root,
+    status: Annotated[
+        list[str] | None, typer.Option("--status", help="A status of rows to redo. Repeat. [default: fetch_error]")
+    ] = None,
+) -> None:
+    """Do the images again whose rows have a status, such as fetch_error: only those, with the same settings.
+
+    An image that has changed since it was planned is taken as it is now. Exit codes as of `run`.
+
+    **Example:** asyrp retry s3://bucket/edited --status fetch_error --status decode_error
+    """
+    from jobs.additions import retry, spec_of
+
+    root = absolute_url(root)
+    spec = spec_of(root, engine)
+    addition = retry(root, frozenset(status or ["fetch_error"]))
+    console.print(f"{addition.images} images to do again" if addition else "no image to do again", highlight=False)
+    raise typer.Exit(run_and_report(spec))
+
+
+@takes(engine_from_flags)
+def extend(engine: EngineSpec, root: Root) -> None:
+    """Edit the images that are new in the source of a run; say which have changed or are gone.
+
+    What is committed stays as it is: a changed image is edited again with `retry` only if its row failed. Exit codes as
+    of `run`.
+
+    **Example:** asyrp extend s3://bucket/edited
+    """
+    from jobs.additions import extend, spec_of
+    from jobs.resolve import resolve
+
+    root = absolute_url(root)
+    spec = spec_of(root, engine)
+    found = extend(root, resolve(spec))
+    images = found.addition.images if found.addition else 0
+    console.print(f"{images} new images, {found.changed} changed, {found.deleted} gone", highlight=False)
+    for what, keys in found.examples.items():
+        for key in keys:
+            console.print(f"  {what}: {key}", highlight=False)
+    raise typer.Exit(run_and_report(spec))

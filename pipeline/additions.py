@@ -1,0 +1,119 @@
+"""What was added to a plan after it was frozen: new images of the source, and images that are tried again.
+
+A plan and its shards never change. An addition is more shards, numbered from the next part of the plan on, and one
+small record that is created last, if absent: until then nothing knows of it. Its part files have names of their own, so
+that two commands at once do not mix theirs up; the one whose record is second gives up.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from asyrp.errors import UserError
+from pipeline.commit import committed, committed_rows
+from pipeline.manifest import Row
+from pipeline.plan import SHARDS_PER_PART, PlanRow, read_group, read_part, read_plan, read_planned, write_parts
+from pipeline.source_image import SourceImage
+from pipeline.stage import SAMPLE_STAGE
+from pipeline.storage import Store
+
+FOLDER = "additions"
+Kind = Literal["extend", "retry"]
+Statuses = dict[str, dict[str, int]]
+"""Manifest rows by status, by stage."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """`replaces` counts the manifest rows that a retry takes the place of."""
+
+    number: int
+    kind: Kind
+    first_shard: int
+    shards: int
+    images: int
+    parts: tuple[str, ...]
+    replaces: Statuses
+
+    @property
+    def shard_ids(self) -> range:
+        return range(self.first_shard, self.first_shard + self.shards)
+
+
+def read_additions(store: Store) -> list[Addition]:
+    """All additions of a run, in the order in which they were made."""
+    records = [json.loads(store.read(f"{FOLDER}/{name}")) for name in sorted(store.names(FOLDER))]
+    return [Addition(**{**record, "parts": tuple(record["parts"])}) for record in records]
+
+
+def add(
+    store: Store, kind: Kind, images: Iterable[SourceImage], planned: int, shard_size: int, replaces: Statuses
+) -> Addition:
+    """Add images to a run of `planned` shards; they are worked on when the run goes on.
+
+    Raises:
+        UserError: if another addition was made at the same time.
+    """
+    before = read_additions(store)
+    last = max([planned, *(addition.shard_ids.stop for addition in before)])
+    first = -(-last // SHARDS_PER_PART) * SHARDS_PER_PART  # apart from the plan's own, for whoever reads the numbers
+    folder = f"{FOLDER}/parts/{uuid.uuid4().hex[:12]}"
+    parts, shards, total = write_parts(store, images, shard_size, folder, first)
+    addition = Addition(len(before) + 1, kind, first, shards, total, tuple(parts), replaces)
+    if not store.create(f"{FOLDER}/{addition.number:05d}.json", json.dumps(asdict(addition), indent=1).encode()):
+        store.delete(folder)
+        raise UserError(f"another command was adding to the run at {store.url} at the same time: try again")
+    return addition
+
+
+def read_shard(store: Store, shard: int) -> list[PlanRow]:
+    """The rows of one shard, of the plan or an addition. Raises FileNotFoundError for a shard that is in neither."""
+    try:
+        return read_planned(store, shard)
+    except FileNotFoundError:
+        for addition in read_additions(store):
+            if shard in addition.shard_ids:
+                part, group = divmod(shard - addition.first_shard, SHARDS_PER_PART)
+                return read_group(store, addition.parts[part], group)
+        raise
+
+
+def read_everything(store: Store) -> Iterator[PlanRow]:
+    """All rows of the plan, then of the additions."""
+    yield from read_plan(store)
+    for addition in read_additions(store):
+        for part in addition.parts:
+            yield from read_part(store, part)
+
+
+def current_rows(store: Store, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
+    """The manifest rows of a stage, of all its committed shards or of these, as they stand: the rows of an image that
+    was tried again are those of its last time."""
+    done = committed(store, stage)
+    now = _shards_of_retried(store, done)
+    for shard in sorted(done) if shards is None else shards:
+        yield from (row for row in committed_rows(store, stage, [shard]) if now.get(row["key"], shard) == shard)
+
+
+def _shards_of_retried(store: Store, done: set[int]) -> dict[str, int]:
+    """The images that were tried again and are through, each with the shard that holds its rows now."""
+    retries = [addition for addition in read_additions(store) if addition.kind == "retry"]
+    shards = (shard for addition in retries for shard in addition.shard_ids if shard in done)
+    return {row.key: shard for shard in shards for row in read_shard(store, shard)}
+
+
+def shard_ids(store: Store, planned: int) -> list[int]:
+    """The shards of the plan and of all additions."""
+    return [*range(planned), *(shard for addition in read_additions(store) for shard in addition.shard_ids)]
+
+
+def grown(store: Store, sizes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Shards and images of each stage with the additions, given those of the plan; a sample stays as it is."""
+    additions = read_additions(store)
+    shards, images = sum(addition.shards for addition in additions), sum(addition.images for addition in additions)
+    return {
+        name: (of_plan[0] + shards, of_plan[1] + images) if name != SAMPLE_STAGE else of_plan
+        for name, of_plan in sizes.items()
+    }
