@@ -14,6 +14,7 @@ from torch import Tensor
 
 from asyrp.clip import Clip
 from asyrp.directions import DELTA_BLOCKS, DeltaBlock
+from asyrp.errors import UserError
 from asyrp.models import Model
 from asyrp.process import asyrp_step, ddim_step, predict, predicted_x0
 from asyrp.schedule import generation_pairs
@@ -36,6 +37,7 @@ class TextRecipe:
     n_steps: int = 40
     clip_weight: float = 1.0
     l1_weight: float = 3.0
+    l1_by_cosine: bool = True  # the L1 term is multiplied by the cosine of the texts
     learning_rate: float = 0.5
     optimizer: Optimizer = "sgd"
     source_term: SourceTerm = "paper"
@@ -54,12 +56,23 @@ class Losses:
 
 
 class TextTraining:
-    """The state of a training: the block and its optimiser. Batches are given one at a time."""
+    """The state of a training: the block and its optimiser. Batches are given one at a time.
+
+    Raises:
+        UserError: if the texts say the same to CLIP, or are opposites and the L1 term goes by their cosine.
+    """
 
     def __init__(self, recipe: TextRecipe, model: Model, clip: Clip, family: str, h_channels: int, emb: int) -> None:
         self.recipe, self.model, self.clip = recipe, model, clip
         self.text_direction = clip.direction(recipe.source_text, recipe.target_text, recipe.templates)
         self.text_cosine = clip.cosine(recipe.source_text, recipe.target_text)
+        self.l1_weight = recipe.l1_weight * (self.text_cosine if recipe.l1_by_cosine else 1)
+        if self.l1_weight < 0:
+            raise UserError(
+                f"to CLIP the texts '{recipe.source_text}' and '{recipe.target_text}' are opposites (cosine "
+                f"{self.text_cosine:.2f}), and the L1 term, which the paper multiplies by that, would push the images "
+                "apart: give --no-l1-by-cosine"
+            )
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.block: DeltaBlock = DELTA_BLOCKS[family](h_channels, emb)
@@ -96,7 +109,7 @@ class TextTraining:
             compared = source_image if self.recipe.source_term == "paper" else x_0
             clip_loss, l1_loss = self.losses(edited_image, source_image, compared)
             self.optimizer.zero_grad()
-            (self.recipe.clip_weight * clip_loss + self.recipe.l1_weight * self.text_cosine * l1_loss).backward()
+            (self.recipe.clip_weight * clip_loss + self.l1_weight * l1_loss).backward()
             self.optimizer.step()
             edited = asyrp_step(edited, eps, eps_edit.detach(), a, a_next)
             yield Losses(t, clip_loss.item(), l1_loss.item())

@@ -24,7 +24,10 @@ def recipe_from_flags(
     learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 0.5,
     optimizer: Annotated[str, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = "sgd",
     clip_weight: Annotated[float, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = 1.0,
-    l1_weight: Annotated[float, typer.Option("--l1-weight", help="Of the L1 loss, times the texts' cosine.")] = 3.0,
+    l1_weight: Annotated[float, typer.Option("--l1-weight", help="Of the L1 loss.")] = 3.0,
+    l1_by_cosine: Annotated[
+        bool, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply it by the cosine of the texts.")
+    ] = True,
     template: Annotated[
         list[str] | None,
         typer.Option("--template", help="A prompt with {} for the text. Repeat. [default: the 80 of CLIP's authors]"),
@@ -44,6 +47,7 @@ def recipe_from_flags(
         n_steps=n_steps or PRESETS[preset]["n_steps"],
         clip_weight=clip_weight,
         l1_weight=l1_weight,
+        l1_by_cosine=l1_by_cosine,
         learning_rate=learning_rate,
         optimizer=optimizer,  # type: ignore[arg-type]
         source_term=PRESETS[preset]["source_term"],

@@ -47,6 +47,13 @@ def test_the_bundled_clip_tells_texts_apart(clip):
     assert clip.direction("person", "person with glasses").norm() == pytest.approx(1, abs=1e-5)
 
 
+def test_opposite_texts_are_trained_only_with_an_l1_term_of_its_own(clip, model):
+    opposite = replace(GLASSES, source_text="person without glasses")
+    with pytest.raises(UserError, match=r"are opposites \(cosine -0\.\d+\), and the L1 term.* give --no-l1-by-cosine"):
+        training(clip, model, opposite)
+    assert training(clip, model, replace(opposite, l1_by_cosine=False)).l1_weight == opposite.l1_weight
+
+
 def test_templates_are_the_prompts_around_the_texts(clip):
     found = clip.direction("person", "person with glasses", ["a photo of a {}.", "{}"])
     ends = [clip.texts([f"a photo of a {text}.", text]).mean(0) for text in ("person with glasses", "person")]
