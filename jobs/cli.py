@@ -17,8 +17,9 @@ from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
-from jobs.cli_options import AsJson, takes
+from jobs.cli_options import AsJson, Root, takes
 from jobs.cli_score import sample
+from jobs.cli_store import gc, verify
 from jobs.display import MODEL_HELP, console, live, out, state_table, summary
 from jobs.record import read_run
 from jobs.resolve import resolve
@@ -39,6 +40,8 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
 app.command()(sample)
+app.command()(verify)
+app.command()(gc)
 
 # The options that `run` and `plan` share, in the order of their help.
 Source = Annotated[str | None, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
@@ -94,7 +97,6 @@ Check = Annotated[
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
-Root = Annotated[str, typer.Argument(help="The root of a run.")]
 
 
 def spec_from_flags(

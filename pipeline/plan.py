@@ -71,7 +71,7 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
         if not rows:
             break
         for image in itertools.chain.from_iterable(rows):
-            digest.update(f"{image.key}\0{image.size}\0{image.etag}\n".encode())
+            digest.update(_digest_line(image))
             names.add(image.key, output_names(image.key))
             total += 1
         store.write(part_name(part), _part_bytes(rows, first_shard=part * SHARDS_PER_PART))
@@ -79,6 +79,10 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
         raise UserError("the source holds no images: nothing ends in .png, .jpg, .jpeg, .webp, .bmp, .gif or .tif")
     names.check(lambda: (row.key for row in read_plan(store)), output_names)
     return PlanSummary(total, -(-total // shard_size), shard_size, digest.hexdigest())
+
+
+def _digest_line(image: SourceImage | PlanRow) -> bytes:
+    return f"{image.key}\0{image.size}\0{image.etag}\n".encode()
 
 
 def part_name(part: int) -> str:
@@ -122,6 +126,17 @@ def read_plan(store: Store) -> Iterator[PlanRow]:
             parquet = pq.ParquetFile(file)
             for group in range(parquet.num_row_groups):
                 yield from (PlanRow(**row) for row in parquet.read_row_group(group).to_pylist())
+
+
+def is_intact(store: Store, plan: PlanSummary) -> bool:
+    """Whether the plan parts still hold the listing that they were written from, and can be read."""
+    digest = hashlib.sha256()
+    try:
+        for row in read_plan(store):
+            digest.update(_digest_line(row))
+    except (OSError, pa.ArrowException):
+        return False
+    return digest.hexdigest() == plan.digest
 
 
 class NameCheck:
