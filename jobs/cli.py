@@ -18,8 +18,9 @@ from asyrp.errors import UserError
 from jobs.cli_additions import extend, retry
 from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
-from jobs.cli_options import AsJson, takes
+from jobs.cli_options import AsJson, Root, takes
 from jobs.cli_score import sample
+from jobs.cli_store import gc, verify
 from jobs.display import MODEL_HELP, console, out, state_table
 from jobs.report import read_state, run_and_report
 from jobs.resolve import resolve
@@ -41,6 +42,8 @@ app.add_typer(directions_app, name="directions")
 app.command()(sample)
 app.command()(retry)
 app.command()(extend)
+app.command()(verify)
+app.command()(gc)
 
 SOURCE_HELP = "Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."
 
@@ -107,7 +110,6 @@ Check = Annotated[
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
-Root = Annotated[str, typer.Argument(help="The root of a run.")]
 
 
 def spec_from_flags(

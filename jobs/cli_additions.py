@@ -4,12 +4,10 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli_options import engine_from_flags, takes
+from jobs.cli_options import Root, engine_from_flags, takes
 from jobs.display import console
 from jobs.report import run_and_report
 from jobs.spec import EngineSpec, absolute_url
-
-Root = Annotated[str, typer.Argument(help="The root of a run.")]
 
 
 @takes(engine_from_flags)

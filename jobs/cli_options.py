@@ -16,6 +16,7 @@ from pipeline.model_source import fetch, find_model
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Root = Annotated[str, typer.Argument(help="The root of a run, on any fsspec URL.")]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's self-check.")]

@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from asyrp.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.resolve import Job
 from jobs.spec import JobSpec
 from pipeline.plan import PlanSummary, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
+from pipeline.recipe import declare_stages
 from pipeline.sources import list_images
+from pipeline.stage import Stage, Variant
 from pipeline.storage import Store, open_filesystem
 
 FORMAT = 1
@@ -75,6 +78,17 @@ def read_run(store: Store) -> dict[str, Any]:
     if record["format"] != FORMAT:
         raise UserError(f"the run at {store.url} has format {record['format']}, this version knows {FORMAT}")
     return record
+
+
+def recorded_stages(record: dict[str, Any]) -> list[Stage]:
+    """The stages of a run as run.json tells of them: what each reads and writes, and its variants."""
+    spec = record["spec"]
+    if "edits" not in spec:  # a run that collects statistics
+        return [Stage(name, name, None, "statistics", (Variant(),), {}) for name in record["stages"]]
+    edits = (parse_edit(text) for text in spec["edits"])
+    variants = tuple(Variant(edit.name, edit.strength) for edit in edits)
+    staged = spec["stages"] == "staged" or spec["inversions"] is not None
+    return declare_stages(variants, {}, staged, spec["inversions"], spec["preview"])
 
 
 def _resume(store: Store, run: RunRecord) -> PlanSummary:

@@ -10,8 +10,8 @@ from asyrp.registry import ModelFolder
 from jobs.spec import JobSpec
 from pipeline.model_source import direction_path, find_model
 from pipeline.plan import PlanSummary
-from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings, declare_stages
-from pipeline.stage import ImageFormat, Stage
+from pipeline.recipe import FINAL, BoundEdit, DirectionSource, MethodSettings, declare_stages
+from pipeline.stage import ImageFormat, Stage, Variant
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Job:
     @property
     def final(self) -> Stage:
         """The stage whose images are the run's result, fused or staged."""
-        return next(stage for stage in self.stages if stage.name == "boost")
+        return next(stage for stage in self.stages if stage.name == FINAL)
 
     def stage_sizes(self, plan: PlanSummary) -> dict[str, tuple[int, int]]:
         """Shards and images of each stage."""
@@ -69,8 +69,9 @@ def resolve(spec: JobSpec) -> Job:
     )
     digests = {name: source.digest for name, source in sources.items()}
     columns = {bound: _columns(bound, infos, digests) for bound in edits}
+    variants = tuple(Variant(bound.edit.name, bound.edit.strength, columns[bound]) for bound in edits)
     staged = spec.stages == "staged" or spec.inversions is not None
-    stages = declare_stages(settings, columns, staged, spec.inversions, spec.preview)
+    stages = declare_stages(variants, settings.columns(), staged, spec.inversions, spec.preview)
     image_format = ImageFormat(size, spec.fit, spec.codec, spec.quality, spec.name, spec.latent_dtype)
     identity = spec.identity() | {
         "edits": [bound.edit.id for bound in edits],

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from threading import Lock
 
+from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.storage import Store
 
@@ -39,14 +40,18 @@ class Commit:
     input_digest: str | None
 
 
+class DamagedCommit(UserError):
+    """The file of a commit holds something else."""
+
+
 class Attempt:
     """One try at a shard. Its files have names of their own, so that two tries never touch each other."""
 
     def __init__(self, store: Store, stage: str, shard: int) -> None:
         self.store, self.stage, self.shard = store, stage, shard
         self.id = uuid.uuid4().hex[:12]
-        self.folder = f"data/{stage}/{shard:06d}.{self.id}"
-        self.manifest = f"manifest/{stage}/{shard:06d}.{self.id}.parquet"
+        self.folder = f"data/{stage}/{shard_name(shard)}.{self.id}"
+        self.manifest = f"manifest/{stage}/{shard_name(shard)}.{self.id}.parquet"
         self.files: list[FileEntry] = []
         self._may_be_committed = False
         self._lock = Lock()
@@ -66,7 +71,7 @@ class Attempt:
         files = sorted(self.files, key=lambda file: file.path)
         record = Commit(self.stage, self.shard, self.id, images, statuses, self.manifest, files, input_digest)
         self._may_be_committed = True
-        self.store.create(_name(self.stage, self.shard), json.dumps(asdict(record), indent=1).encode())
+        self.store.create(commit_name(self.stage, self.shard), json.dumps(asdict(record), indent=1).encode())
         won = read_commit(self.store, self.stage, self.shard).attempt == self.id
         if not won:
             self._delete()
@@ -91,18 +96,24 @@ class Attempt:
 
 def committed(store: Store, stage: str) -> set[int]:
     """The shards that are done in a stage, from one listing."""
-    return {int(name.removesuffix(".json")) for name in store.names(f"commit/{stage}")}
+    stems = (name.removesuffix(".json") for name in store.names(f"commit/{stage}"))
+    return {int(stem) for stem in stems if stem.isdecimal()}
 
 
 def read_commit(store: Store, stage: str, shard: int) -> Commit:
-    """The commit of a shard. Raises FileNotFoundError."""
-    record = json.loads(store.read(_name(stage, shard)))
-    return Commit(**{**record, "files": [FileEntry(**entry) for entry in record["files"]]})
+    """The commit of a shard. Raises FileNotFoundError, or DamagedCommit for a file that is none."""
+    name = commit_name(stage, shard)
+    data = store.read(name)
+    try:
+        record = json.loads(data)
+        return Commit(**{**record, "files": [FileEntry(**entry) for entry in record["files"]]})
+    except (ValueError, KeyError, TypeError):
+        raise DamagedCommit(f"{name} at {store.url} cannot be read: asyrp verify says what to do") from None
 
 
 def commit_digest(store: Store, stage: str, shard: int) -> str:
     """SHA-256 of a commit, which the commit of the stage that reads it keeps."""
-    return hashlib.sha256(store.read(_name(stage, shard))).hexdigest()
+    return hashlib.sha256(store.read(commit_name(stage, shard))).hexdigest()
 
 
 def committed_rows(store: Store, stage: str, shards: Iterable[int]) -> Iterator[manifest.Row]:
@@ -111,5 +122,10 @@ def committed_rows(store: Store, stage: str, shards: Iterable[int]) -> Iterator[
         yield from manifest.from_bytes(store.read(read_commit(store, stage, shard).manifest))
 
 
-def _name(stage: str, shard: int) -> str:
-    return f"commit/{stage}/{shard:06d}.json"
+def commit_name(stage: str, shard: int) -> str:
+    return f"commit/{stage}/{shard_name(shard)}.json"
+
+
+def shard_name(shard: int) -> str:
+    """A shard's number as it stands in names."""
+    return f"{shard:06d}"

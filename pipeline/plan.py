@@ -81,7 +81,7 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
 
     def noted() -> Iterator[SourceImage]:
         for image in images:
-            digest.update(f"{image.key}\0{image.size}\0{image.etag}\n".encode())
+            digest.update(_digest_line(image))
             names.add(image.key, output_names(image.key))
             yield image
 
@@ -113,6 +113,10 @@ def write_parts(
         shard += len(rows)
         total += sum(map(len, rows))
     return Written(parts, shard - first_shard, total)
+
+
+def _digest_line(image: SourceImage | PlanRow) -> bytes:
+    return f"{image.key}\0{image.size}\0{image.etag}\n".encode()
 
 
 def _shards(images: Iterable[SourceImage], shard_size: int) -> Iterator[tuple[SourceImage, ...]]:
@@ -167,6 +171,17 @@ def read_plan(store: Store) -> Iterator[PlanRow]:
     """All rows of the plan, in order, a shard in memory at a time."""
     for part in sorted(store.names(FOLDER)):
         yield from read_part(store, f"{FOLDER}/{part}")
+
+
+def is_intact(store: Store, plan: PlanSummary) -> bool:
+    """Whether the plan parts still hold the listing that they were written from, and can be read."""
+    digest = hashlib.sha256()
+    try:
+        for row in read_plan(store):
+            digest.update(_digest_line(row))
+    except (OSError, pa.ArrowException):
+        return False
+    return digest.hexdigest() == plan.digest
 
 
 class NameCheck:

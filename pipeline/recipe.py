@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from asyrp.edits import Edit, reconstruction
 from pipeline.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant
 
+FINAL = "boost"
+"""The stage whose images are a run's result, fused or staged."""
+
 
 @dataclass(frozen=True)
 class BoundEdit:
@@ -46,6 +49,17 @@ class MethodSettings:
     device: str
     check: bool  # the net's self-check, before the first image
 
+    def columns(self) -> dict[str, object]:
+        """The manifest columns that are the same for all edits."""
+        return {
+            "model_digest": self.model_digest,
+            "seed": self.seed,
+            "n_inv": self.n_inv,
+            "n_gen": self.n_gen,
+            "image_size": self.image_size,
+            "dtype": self.dtype,
+        }
+
     def __call__(self) -> Mapping[str, BatchFunction]:
         """Load the frozen net and the directions; the function of every stage by name."""
         from pipeline.stages import Method
@@ -54,32 +68,20 @@ class MethodSettings:
 
 
 def declare_stages(
-    settings: MethodSettings,
-    edit_columns: Mapping[BoundEdit, Mapping[str, object]],
-    staged: bool,
-    inversions: str | None,
-    sample: int,
+    edits: tuple[Variant, ...], columns: Mapping[str, object], staged: bool, inversions: str | None, sample: int
 ) -> list[Stage]:
     """The stages of a run in the order of their dependence; `inversions` is a run whose x_T are used."""
-    columns = {
-        "model_digest": settings.model_digest,
-        "seed": settings.seed,
-        "n_inv": settings.n_inv,
-        "image_size": settings.image_size,
-        "dtype": settings.dtype,
-    }
-    generated = {**columns, "n_gen": settings.n_gen}
-    edits = tuple(Variant(bound.edit.name, bound.edit.strength, edit_columns[bound]) for bound in settings.edits)
+    inverted = {name: value for name, value in columns.items() if name != "n_gen"}
     plain = (Variant(reconstruction().name, reconstruction().strength, {"t_boost": 0, "eta": 0.0}),)
     if not staged:
-        stages = [Stage("boost", "fused", None, "images", edits, generated)]
-        preview = Stage(SAMPLE_STAGE, "reconstruct", None, "images", plain, generated, sample=sample)
+        stages = [Stage(FINAL, "fused", None, "images", edits, columns)]
+        preview = Stage(SAMPLE_STAGE, "reconstruct", None, "images", plain, columns, sample=sample)
     else:
         stages = [
-            Stage("edit", "edit", "invert", "latents", edits, generated, input_root=inversions),
-            Stage("boost", "boost", "edit", "images", edits, generated),
+            Stage("edit", "edit", "invert", "latents", edits, columns, input_root=inversions),
+            Stage(FINAL, "boost", "edit", "images", edits, columns),
         ]
         if inversions is None:
-            stages.insert(0, Stage("invert", "invert", None, "latents", (Variant(),), columns))
-        preview = Stage(SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, generated, inversions, sample)
+            stages.insert(0, Stage("invert", "invert", None, "latents", (Variant(),), inverted))
+        preview = Stage(SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, columns, inversions, sample)
     return [*stages, preview] if sample else stages

@@ -4,10 +4,14 @@ Filesystem and path stay together: a listed path is never opened again through i
 """
 
 import os
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -31,6 +35,16 @@ def read_url(url: str) -> bytes:
     """The bytes of one file anywhere. Raises OSError, or UserError for an unknown protocol."""
     fs, path = open_filesystem(url)
     return fs.cat_file(path)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder as a listing shows it; `modified` in POSIX seconds, None where the store does not say."""
+
+    name: str  # relative to the store's root
+    is_file: bool
+    bytes: int
+    modified: float | None
 
 
 class Store:
@@ -58,15 +72,32 @@ class Store:
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file, replacing what is there; a reader sees all of it or none of it."""
         if self.is_local:
-            self._local_temporary(name, data).replace(self.path(name))
+            with self._local_file(name, os.replace) as file:
+                file.write(data)
         else:
             self.fs.pipe_file(self.path(name), data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A stream that becomes the file `name` when the block ends well, and leaves nothing when it raises.
+
+        For what is too large for memory: on its way to a remote store it waits on the local disk.
+        """
+        if self.is_local:
+            with self._local_file(name, os.replace) as file:
+                yield file
+            return
+        with tempfile.NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            self.fs.put_file(file.name, self.path(name))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a whole file unless there is one; False if there was."""
         try:
             if self.is_local:
-                self._local_link(name, data)
+                with self._local_file(name, os.link) as file:
+                    file.write(data)
             else:
                 self.fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
@@ -75,39 +106,58 @@ class Store:
 
     def names(self, folder: str) -> Iterator[str]:
         """The names of the files directly in `folder`; none if there is no such folder."""
+        for entry in self.entries(folder):
+            name = entry.name.rsplit("/", 1)[-1]
+            if entry.is_file and not name.startswith("."):
+                yield name
+
+    def entries(self, folder: str) -> list[Entry]:
+        """What is directly in `folder`, hidden files too, from one listing; nothing if there is no such folder."""
         self.fs.invalidate_cache()
         try:
-            entries: list[dict[str, Any]] = self.fs.ls(self.path(folder), detail=True)
+            listed: list[dict[str, Any]] = self.fs.ls(self.path(folder).rstrip("/"), detail=True)
         except FileNotFoundError:
-            return
-        for entry in entries:
-            name = entry["name"].rsplit("/", 1)[-1]
-            if entry["type"] == "file" and not name.startswith("."):
-                yield name
+            return []
+        return [self._entry(details) for details in listed]
+
+    def files(self, folder: str) -> list[Entry]:
+        """All files below `folder`, hidden ones too; on an object store from one listing."""
+        self.fs.invalidate_cache()
+        return [self._entry(details) for details in self.fs.find(self.path(folder), detail=True).values()]
 
     def delete(self, name: str) -> None:
         """Delete a file or a folder; nothing happens if it is not there."""
         if self.fs.exists(self.path(name)):
             self.fs.rm(self.path(name), recursive=True)
 
-    def _local_temporary(self, name: str, data: bytes) -> Path:
-        """Write and fsync a hidden file beside the target, so that renaming it stays on one disk."""
+    def _entry(self, details: dict[str, Any]) -> Entry:
+        name = details["name"].rstrip("/").removeprefix(f"{self.root}/")
+        return Entry(name, details["type"] == "file", details.get("size") or 0, _modified(details))
+
+    @contextmanager
+    def _local_file(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[IO[bytes]]:
+        """A hidden file beside the target, so that publishing it stays on one disk; synced before, gone after."""
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
-
-    def _local_link(self, name: str, data: bytes) -> None:
-        temporary = self._local_temporary(name, data)
-        try:
-            os.link(temporary, self.path(name))
+            publish(temporary, target)
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
+
+
+def _modified(details: dict[str, Any]) -> float | None:
+    """When a file was written, under any of the names and types that filesystems have for it."""
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = details.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        if value is not None:
+            return float(value)
+    return None

@@ -2,19 +2,26 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from asyrp import registry
+from jobs.cli import main
+from jobs.record import open_run
+from jobs.resolve import Job, resolve
 from jobs.spec import JobSpec
 from pipeline.commit import committed, committed_rows
 from pipeline.manifest import Row
+from pipeline.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage import Store
+from pipeline.worker import Worker, WorkerOptions
 
 SAMPLES = registry.BUNDLED / "avatars" / "samples"
 FEW_STEPS: dict[str, Any] = {"n_inv": 3, "n_gen": 4, "preview": 0}
@@ -62,6 +69,62 @@ def digests(root: Path | str) -> dict[tuple[str, str | None, float | None], str]
 
 def pixels(root: Path | str, row: Row) -> np.ndarray:
     return np.asarray(Image.open(Path(root) / row["output_uri"])).astype(int)
+
+
+def run_here(
+    job: Job, batch_size: int = 4, make: MakeFunctions | None = None, stages: list[Stage] | None = None
+) -> None:
+    """Do a whole run with one worker in this process."""
+    store = Store(job.spec.output)
+    plan = open_run(store, job)
+    worker = Worker(store.url, "here", make or job.settings, job.image_format, WorkerOptions(batch_size, 2, 2))
+    try:
+        for stage in stages or job.stages:
+            for shard in stage.shards(range(plan.shards)):
+                worker.run(stage, shard)
+    finally:
+        worker.close()
+
+
+def stand_in_stages() -> dict[str, BatchFunction]:
+    """Stands in for the net in every stage: a picture, or a latent, a little darker for each edit."""
+
+    def edit(batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG001
+        return torch.cat([batch, batch - 0.2], 1)
+
+    def same(batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG001
+        return batch
+
+    return {
+        "fused": edit,
+        "edit": edit,
+        "invert": same,
+        "boost": same,
+        "reconstruct": same,
+        "reconstruct_latents": same,
+    }
+
+
+def stand_in_run(source: Path | str, output: Path | str, **changes: Any) -> Store:
+    """A whole run of two edits in this process, with a stand-in for the net; its store."""
+    changes = {"edits": ["glasses=1", "smile=-0.5"], "shard_size": 5, **changes}
+    job = resolve(spec(source, output, **changes))
+    run_here(job, make=stand_in_stages)
+    return Store(job.spec.output)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Call the command line; its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["asyrp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return call
 
 
 def asyrp(*arguments: str | Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:

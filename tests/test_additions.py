@@ -176,6 +176,8 @@ def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_pat
     assert again.returncode == 0 and "1 images to do again" in again.stderr, again.stderr
     status = json.loads(asyrp("status", tmp_path / "out", "--json").stdout)
     assert status["complete"] and status["stages"]["boost"]["rows"] == {"ok": 2}
+    verified = asyrp("verify", tmp_path / "out", "--deep")
+    assert verified.returncode == 0, verified.stdout
     for arguments, sentence in {
         ("retry", tmp_path / "none"): "there is no run at",
         ("retry", tmp_path / "out", "--status", "bad"): "--status bad: give decode_error, fetch_error, nonfinite",

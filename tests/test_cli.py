@@ -7,22 +7,6 @@ import yaml
 from conftest import SAMPLES, digests, rows
 
 from asyrp.direction_info import read_info
-from jobs.cli import main
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Call the command line; its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["asyrp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code or 0, printed.out, printed.err
-
-    return call
-
 
 FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "2")
 

@@ -10,32 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import digests, pixels, rows, spec
+from conftest import digests, pixels, rows, run_here, spec
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from asyrp.errors import UserError
 from jobs.record import open_run
-from jobs.resolve import Job, resolve
+from jobs.resolve import resolve
 from pipeline.commit import committed
-from pipeline.stage import BatchFunction, MakeFunctions, Stage
+from pipeline.stage import BatchFunction
 from pipeline.storage import Store
 from pipeline.worker import Worker, WorkerOptions
-
-
-def run_here(
-    job: Job, batch_size: int = 4, make: MakeFunctions | None = None, stages: list[Stage] | None = None
-) -> None:
-    """Do a whole run with one worker in this process."""
-    store = Store(job.spec.output)
-    plan = open_run(store, job)
-    worker = Worker(store.url, "here", make or job.settings, job.image_format, WorkerOptions(batch_size, 2, 2))
-    try:
-        for stage in stages or job.stages:
-            for shard in stage.shards(range(plan.shards)):
-                worker.run(stage, shard)
-    finally:
-        worker.close()
 
 
 class StandIn:

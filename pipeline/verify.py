@@ -1,0 +1,254 @@
+"""Is a run whole? Its plan, its commits and what they name, checked against each other from storage alone.
+
+Commits are listed before files are. What a commit names was complete when it was made, so a run that is at work
+meanwhile looks incomplete, never damaged.
+"""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from pipeline import manifest
+from pipeline.additions import read_everything, shard_ids
+from pipeline.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
+from pipeline.garbage import Garbage, find_garbage
+from pipeline.images import ImageRefused, decode
+from pipeline.parallel import read_ahead
+from pipeline.plan import PlanRow, PlanSummary, is_intact
+from pipeline.progress import StageState
+from pipeline.stage import Stage
+from pipeline.storage import Store
+
+SHOWN = 5
+Watch = Callable[[Iterable[PlanRow]], Iterable[PlanRow]]
+"""Hands the rows of the plan on, and shows how many there have been."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence on what is wrong, where, and what to do. `stage` is None where the whole run is concerned."""
+
+    kind: Literal["missing", "damaged"]
+    stage: str | None
+    shards: tuple[int, ...]
+    message: str
+
+
+@dataclass
+class Report:
+    """What there is of a run, and what is wrong with it. `files` and `bytes` are of what commits name."""
+
+    stages: dict[str, StageState]
+    findings: list[Finding] = field(default_factory=list)
+    garbage: list[Garbage] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every planned shard of every stage is committed and nothing is damaged."""
+        return not self.findings
+
+
+def verify(
+    store: Store,
+    plan: PlanSummary,
+    stages: Sequence[Stage],
+    sizes: Mapping[str, tuple[int, int]],
+    deep: bool = False,
+    watch: Watch = iter,
+) -> Report:
+    """Check a run against its plan; `sizes` gives the shards and images of each stage.
+
+    Of every planned shard of every stage: that it is committed; that the files of its commit are there with their
+    sizes; that its manifest is the committed one and has every row of the plan once per variant, with the statuses
+    and outputs that the commit says; that the commit it read is still the one there is. With `deep`, every file is
+    read too, its SHA-256 compared, and decoded.
+    """
+    report = Report({name: StageState(shards, images) for name, (shards, images) in sizes.items()})
+    if not is_intact(store, plan):
+        text = "plan/ is not what run.json was written with: bring it back from a copy, or make the run anew elsewhere"
+        report.findings.append(Finding("damaged", None, (), text))
+        return report
+    shards = shard_ids(store, plan.shards)
+    committed_shards = {stage.name: committed(store, stage.name) for stage in stages}
+    checker = Checker(store, stages, deep)
+    for stage in stages:
+        report.findings += _shards_findings(stage, stage.shards(shards), committed_shards[stage.name])
+    for commit, findings in read_ahead(checker.check, _units(store, stages, committed_shards, watch)):
+        report.findings += findings
+        if commit is not None:
+            _count(report, commit)
+    report.garbage = find_garbage(store, sizes)
+    return report
+
+
+def _shards_findings(stage: Stage, planned: Sequence[int], there: set[int]) -> Iterator[Finding]:
+    if missing := tuple(shard for shard in planned if shard not in there):
+        numbers = ", ".join(map(str, missing[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
+        text = f"{stage.name}: {len(missing)} of {len(planned)} shards are not committed ({numbers})"
+        yield Finding("missing", stage.name, missing, f"{text}: give the run's command again")
+    for shard in sorted(there - set(planned)):
+        text = f"{commit_name(stage.name, shard)} is of no shard of the plan: delete it"
+        yield Finding("damaged", stage.name, (shard,), text)
+
+
+def _count(report: Report, commit: Commit) -> None:
+    state = report.stages[commit.stage]
+    state.shards_done += 1
+    state.images_done += commit.images
+    state.rows.update(commit.statuses)
+    report.files += len(commit.files)
+    report.bytes += sum(file.bytes for file in commit.files)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A committed shard of a stage, and the rows of the plan that it stands for."""
+
+    stage: Stage
+    shard: int
+    plan: list[PlanRow]
+
+
+def _units(
+    store: Store, stages: Sequence[Stage], committed_shards: Mapping[str, set[int]], watch: Watch
+) -> Iterator[Unit]:
+    for shard, rows in itertools.groupby(watch(read_everything(store)), key=lambda row: row.shard):
+        plan = list(rows)
+        for stage in stages:
+            if shard in committed_shards[stage.name] and (stage.sample is None or shard == 0):
+                yield Unit(stage, shard, plan[: stage.sample])
+
+
+class Checker:
+    """Checks one commit and what it names; safe from several threads."""
+
+    def __init__(self, store: Store, stages: Sequence[Stage], deep: bool) -> None:
+        self.store, self.deep = store, deep
+        self.manifests = {
+            entry.name: entry.bytes for stage in stages for entry in store.entries(f"manifest/{stage.name}")
+        }
+
+    def check(self, unit: Unit) -> tuple[Commit | None, list[Finding]]:
+        """The commit, None if it cannot be read, and what is wrong with it."""
+        try:
+            commit = read_commit(self.store, unit.stage.name, unit.shard)
+        except DamagedCommit:
+            return None, [_damaged(unit, "its commit cannot be read")]
+        return commit, [_damaged(unit, text) for text in self._faults(unit, commit)]
+
+    def _faults(self, unit: Unit, commit: Commit) -> Iterator[str]:
+        """What is wrong, each as the first half of a sentence."""
+        yield from self._input_faults(unit, commit)
+        sizes = self._sizes(commit)
+        gone = [file.path for file in commit.files if file.path not in sizes]
+        resized = [file.path for file in commit.files if sizes.get(file.path, file.bytes) != file.bytes]
+        if gone:
+            yield f"{_these(gone)} missing"
+        if resized:
+            yield f"{_these(resized)} not of the size that the commit says"
+        intact = {file.path: file for file in commit.files if file.path not in {*gone, *resized}}
+        if (entry := intact.pop(commit.manifest, None)) is None:
+            if not gone and not resized:
+                yield "its commit does not name its manifest among its files"
+            return
+        data = self.store.read(commit.manifest)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            yield f"{commit.manifest} is not what was committed"
+            return
+        rows = manifest.from_bytes(data)
+        yield from _row_faults(unit, commit, rows)
+        if self.deep:
+            yield from self._content_faults(unit, rows, list(intact.values()))
+
+    def _input_faults(self, unit: Unit, commit: Commit) -> Iterator[str]:
+        stage = unit.stage
+        if stage.reads is None:
+            return
+        try:
+            digest = commit_digest(Store(stage.input_root) if stage.input_root else self.store, stage.reads, unit.shard)
+        except FileNotFoundError:
+            yield f"the commit of {stage.reads} that it was made from is gone"
+            return
+        if digest != commit.input_digest:
+            yield f"it was made from another commit of {stage.reads} than there is now"
+
+    def _sizes(self, commit: Commit) -> dict[str, int]:
+        """The sizes of the files that are there, by one listing of each folder that the commit names."""
+        folders = {"/".join(file.path.split("/")[:3]) for file in commit.files if file.path.startswith("data/")}
+        data = {entry.name: entry.bytes for folder in folders for entry in self.store.files(folder)}
+        return self.manifests | data
+
+    def _content_faults(self, unit: Unit, rows: list[manifest.Row], files: list[FileEntry]) -> Iterator[str]:
+        changed, unreadable = [], []
+        for file in files:
+            data = self.store.read(file.path)
+            if hashlib.sha256(data).hexdigest() != file.sha256:
+                changed.append(file.path)
+            elif not _decodes(unit.stage, data, [row for row in rows if row["output_uri"] == file.path]):
+                unreadable.append(file.path)
+        if changed:
+            yield f"{_these(changed)} not what was committed: the SHA-256 differs"
+        if unreadable:
+            yield f"{_these(unreadable)} committed, but cannot be decoded to what the manifest says"
+
+
+def _row_faults(unit: Unit, commit: Commit, rows: list[manifest.Row]) -> Iterator[str]:
+    planned = Counter((row.row, row.key, v.edit, v.strength) for row in unit.plan for v in unit.stage.variants)
+    found = Counter((row["row"], row["key"], row["edit"], row["strength"]) for row in rows)
+    if lacking := planned - found:
+        yield f"its manifest lacks {_rows(lacking)} of the plan"
+    if surplus := found - planned:
+        yield f"its manifest has {_rows(surplus)} more than the plan"
+    statuses = Counter(row["status"] for row in rows)
+    if statuses != Counter(commit.statuses) or commit.images != len(unit.plan):
+        yield "its commit counts other images or statuses than its manifest has"
+    named = {file.path: file.sha256 for file in commit.files}
+    if astray := [row["key"] for row in rows if not _output_is_named(unit.stage, row, named)]:
+        yield f"outputs in {counted(len(astray), 'row')} (the first is {astray[0]}) are not files of its commit"
+
+
+def _rows(rows: Counter[tuple[int, str, str | None, float | None]]) -> str:
+    _, key, edit, strength = next(iter(rows))
+    which = f"{key}{'' if edit is None else f', {edit} {strength:g}'}"
+    return f"{counted(rows.total(), 'row')} ({'' if rows.total() == 1 else 'the first is '}{which})"
+
+
+def _output_is_named(stage: Stage, row: manifest.Row, named: Mapping[str, str]) -> bool:
+    uri = row["output_uri"]
+    if uri is None:
+        return row["status"] != manifest.OK or stage.writes == "statistics"
+    return uri in named and row["output_sha256"] in (None, named[uri])
+
+
+def _decodes(stage: Stage, data: bytes, rows: Sequence[manifest.Row]) -> bool:
+    """Whether the content of a file is what its rows say."""
+    try:
+        if stage.writes == "images":
+            return all(decode(data, row["width"], "exact") for row in rows)
+        return {row["output_member"] for row in rows} <= load(data).keys()
+    except (ImageRefused, SafetensorError):
+        return False
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things in words."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _these(paths: Sequence[str]) -> str:
+    return f"{paths[0]} is" if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more are"
+
+
+def _damaged(unit: Unit, fault: str) -> Finding:
+    remedy = f"delete {commit_name(unit.stage.name, unit.shard)} and give the run's command again"
+    return Finding(
+        "damaged", unit.stage.name, (unit.shard,), f"{unit.stage.name} shard {unit.shard}: {fault}: {remedy}"
+    )
