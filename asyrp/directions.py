@@ -81,6 +81,10 @@ class HoDeltaBlock(nn.Module):
         self.norm2 = nn.GroupNorm(GROUPS, channels, eps=1e-6)
         self.conv2 = nn.Conv2d(channels, channels, 1)
 
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.conv2
+
     def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
         dtype = self.conv1.weight.dtype
         time = self.temb_proj(nn.functional.silu(encoded.emb.to(dtype)))
@@ -98,6 +102,10 @@ class AdmDeltaBlock(nn.Module):
         self.in_layers = nn.Sequential(norm(), nn.SiLU(), conv())
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, channels))
         self.out_layers = nn.Sequential(norm(), nn.SiLU(), nn.Identity(), conv())
+
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.out_layers[-1]
 
     def forward(self, encoded: Encoded, t: int) -> Tensor:  # noqa: ARG002
         dtype = next(self.parameters()).dtype

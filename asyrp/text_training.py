@@ -5,6 +5,7 @@ the source branch as the target text differs from the source text, and otherwise
 one timestep to the next.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,6 +42,8 @@ class TextRecipe:
     learning_rate: float = 0.5
     optimizer: Optimizer = "sgd"
     source_term: SourceTerm = "paper"
+    initial_scale: float = 1.0  # of the block's last layer: below 1 begins near no edit at all
+    cosine_decay: bool = False  # the rate falls to 0 over the whole training
     decay_epochs: int | None = None  # the rate falls to a tenth after every so many passes over the images
     templates: tuple[str, ...] = ()  # prompts around the texts; none: those of the papers
     seed: int = 0
@@ -76,6 +79,9 @@ class TextTraining:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.block: DeltaBlock = DELTA_BLOCKS[family](h_channels, emb)
+        with torch.no_grad():
+            for parameter in self.block.last_layer.parameters():
+                parameter.mul_(recipe.initial_scale)
         self.block.to(model.unet.device)
         rate = recipe.learning_rate
         parameters = self.block.parameters()
@@ -85,12 +91,15 @@ class TextTraining:
         pairs = generation_pairs(recipe.n_steps, len(model.schedule) - 1)
         self.pairs = [(t, t_next) for t, t_next in pairs if t >= recipe.t_edit]
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Set the learning rate for a pass over the images, counted from 0."""
+    def set_rate(self, epoch: int, progress: float) -> None:
+        """Set the learning rate for a batch: of which pass over the images, and after which share of all batches."""
         recipe = self.recipe
         decays = epoch // recipe.decay_epochs if recipe.decay_epochs else 0
+        rate = recipe.learning_rate * 0.1**decays
+        if recipe.cosine_decay:
+            rate *= (1 + math.cos(math.pi * progress)) / 2
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * 0.1**decays
+            group["lr"] = rate
 
     def batch(self, x_0: Tensor, x_T: Tensor) -> Iterator[Losses]:
         """Train along the trajectories of images [B, 3, H, W] from their latents: one update per edited timestep."""

@@ -28,6 +28,12 @@ def recipe_from_flags(
     l1_by_cosine: Annotated[
         bool, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply it by the cosine of the texts.")
     ] = True,
+    initial_scale: Annotated[
+        float, typer.Option("--initial-scale", min=0.001, max=1, help="Of f_t's last layer: 0.1 begins near no edit.")
+    ] = 1.0,
+    cosine_decay: Annotated[
+        bool, typer.Option("--cosine-decay", help="Let the rate fall to 0 over the training.")
+    ] = False,
     template: Annotated[
         list[str] | None,
         typer.Option("--template", help="A prompt with {} for the text. Repeat. [default: the 80 of CLIP's authors]"),
@@ -48,6 +54,8 @@ def recipe_from_flags(
         clip_weight=clip_weight,
         l1_weight=l1_weight,
         l1_by_cosine=l1_by_cosine,
+        initial_scale=initial_scale,
+        cosine_decay=cosine_decay,
         learning_rate=learning_rate,
         optimizer=optimizer,  # type: ignore[arg-type]
         source_term=PRESETS[preset]["source_term"],

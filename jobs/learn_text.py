@@ -83,7 +83,7 @@ def learn_text(request: TextRequest) -> Path:
         for number, (epoch, index) in enumerate(steps):
             if number < done:
                 continue
-            training.begin_epoch(epoch)
+            training.set_rate(epoch, number / len(steps))
             losses = list(training.batch(*data.batch(epoch, index)))
             state.keep(training, number + 1)
             if request.preview_every and (number + 1) % request.preview_every == 0:

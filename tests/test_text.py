@@ -126,9 +126,29 @@ def test_the_rate_decays_by_epochs(clip, model):
     trainer = training(clip, model, replace(GLASSES, decay_epochs=3))
     rates = []
     for epoch in range(7):
-        trainer.begin_epoch(epoch)
+        trainer.set_rate(epoch, epoch / 7)
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.01] * 3 + [0.001] * 3 + [0.0001])
+
+
+def test_the_rate_falls_to_nothing_over_the_training_where_that_is_asked_for(clip, model):
+    trainer = training(clip, model, replace(GLASSES, cosine_decay=True))
+    rates = []
+    for progress in (0, 0.25, 0.5, 0.75, 1):
+        trainer.set_rate(0, progress)
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / 0.01)
+    assert rates == pytest.approx([1, 0.8536, 0.5, 0.1464, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["ho", "adm"])
+def test_a_small_start_scales_the_first_delta_h_and_nothing_else(clip, model, family):
+    folder = registry.find("avatars")
+    whole, small = (
+        TextTraining(replace(GLASSES, initial_scale=scale), model, clip, family, folder.h_shape[0], folder.emb_channels)
+        for scale in (1.0, 0.1)
+    )
+    encoded = model.unet.encode(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 900)
+    torch.testing.assert_close(small.block(encoded, 900), 0.1 * whole.block(encoded, 900), rtol=1e-4, atol=1e-6)
 
 
 def request(output, **changes) -> TextRequest:
