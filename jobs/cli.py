@@ -19,7 +19,7 @@ from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, Root, takes
 from jobs.cli_score import sample
-from jobs.cli_store import gc, verify
+from jobs.cli_store import export, gc, verify
 from jobs.display import MODEL_HELP, console, live, out, state_table, summary
 from jobs.record import read_run
 from jobs.resolve import resolve
@@ -42,6 +42,7 @@ app.add_typer(directions_app, name="directions")
 app.command()(sample)
 app.command()(verify)
 app.command()(gc)
+app.command()(export)
 
 # The options that `run` and `plan` share, in the order of their help.
 Source = Annotated[str | None, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
