@@ -20,7 +20,7 @@ from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, Root, takes
 from jobs.cli_score import sample
-from jobs.cli_store import gc, verify
+from jobs.cli_store import export, gc, verify
 from jobs.display import MODEL_HELP, console, out, state_table
 from jobs.report import read_state, run_and_report
 from jobs.resolve import resolve
@@ -44,6 +44,7 @@ app.command()(retry)
 app.command()(extend)
 app.command()(verify)
 app.command()(gc)
+app.command()(export)
 
 SOURCE_HELP = "Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."
 

@@ -1,17 +1,18 @@
-"""`asyrp verify` and `asyrp gc`: what is done with the storage of a run, and nothing else."""
+"""`asyrp verify`, `gc` and `export`: what is done with the storage of a run, and nothing else."""
 
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.filesize import decimal
 from rich.progress import track
 
 from asyrp.errors import UserError
-from jobs.cli_options import AsJson, Root
+from jobs.cli_options import AsJson, Root, one_of
 from jobs.display import console, out, state_table
 from jobs.record import read_run, recorded_stages
 from jobs.spec import absolute_url
@@ -19,9 +20,13 @@ from pipeline.additions import grown, read_additions
 from pipeline.garbage import Collected, Garbage, collect_garbage
 from pipeline.plan import PlanSummary
 from pipeline.progress import RunState
+from pipeline.recipe import FINAL
 from pipeline.storage import Store
 from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run
+
+if TYPE_CHECKING:
+    from pipeline.export import Exported
 
 EXIT_NOT_WHOLE = 3
 Item = TypeVar("Item")
@@ -102,6 +107,68 @@ def gc(
         typer.echo(json.dumps(facts, indent=1))
     else:
         _print_collected(collected, dry_run, older_than)
+
+
+def export(
+    root: Root,
+    to: Annotated[str, typer.Option("--to", help="webdataset, imagefolder or parquet.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="An empty folder, on any fsspec URL.")],
+    split: Annotated[
+        str, typer.Option("--split", help="Names and shares: train=0.9,test=0.1. By source image.")
+    ] = "train=1",
+    seed: Annotated[int, typer.Option("--seed", help="Another seed splits otherwise.")] = 0,
+    statuses: Annotated[str, typer.Option("--statuses", help="Rows to take, such as ok,decode_error.")] = "ok",
+    shard_bytes: Annotated[str, typer.Option("--shard-bytes", help="Images per shard, as in 256MB or 1GB.")] = "256MB",
+    with_source: Annotated[bool, typer.Option("--with-source", help="The source images too, as they are.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Of a run that is not complete: what there is.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the images of a run as a data set: numbered shards, splits, a card.
+
+    **Example:** asyrp export edited/ --to parquet -o faces-with-glasses/ --split train=0.9,test=0.1 --with-source
+    """
+    from pipeline.card import make_card
+    from pipeline.export import CARD, ExportSettings, take_snapshot
+    from pipeline.export import export as export_run
+    from pipeline.formats import FORMATS
+    from pipeline.splits import parse_shares
+
+    one_of("to", to, tuple(FORMATS))
+    chosen = tuple(status.strip() for status in statuses.split(","))
+    settings = ExportSettings(to, parse_shares(split), seed, chosen, _bytes(shard_bytes), with_source)
+    run, target = Store(absolute_url(root)), Store(absolute_url(output))
+    record = read_run(run)
+    if FINAL not in record["stages"]:
+        raise UserError(f"the run at {root} edited no images: there is nothing to export")
+    snapshot, (shards, _) = take_snapshot(run, FINAL), grown(run, record["stages"])[FINAL]
+    if len(snapshot.shards) < shards and not partial:
+        done = f"{len(snapshot.shards)} of {shards} shards are committed"
+        raise UserError(f"the run at {root} is not complete, {done}: finish it, or give --partial")
+    watch = _bar("exporting", sum(snapshot.rows[status] for status in chosen))
+    exported = export_run(
+        run, FINAL, snapshot, target, settings, lambda done: make_card(record, settings, snapshot, done), watch
+    )
+    _print_exported(exported, target.path(CARD), as_json)
+
+
+def _print_exported(exported: "Exported", card: str, as_json: bool) -> None:
+    samples = {name: sum(n for (at, *_), n in exported.samples.items() if at == name) for name in exported.shards}
+    if as_json:
+        typer.echo(json.dumps({"samples": samples, "shards": exported.shards, "card": card}, indent=1))
+        return
+    for name, count in samples.items():
+        out.print(f"{name}: {counted(count, 'sample')} in {counted(exported.shards[name], 'shard')}", highlight=False)
+    out.print(card, soft_wrap=True, highlight=False, markup=False)
+
+
+def _bytes(text: str) -> int:
+    try:
+        size = TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        size = ByteSize(0)
+    if size < 1:
+        raise UserError(f"--shard-bytes {text}: write a size as in 500KB, 256MB or 1GB")
+    return int(size)
 
 
 def _print_collected(collected: Collected, dry_run: bool, older_than: str) -> None:

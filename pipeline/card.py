@@ -1,0 +1,86 @@
+"""The card of a data set: what is in it and how it was made, for people and for Hugging Face `datasets`."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from pipeline.export import Exported, ExportSettings, Snapshot
+from pipeline.formats import FORMATS
+
+FACTS = ("n_inv", "refine", "n_gen", "combine", "seed", "image_size", "fit", "codec", "dtype")
+
+
+def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> str:
+    """Markdown with YAML front matter. `record` is the run's run.json; no path or URL in it is told."""
+    splits = [split for split, shards in exported.shards.items() if shards]
+    lines = [
+        "---",
+        yaml.safe_dump(_front_matter(settings.format, splits), sort_keys=False).strip(),
+        "---",
+        "",
+        "# Images edited in the semantic latent space of a diffusion model",
+        "",
+        "One row is one image after one edit. All edits of an image are in the same split.",
+        "",
+        *_table(("edit", "strength", *splits), _counts(exported, splits)),
+        "",
+        *_left_out(record, settings, snapshot),
+        "## How it was made",
+        "",
+        *_table(("", ""), _facts(record).items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter(kind: str, splits: Sequence[str]) -> dict[str, Any]:
+    files = [{"split": split, "path": FORMATS[kind].files.format(split=split)} for split in splits]
+    return {"configs": [{"config_name": "default", "data_files": files}], "tags": ["asyrp", "image-editing"]}
+
+
+def _counts(exported: Exported, splits: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for edit, strength in dict.fromkeys((edit, strength) for _, edit, strength in exported.samples):
+        yield (edit, f"{strength:g}", *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
+
+
+def _left_out(record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot) -> Iterator[str]:
+    """What of the run is not in the data set, as far as there is something."""
+    rest = [f"{count:,} {status}" for status, count in snapshot.rows.items() if status not in settings.statuses]
+    if rest:
+        yield f"Rows of the run that were left out, by status: {', '.join(rest)}."
+        yield ""
+    if len(snapshot.shards) < record["plan"]["shards"]:
+        of = f"{len(snapshot.shards):,} of {record['plan']['shards']:,} shards"
+        yield f"The run was not complete: {of} were committed."
+        yield ""
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    spec, identity = record["spec"], record["identity"]
+    facts = {
+        "model": f"{_public(spec['model'])} ({identity['model_digest'][:12]})",
+        "directions": ", ".join(f"{name} ({digest[:12]})" for name, digest in identity["directions"].items()),
+        "edits": "; ".join(spec["edits"]),
+        "intervals": "; ".join(
+            f"{edit} edits down to t = {t_edit}" + (f", fresh noise from t = {t_boost}" if t_boost else "")
+            for edit, (t_edit, t_boost) in identity["intervals"].items()
+        ),
+        **{name: str(identity[name]) for name in FACTS if identity.get(name) is not None},
+        "run": record["identity_hash"][:12],
+        "versions": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _public(model: str) -> str:
+    """A model's name; of a path or URL only the last part."""
+    is_place = "://" in model or PurePosixPath(model).is_absolute()
+    return PurePosixPath(model).name if is_place else model
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    head = list(head)
+    for cells in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(cells)} |"

@@ -1,0 +1,154 @@
+"""A data set out of a run: rows read through its commits, split by image, written as densely numbered shards.
+
+The output begins with a record of what is exported and ends with its card, README.md. An output with another record,
+or with files and no record, is never touched; one with the same record is written again, to the same bytes, and has
+no card until that is done.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+from asyrp.errors import UserError
+from pipeline.commit import committed, read_commit
+from pipeline.formats import FORMATS, Add, Format
+from pipeline.parallel import read_ahead
+from pipeline.samples import Sample, read_samples
+from pipeline.splits import split_of
+from pipeline.storage import Store
+
+RECORD = ".asyrp-export.json"
+CARD = "README.md"
+Watch = Callable[[Iterable[Sample]], Iterable[Sample]]
+"""Hands samples on, and shows how many there have been."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What a data set is made of, beside the run. `splits` are names and shares that add up to 1."""
+
+    format: str
+    splits: dict[str, float]
+    seed: int = 0
+    statuses: tuple[str, ...] = ("ok",)
+    shard_bytes: int = 256_000_000
+    with_source: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The committed shards of a stage at one moment: the rows in them by status, and a digest over their attempts."""
+
+    shards: list[int]
+    rows: Counter[str]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: samples by (split, edit, strength), and shards by split."""
+
+    samples: Counter[tuple[str, str, float]]
+    shards: dict[str, int]
+
+
+def take_snapshot(store: Store, stage: str) -> Snapshot:
+    """What is committed of a stage now."""
+    shards = sorted(committed(store, stage))
+    rows: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    for commit in read_ahead(lambda shard: read_commit(store, stage, shard), shards):
+        rows.update(commit.statuses)
+        digest.update(f"{commit.shard} {commit.attempt}\n".encode())
+    return Snapshot(shards, rows, digest.hexdigest())
+
+
+def export(
+    run: Store,
+    stage: str,
+    snapshot: Snapshot,
+    output: Store,
+    settings: ExportSettings,
+    make_card: Callable[[Exported], str],
+    watch: Watch = iter,
+) -> Exported:
+    """Write the samples of a snapshot to `output`. Memory does not grow with their number.
+
+    Raises:
+        UserError: if no row has one of the statuses; if the output holds anything else; if an image is not what was
+            committed; if a source cannot be read.
+    """
+    if not any(snapshot.rows[status] for status in settings.statuses):
+        there = ", ".join(f"{count} {status}" for status, count in snapshot.rows.items()) or "no rows"
+        raise UserError(f"no row of {run.url} is {' or '.join(settings.statuses)}: there are {there}")
+    _claim(output, {"format": 1, "commits": snapshot.digest, "settings": asdict(settings)})
+    output.delete(CARD)
+    exported = Exported(Counter(), {})
+    samples = read_samples(run, stage, snapshot.shards, settings.statuses, settings.with_source)
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(SplitWriter(output, name, settings)) for name in settings.splits}
+        for sample in watch(samples):
+            split = split_of(sample.values["key"], settings.splits, settings.seed)
+            writers[split].add(sample)
+            exported.samples[split, sample.values["edit"], sample.values["strength"]] += 1
+    exported.shards.update({split: writer.shards for split, writer in writers.items()})
+    output.write(CARD, make_card(exported).encode())
+    return exported
+
+
+def _claim(output: Store, record: dict[str, Any]) -> None:
+    """Make an empty output that of this export, or find that it is."""
+    data = json.dumps(record, indent=1).encode()
+    names = {entry.name for entry in output.entries("")}
+    if names and RECORD not in names:
+        raise UserError(f"{output.url} holds other files: give an --output that is empty, or not there yet")
+    if not output.create(RECORD, data) and output.read(RECORD) != data:
+        raise UserError(f"{output.url} holds another export, of other commits or settings: give another --output")
+
+
+class SplitWriter(AbstractContextManager["SplitWriter"]):
+    """The shards of one split, one open at a time, each closed when it is full. An error leaves the open one out."""
+
+    def __init__(self, output: Store, split: str, settings: ExportSettings) -> None:
+        self.output, self.split, self.settings = output, split, settings
+        self.format: Format = FORMATS[settings.format]
+        self.shards = self.samples = 0
+        self._add: Add | None = None
+        self._open = ExitStack()
+        self._room = (0, 0)  # bytes and samples that the open shard still takes
+
+    def add(self, sample: Sample) -> None:
+        if self._add is None or min(self._room) <= 0:
+            self._add = self._next_shard()
+        self._add(self.samples, sample)
+        self.samples += 1
+        self._room = (self._room[0] - sample.bytes, self._room[1] - 1)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+        if kind is None:
+            self._delete_shards_of_an_earlier_export()
+
+    def _next_shard(self) -> Add:
+        self._open.close()
+        name = self._name(self.shards)
+        self.shards += 1
+        self._room = (self.settings.shard_bytes, self.format.max_samples)
+        return self._open.enter_context(self.format.open_shard(self.output, name, self.settings.with_source))
+
+    def _delete_shards_of_an_earlier_export(self) -> None:
+        """Sources may have become smaller since: then there are fewer shards now."""
+        number = self.shards
+        while self.output.exists(self._name(number)):
+            self.output.delete(self._name(number))
+            number += 1
+
+    def _name(self, shard: int) -> str:
+        return self.format.shard.format(split=self.split, shard=shard)

@@ -1,0 +1,129 @@
+"""The rows of a run with their images, as its commits name them: what a data set is made of."""
+
+import hashlib
+import io
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from asyrp.errors import UserError
+from pipeline.additions import current_rows
+from pipeline.fetch import fetch
+from pipeline.images import FORMATS
+from pipeline.manifest import Row, source_of
+from pipeline.parallel import read_ahead
+from pipeline.storage import Store
+
+COLUMNS = (
+    "key",
+    "edit",
+    "strength",
+    "status",
+    "error_type",
+    "width",
+    "height",
+    "source_width",
+    "source_height",
+    "image_size",
+    "t_edit",
+    "t_boost",
+    "eta",
+    "seed",
+    "n_inv",
+    "n_gen",
+    "dtype",
+    "direction_digest",
+    "model_digest",
+    "output_sha256",
+    "source_columns",
+)
+"""The manifest's columns that a data set keeps: those that say nothing of where and when the run was."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file; `extension` with its dot, in lower case."""
+
+    data: bytes
+    extension: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a data set. `edited` is None where the row has no image, `source` also where none is asked for."""
+
+    values: dict[str, Any]  # COLUMNS
+    edited: EncodedImage | None
+    source: EncodedImage | None
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(image.data) for image in (self.edited, self.source) if image is not None)
+
+
+def read_samples(
+    store: Store, stage: str, shards: Iterable[int], statuses: Collection[str], with_source: bool
+) -> Iterator[Sample]:
+    """The samples of committed shards in the order of the plan, a few images in memory at a time.
+
+    A source is read once for all the edits of its image, as it is now.
+
+    Raises:
+        UserError: if an image is not what was committed, or a source cannot be read.
+    """
+
+    def read(rows: list[Row]) -> list[Sample]:
+        wants_source = with_source and any(row["output_uri"] for row in rows)
+        source = _source(rows[0]) if wants_source else None
+        return [_sample(store, row, source) for row in rows]
+
+    wanted = (row for row in current_rows(store, stage, shards) if row["status"] in statuses)
+    by_image = (list(rows) for _, rows in groupby(wanted, key=lambda row: row["key"]))
+    for samples in read_ahead(read, by_image):
+        yield from samples
+
+
+def _sample(store: Store, row: Row, source: EncodedImage | None) -> Sample:
+    values = {name: row[name] for name in COLUMNS}
+    if row["output_uri"] is None:
+        return Sample(values, None, None)
+    return Sample(values, _edited(store, row), source)
+
+
+def _edited(store: Store, row: Row) -> EncodedImage:
+    name = row["output_uri"]
+    try:
+        data = store.read(name)
+    except FileNotFoundError:
+        raise UserError(f"{name} is missing at {store.url}: asyrp verify says what to do") from None
+    if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
+        raise UserError(f"{name} at {store.url} is not what was committed: asyrp verify --deep says what to do")
+    return EncodedImage(data, _extension(name))
+
+
+def _source(row: Row) -> EncodedImage:
+    try:
+        data = fetch(source_of(row))
+    except OSError as error:
+        raise UserError(
+            f"cannot read the source {row['source_uri']} ({type(error).__name__}): bring it back, or export without "
+            "--with-source"
+        ) from error
+    return EncodedImage(data, _extension(row["key"]) or _extension_of(data))
+
+
+def _extension(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _extension_of(data: bytes) -> str:
+    """What the bytes of an image say; a cell of a table has no name to go by."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return f".{(image.format or 'png').lower()}"
+    except (OSError, Image.DecompressionBombError):
+        return ".png"
