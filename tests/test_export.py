@@ -337,7 +337,7 @@ def test_a_finished_export_that_is_repeated_and_stopped_has_no_card(cli, export,
     def gone(_):
         raise FileNotFoundError
 
-    monkeypatch.setattr("pipeline.samples.read_url", gone)
+    monkeypatch.setattr("pipeline.samples.fetch", gone)
     code, _, _ = cli("export", made / "run", "--to", "parquet", "-o", folder, "--with-source")
     assert code == 2 and not (folder / "README.md").exists()
 
@@ -345,7 +345,7 @@ def test_a_finished_export_that_is_repeated_and_stopped_has_no_card(cli, export,
 def test_shards_that_the_same_export_no_longer_fills_are_deleted(export, monkeypatch):
     arguments = ("--with-source", "--shard-bytes", "10KB")
     before = contents(export("parquet", *arguments))
-    monkeypatch.setattr("pipeline.samples.read_url", lambda _: b"x")
+    monkeypatch.setattr("pipeline.samples.fetch", lambda _: b"x")
     after = contents(export("parquet", *arguments))
     assert 1 < len(after) < len(before)
 
