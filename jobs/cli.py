@@ -16,6 +16,7 @@ from asyrp import registry
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from jobs.cli_additions import extend, retry
+from jobs.cli_cluster import cluster_app, submit
 from jobs.cli_directions import directions_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, Root, takes
@@ -39,12 +40,14 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
+app.add_typer(cluster_app, name="cluster")
 app.command()(sample)
 app.command()(retry)
 app.command()(extend)
 app.command()(verify)
 app.command()(gc)
 app.command()(export)
+app.command()(submit)
 
 SOURCE_HELP = "Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."
 

@@ -96,7 +96,10 @@ def compute(
     with ray_session(knobs.address):
         device = ("cuda" if has_gpu() else "cpu") if knobs.device == "auto" else knobs.device
         batch_size = knobs.batch_size or (16 if device == "cuda" else 8)
-        options = EngineOptions(device, knobs.actors, batch_size, knobs.readers, knobs.writers, knobs.max_failed)
+        may_grow = knobs.address is not None
+        options = EngineOptions(
+            device, knobs.actors, may_grow, batch_size, knobs.readers, knobs.writers, knobs.max_failed
+        )
         engine = Engine(store, stages, replace(settings, device=device), image_format, options)
         with display:
             return engine.run(pending_units(store, stages, shards))

@@ -40,6 +40,7 @@ class EngineOptions:
 
     device: Literal["cpu", "cuda"] = "cpu"
     actors: int | None = None
+    may_grow: bool = False  # more actors than there are GPUs now: the rest wait for nodes
     batch_size: int = 8
     readers: int = 4
     writers: int = 4
@@ -149,6 +150,7 @@ class Engine:
         self.failures: Counter[Unit | str] = Counter()
         self.bad_images = 0
         self.succeeded = False
+        self.actor_count = 0
         self.actors: dict[Any, set[Unit]] = {}
         self.calls: dict[ray.ObjectRef, tuple[Any, Unit | None]] = {}
         self.draining = threading.Event()
@@ -162,11 +164,12 @@ class Engine:
             Exception: what the stages raised, if the first shards fail alike and none has succeeded.
         """
         self.waiting, self.unfinished = list(units), set(units)
+        self.actor_count = self._count_actors()
         try:
             with self._drain_on_signal():
-                for _ in range(min(self._actor_count(), len(units))):
+                for _ in range(min(self.actor_count, len(units))):
                     self._start_actor()
-                while self.calls and not self.outcome.tripped:
+                while self._has_work():
                     done, _ = ray.wait(list(self.calls), num_returns=1, timeout=WAIT_SECONDS)
                     for call in done:
                         self._handle(call)
@@ -182,18 +185,20 @@ class Engine:
 
     # Actors
 
-    def _actor_count(self) -> int:
-        resources = ray.cluster_resources()
-        if self.options.device == "cuda":
-            gpus = int(resources.get("GPU", 0))
-            count = self.options.actors or gpus
-            if not 1 <= count <= gpus:
-                raise UserError(f"{max(count, 1)} actors need a GPU each and the cluster has {gpus}: change --actors")
-            return count
-        return self.options.actors or 1
+    def _count_actors(self) -> int:
+        """How many actors the run is to have, whatever becomes of the cluster."""
+        if self.options.device == "cpu":
+            return self.options.actors or 1
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        count = self.options.actors or gpus
+        if count > gpus and self.options.may_grow:
+            log.warning("the cluster has %d GPUs: the run begins with the first of %d", gpus, count)
+        elif not 1 <= count <= gpus:
+            raise UserError(f"{max(count, 1)} actors need a GPU each and the cluster has {gpus}: change --actors")
+        return count
 
     def _start_actor(self) -> None:
-        count, resources = self._actor_count(), ray.cluster_resources()
+        count, resources = self.actor_count, ray.cluster_resources()
         on_gpu = self.options.device == "cuda"
         cpus = resources.get("CPU", 1) / count
         reserved = 1.0 if on_gpu else cpus if cpus < 1 else float(int(cpus))
@@ -213,8 +218,12 @@ class Engine:
         self.actors[actor] = set()
         self.calls[call] = (actor, None)
 
+    def _starting(self) -> set[Any]:
+        """Actors that cannot be given work yet. Where their node is never there, they stay so."""
+        return {actor for actor, unit in self.calls.values() if unit is None}
+
     def _close_actors(self) -> None:
-        for actor in self.actors:
+        for actor in self.actors.keys() - self._starting():
             try:
                 state = ray.get(actor.close.remote(), timeout=CLOSE_SECONDS)
             except (RayActorError, RayTaskError, GetTimeoutError) as error:
@@ -225,13 +234,21 @@ class Engine:
 
     # Work
 
+    def _has_work(self) -> bool:
+        """Whether there is anything to wait for; not so for an actor that would find nothing to do."""
+        if self.outcome.tripped or not self.calls:
+            return False
+        if any(unit is not None for _, unit in self.calls.values()):
+            return True
+        return not self.draining.is_set() and any(map(self._is_ready, self.waiting))
+
     def _dispatch(self) -> None:
         """Give every started actor up to SHARDS_IN_FLIGHT ready units.
 
         A unit that was there when an actor died is a suspect, and runs alone: if it kills again, it is known which
         it was, and its neighbours are not blamed.
         """
-        starting = {actor for actor, unit in self.calls.values() if unit is None}
+        starting = self._starting()
         for actor, in_flight in self.actors.items():
             while actor not in starting and self._has_room(in_flight):
                 unit = self._take_ready(suspects=not in_flight)
@@ -247,12 +264,13 @@ class Engine:
         if self.draining.is_set():
             return None
         for index, unit in enumerate(self.waiting):
-            stage = self.stages[unit.stage]
-            if self.failures[unit] and not suspects:
-                continue
-            if stage.reads is None or stage.input_root or Unit(stage.reads, unit.shard) not in self.unfinished:
+            if self._is_ready(unit) and (suspects or not self.failures[unit]):
                 return self.waiting.pop(index)
         return None
+
+    def _is_ready(self, unit: Unit) -> bool:
+        stage = self.stages[unit.stage]
+        return stage.reads is None or bool(stage.input_root) or Unit(stage.reads, unit.shard) not in self.unfinished
 
     def _handle(self, call: ray.ObjectRef) -> None:
         if call not in self.calls:

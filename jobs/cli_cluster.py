@@ -1,0 +1,105 @@
+"""`asyrp cluster` and `asyrp submit`: runs on more than one machine."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from asyrp.errors import UserError
+from jobs.cli_options import AsJson, one_of, print_paths
+from jobs.cluster import Cluster, NodeType, check_cluster
+from jobs.display import console, out
+from jobs.spec import load_spec
+from jobs.submit import Job, batch_script, parse_time, ray_job
+
+cluster_app = typer.Typer(help="Cluster files for `ray up`.", no_args_is_help=True)
+
+
+@cluster_app.command("check")
+def cluster_check(
+    file: Annotated[Path, typer.Argument(help="A cluster file, such as ray_cluster.yaml.")],
+    as_json: AsJson = False,
+) -> None:
+    """Is a cluster file one that `ray up` accepts? Offline: no cloud account and no credentials are needed.
+
+    **Example:** asyrp cluster check ray_cluster.yaml
+    """
+    cluster = check_cluster(file)
+    if as_json:
+        typer.echo(json.dumps(cluster.as_json()))
+        return
+    out.print(_table(cluster))
+    for note in cluster.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(cluster: Cluster) -> Table:
+    title = f"{cluster.name} on {cluster.provider}, at most {cluster.max_workers} workers"
+    table = Table("node type", "instance", "resources", "workers", "spot", title=escape(title))
+    for node_type in cluster.node_types:
+        resources = ", ".join(f"{count} {name}" for name, count in node_type.resources.items())
+        spot = "yes" if node_type.spot else "no"
+        name, instance = escape(node_type.name), escape(node_type.instance or "-")
+        table.add_row(name, instance, resources or "counted by Ray", _workers(node_type), spot)
+    return table
+
+
+def _workers(node_type: NodeType) -> str:
+    low, high = node_type.min_workers, node_type.max_workers
+    workers = f"{low} to {high}" if low < high else str(high)
+    if not node_type.head:
+        return workers
+    return f"head and {workers}" if high else "head"
+
+
+def submit(
+    target: Annotated[str, typer.Option("--target", help="kubernetes (KubeRay) or slurm.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="The YAML spec of the run; the job carries it along.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Of the job.")] = "asyrp",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Nodes that work.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus-per-worker", min=0, help="0: work on CPUs.")] = 1,
+    cpus: Annotated[int, typer.Option("--cpus-per-worker", min=1)] = 8,
+    memory: Annotated[int, typer.Option("--memory-per-worker", min=1, help="GiB.")] = 32,
+    time: Annotated[str, typer.Option("--time", help="At most so long: [D-]HH:MM:SS.")] = "24:00:00",
+    image: Annotated[
+        str | None, typer.Option("--image", help="Of Kubernetes: a container image that has asyrp.")
+    ] = None,
+    service_account: Annotated[
+        str | None, typer.Option("--service-account", help="Of Kubernetes: whose access to storage the pods have.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option("--partition", help="Of Slurm.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write. [default: stdout]")] = None,
+) -> None:
+    """Write a run as a job: a RayJob for `kubectl apply -f`, or a script for `sbatch`. Submits nothing.
+
+    **Example:** asyrp submit --target slurm -c job.yaml --workers 4 --partition gpu | sbatch
+    """
+    one_of("target", target, ("kubernetes", "slurm"))
+    spec = load_spec(config, {}, set_ or [])
+    job = Job(name, workers, gpus, cpus, memory, parse_time(time))
+    if target == "kubernetes":
+        _only_for("slurm", partition=partition)
+        if image is None:
+            raise UserError("--image is missing: give a container image that has asyrp, as docs/cluster.md makes it")
+        text = ray_job(spec, job, image, service_account)
+    else:
+        _only_for("kubernetes", image=image, service_account=service_account)
+        text = batch_script(spec, job, partition)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error
+    print_paths([output])
+
+
+def _only_for(target: str, **options: str | None) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"--{name.replace('_', '-')} is for --target {target}: leave it out")
