@@ -109,7 +109,10 @@ def ray_session(address: str | None) -> Iterator[None]:
         return
     dashboard = False if address is None else None
     try:
-        ray.init(address=address, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
+        # Without an address Ray would join any cluster that somebody else has left running on this machine.
+        ray.init(
+            address=address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False
+        )
     except ConnectionError as error:
         raise UserError(f"there is no Ray cluster at '{address}': {error}") from error
     try:

@@ -38,7 +38,7 @@ def edit(folder: Path, **options: Any) -> Outcome:
     plan = open_run(store, job)
     options = EngineOptions(device="cuda", batch_size=2, **options)
     return Engine(store, job.stages, slow_stand_in, job.image_format, options).run(
-        pending_units(store, job.stages, plan.shards)
+        pending_units(store, job.stages, range(plan.shards))
     )
 
 
