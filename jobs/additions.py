@@ -14,6 +14,7 @@ from pipeline.additions import Addition, add, current_rows, read_additions, read
 from pipeline.commit import committed
 from pipeline.manifest import OK, STATUSES
 from pipeline.plan import NameCheck, hash64, source_image
+from pipeline.recipe import FINAL
 from pipeline.source_image import SourceImage, version_of
 from pipeline.sources import list_images
 from pipeline.stage import SAMPLE_STAGE
@@ -55,7 +56,7 @@ def retry(root: str, statuses: frozenset[str]) -> Addition | None:
         raise UserError(f"--status {min(unknown)}: give {', '.join(sorted(STATUSES - {OK}))}")
     store, record = Store(root), read_run(Store(root))
     stages = [name for name in record["stages"] if name != SAMPLE_STAGE]
-    keys = {row["key"] for row in current_rows(store, "boost") if row["status"] in statuses} - _waiting(store)
+    keys = {row["key"] for row in current_rows(store, FINAL) if row["status"] in statuses} - _waiting(store)
     if not keys:
         return None
     rows = {row.key: row for row in read_everything(store) if row.key in keys}
@@ -69,7 +70,7 @@ def retry(root: str, statuses: frozenset[str]) -> Addition | None:
 
 def _waiting(store: Store) -> set[str]:
     """The images of retries that are not through."""
-    done = committed(store, "boost")
+    done = committed(store, FINAL)
     retries = [addition for addition in read_additions(store) if addition.kind == "retry"]
     return {
         row.key

@@ -12,7 +12,7 @@ from asyrp.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.resolve import Job
 from jobs.spec import JobSpec
-from pipeline.plan import PlanSummary, read_plan, source_image, write_plan
+from pipeline.plan import RUN, PlanSummary, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
 from pipeline.recipe import declare_stages
 from pipeline.sources import list_images
@@ -20,7 +20,6 @@ from pipeline.stage import Stage, Variant
 from pipeline.storage import Store, open_filesystem
 
 FORMAT = 1
-RUN = "run.json"
 
 
 @dataclass(frozen=True)

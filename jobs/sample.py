@@ -55,7 +55,7 @@ def sample(
             keys = [noise_key(seed, _name(number), "sample") for number in filled]
             x_T = boosting_noise(keys, t_0, shape, torch.device(device))
             images = edit(model.unet, model.schedule, x_T, pairs, EditShift((), n_gen)).cpu().numpy()
-            for number, image in zip(numbers, images, strict=False):
+            for number, image in zip(numbers, images[: len(numbers)], strict=True):
                 store.write(_name(number), encode(image, "png", 100))
             progress.update(task, advance=len(numbers))
     return len(missing)

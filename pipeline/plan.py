@@ -21,6 +21,9 @@ from asyrp.errors import UserError
 from pipeline.source_image import EXTENSIONS, SourceImage
 from pipeline.storage import Store
 
+RUN = "run.json"
+"""What a run is; written last of what planning writes."""
+
 FOLDER = "plan"
 SHARDS_PER_PART = 1024
 SCHEMA = pa.schema(

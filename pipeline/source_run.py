@@ -6,12 +6,11 @@ from asyrp.errors import UserError
 from pipeline.additions import current_rows
 from pipeline.commit import committed
 from pipeline.manifest import OK
+from pipeline.recipe import FINAL
 from pipeline.selection import Selection
 from pipeline.source_image import SourceImage
 from pipeline.storage import Store
 
-RUN = "run.json"
-FINAL = "boost"
 CARRIED = ("key", "edit", "strength", "source_uri")
 
 
