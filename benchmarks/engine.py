@@ -31,7 +31,7 @@ from pipeline.images import decode
 from pipeline.plan import write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stages import Method
-from pipeline.storage import Store, read_url
+from pipeline.storage import Store
 from pipeline.worker import Worker, WorkerOptions
 
 SAMPLES = registry.BUNDLED / "avatars" / "samples"
@@ -74,9 +74,10 @@ def reader(root: Path, count: int = 100) -> None:
     buffer = io.BytesIO()
     smooth.save(buffer, "JPEG", quality=90)
     (root / "x.jpg").write_bytes(buffer.getvalue())
+    [image] = list_images(str(root))
     start = time.perf_counter()
     for _ in range(count):
-        decode(read_url(str(root / "x.jpg")), 256, "crop")
+        decode(fetch(image), 256, "crop")
     print(f"{count / (time.perf_counter() - start):.0f} img/s on one core")
 
 

@@ -31,12 +31,6 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise UserError(f"cannot open {url}: {error}") from error
 
 
-def read_url(url: str) -> bytes:
-    """The bytes of one file anywhere. Raises OSError, or UserError for an unknown protocol."""
-    fs, path = open_filesystem(url)
-    return fs.cat_file(path)
-
-
 @dataclass(frozen=True)
 class Entry:
     """A file or folder as a listing shows it; `modified` in POSIX seconds, None where the store does not say."""

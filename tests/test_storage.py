@@ -10,10 +10,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.commit import Attempt, committed, committed_rows, read_commit
+from pipeline.fetch import fetch
 from pipeline.plan import SHARDS_PER_PART, read_plan, read_planned, write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant
-from pipeline.storage import Store, read_url
+from pipeline.storage import Store
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -97,7 +98,7 @@ def test_a_folder_is_listed_recursively_in_the_order_of_names(store):
 def test_the_uri_of_an_image_opens_it_again(store):
     store.write("a/x.png", b"content")
     [image] = list_images(store.url)
-    assert read_url(image.uri) == b"content"
+    assert fetch(image) == b"content"
 
 
 def test_a_glob_takes_what_matches_and_keys_below_its_fixed_part(store):
