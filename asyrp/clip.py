@@ -74,6 +74,12 @@ class Clip:
         first, second = self.texts([source, target])
         return float(first @ second)
 
+    @torch.no_grad()
+    def lack(self, x: Tensor, source: str, target: str) -> Tensor:
+        """Which images [B, 3, H, W] are nearer to the source text than to the target text, bool [B]."""
+        near, far = (self.images(x) @ self.texts([source, target]).T).unbind(1)
+        return near > far
+
     def direction(self, source: str, target: str, templates: Sequence[str] = ()) -> Tensor:
         """The unit vector [D] from one text to the other, the mean over all prompts around them.
 

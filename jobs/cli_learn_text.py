@@ -18,6 +18,13 @@ def recipe_from_flags(
         str, typer.Option("--preset", help="paper: section 5. released: the script of its code.")
     ] = "paper",
     t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = 500,
+    source_term: Annotated[
+        str | None,
+        typer.Option(
+            "--source-term",
+            help="Compare with P_t of the source branch (paper) or x_0 (released). [default: the preset's]",
+        ),
+    ] = None,
     n_steps: Annotated[
         int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps. [default: the preset's]")
     ] = None,
@@ -46,6 +53,8 @@ def recipe_from_flags(
 
     one_of("preset", preset, tuple(PRESETS))
     one_of("optimizer", optimizer, ("sgd", "adam"))
+    source_term = source_term or PRESETS[preset]["source_term"]
+    one_of("source-term", source_term, ("paper", "released"))
     recipe = TextRecipe(
         source_text=source_text,
         target_text=target_text,
@@ -58,7 +67,7 @@ def recipe_from_flags(
         cosine_decay=cosine_decay,
         learning_rate=learning_rate,
         optimizer=optimizer,  # type: ignore[arg-type]
-        source_term=PRESETS[preset]["source_term"],
+        source_term=source_term,  # type: ignore[arg-type]
         decay_epochs=PRESETS[preset]["decay_epochs"],
         templates=tuple(template or ()),
         seed=seed,
@@ -81,6 +90,10 @@ def learn_text(
         int | None, typer.Option("--epochs", min=1, help="Passes over them. [default: the preset's]")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per update.")] = 4,
+    lacking: Annotated[
+        bool,
+        typer.Option("--lacking", help="Only images that CLIP puts nearer to the source text than to the target text."),
+    ] = False,
     n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps.")] = 40,
     t_boost: TBoost = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
@@ -109,6 +122,7 @@ def learn_text(
         images=images or preset["images"],
         epochs=epochs or preset["epochs"],
         batch_size=batch_size,
+        lacking=lacking,
         n_inv=n_inv,
         t_boost=t_boost,
         device=device,

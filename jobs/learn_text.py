@@ -4,12 +4,14 @@ import hashlib
 import io
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
@@ -39,7 +41,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What to train, on which images. Beside `output` the state is kept after every batch, to go on after a stop."""
+    """What to train, on which images. Beside `output` the state is kept after every batch, to go on after a stop.
+
+    `lacking` leaves out the images that CLIP puts nearer to the target text than to the source text: what is to be
+    added is there already, and the loss would have something else change.
+    """
 
     source: str
     model: str
@@ -49,6 +55,7 @@ class TextRequest:
     images: int
     epochs: int
     batch_size: int = 4
+    lacking: bool = False
     n_inv: int = 40
     t_boost: int | None = None
     device: str = "cpu"
@@ -73,7 +80,7 @@ def learn_text(request: TextRequest) -> Path:
         self_check(model, folder).refuse_a_failure(request.model)
     clip = Clip(request.clip_name, request.device)
     training = TextTraining(request.recipe, model, clip, folder.family, folder.h_shape[0], folder.emb_channels)
-    data = TrainingImages(request, folder, model)
+    data = TrainingImages(request, folder, model, clip)
     state = TrainingState(request, folder, data.keys)
     done = state.restore(training)
     preview = TrainingPreview(request, model, data.pixels)
@@ -114,7 +121,7 @@ def _info(request: TextRequest, folder: ModelFolder, images: int, training: Text
         t_boost=request.t_boost,
         unit=f"what was trained, at {recipe.n_steps} generation steps",
         found_by=f"training with CLIP {request.clip_name} (Kwon et al. 2023)",
-        found_on=f"{images} images, {request.epochs} times",
+        found_on=f"{images} images{' without it' if request.lacking else ''}, {request.epochs} times",
         notes={
             "source_text": recipe.source_text,
             "target_text": recipe.target_text,
@@ -131,9 +138,9 @@ class TrainingImages:
     Latents are computed when they are first asked for, and kept where there is more than one epoch.
     """
 
-    def __init__(self, request: TextRequest, folder: ModelFolder, model: models.Model) -> None:
+    def __init__(self, request: TextRequest, folder: ModelFolder, model: models.Model, clip: Clip) -> None:
         self.request, self.model = request, model
-        self.keys, self.pixels = _first_readable(request.source, request.images, folder.image_size)
+        self.keys, self.pixels = _training_images(request, folder.image_size, clip)
         self.pairs = inversion_pairs(request.n_inv, len(model.schedule) - 1)
         self._latents: dict[int, Tensor] = {}
 
@@ -188,21 +195,28 @@ class TrainingPreview:
         Store(str(self.path.absolute().parent)).write(self.path.name, encode(sheet.cpu().numpy(), "png", 100))
 
 
-def _first_readable(source: str, count: int, size: int) -> tuple[list[str], Tensor]:
-    keys: list[str] = []
-    pixels = []
+def _training_images(request: TextRequest, size: int, clip: Clip) -> tuple[list[str], Tensor]:
+    """Keys and pixels [N, 3, H, W] of the first images that are meant."""
+    found = dict(itertools.islice(_meant(request, size, clip), request.images))
+    if not found:
+        which = f" that lacks '{request.recipe.target_text}'" if request.lacking else ""
+        raise UserError(f"there is no readable image{which} below {request.source} to train on")
+    return list(found), torch.from_numpy(np.stack(list(found.values())))
+
+
+def _meant(request: TextRequest, size: int, clip: Clip) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    texts = request.recipe.source_text, request.recipe.target_text
+    for key, pixels in _readable(request.source, size):
+        if not request.lacking or clip.lack(torch.from_numpy(pixels)[None], *texts):
+            yield key, pixels
+
+
+def _readable(source: str, size: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
     for image in list_images(source):
         try:
-            pixels.append(decode(fetch(image), size, "crop").pixels)
+            yield image.key, decode(fetch(image), size, "crop").pixels
         except (OSError, ImageRefused) as error:
             console.print(f"left out {image.key}: {error}", highlight=False)
-            continue
-        keys.append(image.key)
-        if len(keys) == count:
-            break
-    if not keys:
-        raise UserError(f"there is no readable image below {source} to train on")
-    return keys, torch.from_numpy(np.stack(pixels))
 
 
 class TrainingState:

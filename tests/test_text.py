@@ -1,5 +1,6 @@
 """Training a direction from texts: the losses, the gradients, and going on after a stop."""
 
+import csv
 import math
 import os
 import signal
@@ -19,7 +20,7 @@ from asyrp.clip import Clip
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from asyrp.text_training import TextRecipe, TextTraining
-from jobs.learn_text import TextRequest, learn_text
+from jobs.learn_text import TextRequest, TrainingImages, learn_text
 
 GLASSES = TextRecipe("person", "person with glasses", t_edit=800, n_steps=10, learning_rate=0.01, optimizer="adam")
 
@@ -206,6 +207,16 @@ def test_a_sheet_shows_what_is_learned_so_far_and_changes_nothing(undisturbed, t
         np.testing.assert_allclose(np.asarray(sheet)[:side, :side], np.asarray(first), atol=1)
     ours, theirs = (directions.load(file).form.state_dict() for file in (path, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_training_only_on_images_that_lack_what_the_target_says_takes_those_by_their_labels(clip, model, tmp_path):
+    with (SAMPLES.parent / "labels.csv").open() as file:
+        lacking = [row["key"] for row in csv.DictReader(file) if row["glasses"] == "0"]
+    contrast = replace(GLASSES, source_text="person without glasses", l1_by_cosine=False)
+    asked = request(tmp_path / "g.safetensors", recipe=contrast, images=64, lacking=True)
+    images = TrainingImages(asked, registry.find("avatars"), model, clip)
+    assert images.keys == lacking
+    assert len(TrainingImages(replace(asked, images=5), registry.find("avatars"), model, clip).keys) == 5
 
 
 def test_the_state_of_another_training_is_refused(tmp_path):
