@@ -68,6 +68,7 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
         return RunResult(plan, outcome, sheet.NAME)
     if outcome is not None:
         store.write(SUMMARY, json.dumps(summary(outcome, reader.read()), indent=1).encode())
+        reader.keep()
     drawn = sheet.write_sheet(store, job.stages, job.image_format, spec.preview or DEFAULT_SHEET_ROWS)
     return RunResult(plan, outcome, drawn)
 

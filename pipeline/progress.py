@@ -3,15 +3,18 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from pipeline.additions import read_additions
-from pipeline.commit import committed, read_commit
+from pipeline.additions import Addition, read_additions
+from pipeline.commit import Commit, committed, read_commit
+from pipeline.parallel import read_ahead
 from pipeline.storage import Store
 
 STALE_SECONDS = 30.0
+TALLY = "report/tally.json"
 
 
 @dataclass
@@ -56,45 +59,69 @@ class RunState:
         return self.images_done + sum(stage.images_in_flight for stage in self.stages.values())
 
 
+@dataclass
+class Tally:
+    """What the commits of one stage add up to. Commits are immutable, so each is read once."""
+
+    shards: set[int] = field(default_factory=set)
+    images: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+
+    def add(self, commit: Commit) -> None:
+        self.shards.add(commit.shard)
+        self.images += commit.images
+        self.rows.update(commit.statuses)
+
+
 class StateReader:
-    """Reads the state again and again; a commit, being immutable, is read once."""
+    """Reads the state again and again; a commit is read once, or not at all where an earlier tally has it."""
 
     def __init__(self, store: Store, stages: Mapping[str, tuple[int, int]]) -> None:
         """`stages` gives the shards and images of each stage by name."""
-        self.store = store
-        self.stages = {name: StageState(shards, images) for name, (shards, images) in stages.items()}
-        self._seen: set[tuple[str, int]] = set()
-        self._settled: set[tuple[str, int]] = set()
+        self.store, self.stages = store, stages
+        self._tallies: dict[str, Tally] = {}
 
     def read(self) -> RunState:
-        for name, state in self.stages.items():
-            for shard in sorted(committed(self.store, name)):
-                if (name, shard) not in self._seen:
-                    self._add(state, name, shard)
-            state.images_in_flight = 0
-        self._settle_retries()
+        kept = self._kept_tallies() if not self._tallies else {}
+        for name in self.stages:
+            done = committed(self.store, name)
+            # A tally that counts what is no longer committed (somebody has deleted it, to do it again) is void.
+            tally = self._tallies.get(name) or kept.get(name) or Tally()
+            self._tallies[name] = tally = tally if tally.shards <= done else Tally()
+            for commit in read_ahead(partial(read_commit, self.store, name), sorted(done - tally.shards)):
+                tally.add(commit)
         actors = [actor for actor in read_heartbeats(self.store) if is_at_work(actor)]
-        for actor in actors:
-            for flight in actor["in_flight"]:
-                if (flight["stage"], flight["shard"]) not in self._seen and flight["stage"] in self.stages:
-                    self.stages[flight["stage"]].images_in_flight += flight["done"]
-        return RunState(self.stages, actors)
+        additions = read_additions(self.store)
+        return RunState({name: self._state(name, actors, additions) for name in self.stages}, actors)
 
-    def _settle_retries(self) -> None:
-        """Take out the rows that a retry has replaced, once it is through."""
-        for addition in read_additions(self.store):
-            for name, statuses in addition.replaces.items():
-                through = all((name, shard) in self._seen for shard in addition.shard_ids)
-                if through and (name, addition.number) not in self._settled:
-                    self._settled.add((name, addition.number))
-                    self.stages[name].rows = self.stages[name].rows - Counter(statuses)
+    def keep(self) -> None:
+        """Write down what has been read, so that the next reader need not read every commit again."""
+        tallies = {
+            name: {"shards": sorted(tally.shards), "images": tally.images, "rows": tally.rows}
+            for name, tally in self._tallies.items()
+        }
+        self.store.write(TALLY, json.dumps(tallies).encode())
 
-    def _add(self, state: StageState, name: str, shard: int) -> None:
-        commit = read_commit(self.store, name, shard)
-        self._seen.add((name, shard))
-        state.shards_done += 1
-        state.images_done += commit.images
-        state.rows.update(commit.statuses)
+    def _kept_tallies(self) -> dict[str, Tally]:
+        if not self.store.exists(TALLY):
+            return {}
+        kept = json.loads(self.store.read(TALLY))
+        return {name: Tally(set(of["shards"]), of["images"], Counter(of["rows"])) for name, of in kept.items()}
+
+    def _state(self, name: str, actors: Sequence[dict[str, Any]], additions: Sequence[Addition]) -> StageState:
+        tally = self._tallies[name]
+        replaced: Counter[str] = Counter()
+        for addition in additions:
+            if tally.shards.issuperset(addition.shard_ids):
+                replaced.update(addition.replaces.get(name, {}))
+        in_flight = sum(
+            flight["done"]
+            for actor in actors
+            for flight in actor["in_flight"]
+            if flight["stage"] == name and flight["shard"] not in tally.shards
+        )
+        shards, images = self.stages[name]
+        return StageState(shards, images, len(tally.shards), tally.images, in_flight, tally.rows - replaced)
 
 
 def is_at_work(heartbeat: dict[str, Any]) -> bool:
