@@ -1,0 +1,233 @@
+"""What the engine costs beside the net, and how that grows: ratios and rates of one run on one machine.
+
+python benchmarks/scale.py plan        # a plan of 1,000,000 images; --images 10_000_000 for more
+python benchmarks/scale.py rerun       # a finished run of 10,000 shards on the local disk: its state, and called again
+python benchmarks/scale.py calls       # the same on an S3 server on loopback: which calls that takes
+python benchmarks/scale.py actors      # 1 and 8 actors with a net that takes a fixed time
+python benchmarks/scale.py reader      # fetch + decode + resize of 1024 px JPEG to 256 px, one core
+python benchmarks/scale.py overhead    # the worker against the bare sampling loop, same batch
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import s3fs
+import torch
+from moto.server import ThreadedMotoServer
+from PIL import Image
+
+from asyrp import registry
+from jobs.record import open_run
+from jobs.report import read_state
+from jobs.resolve import Job, resolve
+from jobs.run import run
+from jobs.spec import JobSpec
+from pipeline import sheet
+from pipeline.commit import Commit, commit_name
+from pipeline.engine import Engine, EngineOptions, pending_units, ray_session
+from pipeline.fetch import fetch
+from pipeline.images import decode
+from pipeline.parallel import read_ahead
+from pipeline.plan import write_plan
+from pipeline.progress import StateReader
+from pipeline.sources import SourceImage, list_images
+from pipeline.stage import BatchFunction, MakeFunctions
+from pipeline.stages import Method
+from pipeline.storage import Store
+from pipeline.worker import Worker, WorkerOptions
+
+SAMPLES = registry.BUNDLED / "avatars" / "samples"
+
+
+def job_at(root: Path | str, **changes: object) -> Job:
+    values = {"source": str(SAMPLES), "output": str(root), "edits": ["glasses=1"], "preview": 0, **changes}
+    return resolve(JobSpec.model_validate(values))
+
+
+def overhead(root: Path, batch_size: int = 8) -> None:
+    """All 64 samples, 40 + 40 steps: the bare loop in this thread, then the worker with its threads and files."""
+    job = job_at(root, shard_size=16)
+    method = Method(job.settings)
+    images = [decode(fetch(image), 32, "crop").pixels for image in list_images(job.spec.source)]
+    pixels, keys = torch.from_numpy(np.stack(images))[:, None], [str(i) for i in range(len(images))]
+    with torch.inference_mode():
+        method.fused(pixels[:batch_size], keys[:batch_size])
+        start = time.perf_counter()
+        for i in range(0, len(keys), batch_size):
+            method.fused(pixels[i : i + batch_size], keys[i : i + batch_size])
+        bare = time.perf_counter() - start
+    plan = open_run(Store(str(root)), job)
+    worker = Worker(str(root), "bench", lambda: {"fused": method.fused}, job.image_format, WorkerOptions(batch_size))
+    start = time.perf_counter()
+    for shard in range(plan.shards):
+        worker.run(job.stages[0], shard)
+    engine = time.perf_counter() - start
+    seconds = worker.close()["seconds"]
+    waits = seconds["wait_for_reader"] + seconds["wait_for_writer"]
+    print(f"bare loop {len(keys) / bare:.3f} img/s, worker {len(keys) / engine:.3f} img/s: "
+          f"overhead {100 * (engine / bare - 1):.1f} %")  # fmt: skip
+    print(f"device busy {100 * seconds['device'] / (seconds['device'] + waits):.1f} % of the worker's time")
+
+
+def reader(root: Path, count: int = 100) -> None:
+    """One thread, from the local disk."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).resize((1024, 1024))
+    buffer = io.BytesIO()
+    smooth.save(buffer, "JPEG", quality=90)
+    (root / "x.jpg").write_bytes(buffer.getvalue())
+    [image] = list_images(str(root))
+    start = time.perf_counter()
+    for _ in range(count):
+        decode(fetch(image), 256, "crop")
+    print(f"{count / (time.perf_counter() - start):.0f} img/s on one core")
+
+
+def finished_run(root: Store, source: Path, shards: int) -> Job:
+    """A run as one of so many shards leaves it, one image each, without its images and manifests."""
+    source.mkdir()
+    for index in range(shards):
+        (source / f"{index:05d}.png").write_bytes(b"x")
+    job = job_at(root.url, source=str(source), shard_size=1)
+    plan = open_run(root, job)
+
+    def commit(shard: int) -> None:
+        record = Commit("boost", shard, "a", 1, {"ok": 1}, "manifest/x.parquet", [], None)
+        root.create(commit_name("boost", shard), json.dumps(vars(record)).encode())
+
+    for _ in read_ahead(commit, range(plan.shards)):
+        pass
+    root.write(sheet.NAME, b"")
+    return job
+
+
+def keep_state(store: Store, shards: int) -> None:
+    """What a run does when it ends."""
+    reader = StateReader(store, {"boost": (shards, shards)})
+    reader.read()
+    reader.keep()
+
+
+def timed(what: str, act: Callable[[], object]) -> None:
+    start = time.perf_counter()
+    act()
+    print(f"{what}: {time.perf_counter() - start:.2f} s")
+
+
+def rerun(root: Path, shards: int = 10_000) -> None:
+    """The first call opens every commit, later ones only what is new."""
+    store = Store(str(root / "out"))
+    job = finished_run(store, root / "source", shards)
+    timed(f"status of a run of {shards:,} committed shards, none of them known", lambda: read_state(store))
+    keep_state(store, shards)
+    timed("status after the run has ended", lambda: read_state(store))
+    timed("the run called again, nothing started", lambda: run(job.spec))
+
+
+def calls(root: Path, shards: int = 10_000) -> None:
+    """Counted where s3fs sends them."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    store = Store("s3://bucket/out")
+    store.fs.mkdir("bucket")
+    sent: Counter[str] = Counter()
+    send = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: s3fs.S3FileSystem, method: str, *args: object, **kwargs: object) -> object:
+        sent[method] += 1
+        return await send(self, method, *args, **kwargs)
+
+    try:
+        job = finished_run(store, root / "source", shards)
+        keep_state(store, shards)
+        s3fs.S3FileSystem._call_s3 = counted
+        for what, act in {"status": lambda: read_state(store), "the run called again": lambda: run(job.spec)}.items():
+            sent.clear()
+            timed(f"{what}, {shards:,} committed shards on S3", act)
+            print("  " + ", ".join(f"{method} {count}" for method, count in sorted(sent.items())))
+    finally:
+        s3fs.S3FileSystem._call_s3 = send
+        server.stop()
+
+
+def fixed_time(seconds: float) -> MakeFunctions:
+    """A net that takes so many seconds per image and gives it back."""
+
+    def load() -> dict[str, BatchFunction]:
+        def fused(batch: torch.Tensor, keys: Sequence[str]) -> torch.Tensor:
+            time.sleep(seconds * len(keys))
+            return batch
+
+        return {"fused": fused}
+
+    return load
+
+
+def actors(root: Path, counts: tuple[int, ...] = (1, 8), seconds: float = 0.1, shard_size: int = 8) -> None:
+    """Images/s between the first fifth and the last of the commits: without the start of the actors and the tail."""
+    rates = []
+    for count in counts:
+        source, out = root / f"source-{count}", root / f"out-{count}"
+        source.mkdir()
+        sample = next(SAMPLES.glob("*.png")).read_bytes()
+        for index in range(count * 40 * shard_size):
+            (source / f"{index:05d}.png").write_bytes(sample)
+        job, store = job_at(out, source=str(source), shard_size=shard_size), Store(str(out))
+        plan = open_run(store, job)
+        options = EngineOptions(actors=count, batch_size=shard_size)
+        engine = Engine(store, job.stages, fixed_time(seconds), job.image_format, options)
+        with ray_session(None):
+            outcome = engine.run(pending_units(store, job.stages, range(plan.shards)))
+        assert outcome.finished
+        times = sorted(path.stat().st_mtime for path in (out / "commit" / "boost").iterdir())
+        first, last = len(times) // 5, 4 * len(times) // 5
+        rates.append((last - first) * shard_size / (times[last] - times[first]))
+        busy = outcome.device_time()["device"]
+        print(f"{count} actors: {rates[-1]:.1f} img/s, device busy {100 * busy:.1f} %")
+    print(f"{counts[0]} -> {counts[-1]} actors: {100 * rates[-1] / rates[0] / counts[-1] * counts[0]:.1f} % of linear")
+
+
+def plan(root: Path, count: int) -> None:
+    """The listing is made up, so that this measures the plan and not a disk."""
+
+    def listing() -> Iterator[SourceImage]:
+        for index in range(count):
+            key = f"{index // 1000:04d}/{index:08d}.jpg"
+            yield SourceImage(key, f"s3://bucket/images/{key}", 100_000, f"{index:032x}")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    summary = write_plan(Store(str(root)), listing(), 64, lambda key: [f"{key}_glasses_1.png"])
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"plan of {summary.images:,} images, {summary.shards:,} shards: {time.perf_counter() - start:.1f} s, "
+          f"{grown:.0f} MiB more memory")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["plan", "rerun", "calls", "actors", "reader", "overhead"])
+    parser.add_argument("--images", type=int, default=1_000_000, help="of the plan")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.what == "plan":
+            plan(Path(folder), arguments.images)
+        else:
+            getattr(sys.modules[__name__], arguments.what)(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
