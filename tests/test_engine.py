@@ -128,7 +128,9 @@ def test_a_shard_that_takes_far_too_long_is_done_by_a_second_actor_and_counted_o
     assert outcome.images == len(digests(tmp_path / "out")) == 16
 
 
-def test_a_shard_that_hangs_is_quarantined_and_its_neighbours_are_not_to_blame(faces, tmp_path):
+def test_a_shard_that_hangs_is_quarantined_and_its_neighbours_are_not_to_blame(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.engine.HUNG", 8)
+
     def hang(keys):
         if "0005.png" in keys:
             threading.Event().wait()

@@ -1,5 +1,6 @@
 """Stores, sources, plans and commits: on the local disk and in memory."""
 
+import json
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.commit import Attempt, committed, committed_rows, read_commit
 from pipeline.fetch import fetch
-from pipeline.plan import SHARDS_PER_PART, read_plan, read_planned, write_plan
+from pipeline.plan import RUN, SHARDS_PER_PART, read_plan, read_planned, write_parts, write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant
 from pipeline.storage import Store
@@ -143,6 +144,12 @@ def test_what_other_plannings_left_behind_is_not_part_of_the_plan(store):
     record_plan(store, write_plan(store, images("a.png"), 1, names_of("{stem}_{edit}")))
     write_plan(store, images("new.png"), 1, names_of("{stem}_{edit}"))
     assert [row.key for row in read_plan(store)] == ["a.png"]
+
+
+def test_a_plan_from_before_plannings_had_folders_is_read(store):
+    write_parts(store, images("a.png"), 1, "plan")
+    store.write(RUN, json.dumps({"plan": {"images": 1, "shards": 1, "shard_size": 1, "digest": ""}}).encode())
+    assert [row.key for row in read_plan(store)] == [row.key for row in read_planned(store, 0)] == ["a.png"]
 
 
 def test_two_folders_with_the_same_file_names_are_fine(store):
