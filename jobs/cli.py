@@ -203,7 +203,8 @@ def _named_files(pairs: list[str]) -> dict[str, str]:
 def run_command(spec: JobSpec) -> None:
     """Edit every image of a source. Safe to repeat: what is committed is not done again.
 
-    Exit codes: 0 all committed, 2 usage, 3 finished with quarantined shards, 4 too many images failed, 130 stopped.
+    Exit codes: 0 all committed, 2 usage, 3 finished with quarantined shards, 4 too many images failed or the device
+    keeps breaking, 130 stopped.
 
     **Example:** asyrp run -s photos/ -o edited/ -e glasses=1 -e "smile=1,beard=-0.5"
     """

@@ -12,7 +12,7 @@ from asyrp.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.resolve import Job
 from jobs.spec import JobSpec
-from pipeline.plan import RUN, PlanSummary, read_plan, source_image, write_plan
+from pipeline.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
 from pipeline.recipe import declare_stages
 from pipeline.sources import list_images
@@ -59,9 +59,10 @@ def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[]
         "stages": sizes(plan),
         "versions": {name: version(name) for name in ("asyrp", "torch", "diffusers", "ray")},
     }
-    if not store.create(RUN, json.dumps(record, indent=1).encode()):
-        return _resume(store, run)
-    return plan
+    store.create(RUN, json.dumps(record, indent=1).encode())
+    if planned(store).folder != plan.folder:  # another driver was first
+        store.delete(plan.folder)
+    return _resume(store, run)
 
 
 def read_run(store: Store) -> dict[str, Any]:

@@ -92,14 +92,22 @@ def compute(
 
     `settings` is a picklable dataclass with a `device`: called on an actor, it gives the stages' functions.
     """
-    from pipeline.engine import Engine, EngineOptions, has_gpu, pending_units, ray_session
+    from pipeline.actors import EngineOptions, has_gpu, ray_session
+    from pipeline.engine import Engine, pending_units
 
     with ray_session(knobs.address):
         device = ("cuda" if has_gpu() else "cpu") if knobs.device == "auto" else knobs.device
         batch_size = knobs.batch_size or (16 if device == "cuda" else 8)
         may_grow = knobs.address is not None
         options = EngineOptions(
-            device, knobs.actors, may_grow, batch_size, knobs.readers, knobs.writers, knobs.max_failed
+            device,
+            knobs.actors,
+            may_grow,
+            batch_size,
+            knobs.readers,
+            knobs.writers,
+            knobs.max_failed,
+            knobs.shard_deadline,
         )
         engine = Engine(store, stages, replace(settings, device=device), image_format, options)
         with display:

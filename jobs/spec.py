@@ -44,6 +44,9 @@ class EngineSpec(BaseModel):
     writers: int = Field(4, ge=1)
     check: bool = Field(True, description="check on load that the model predicts the noise")
     max_failed: float = Field(0.3, ge=0, le=1, description="stop when more than this share of images fails")
+    shard_deadline: float = Field(
+        600, gt=0, description="seconds after which a shard counts as hung; 20 times the usual, if that is more"
+    )
 
 
 class JobSpec(BaseModel):

@@ -1,4 +1,4 @@
-"""Ray actors around workers: which shard goes to which actor, and what a failure costs.
+"""The engine: which shard goes to which actor, and what a failure costs.
 
 Shard ids travel, pixels never do. An actor holds one GPU (or its share of the CPUs) and keeps SHARDS_IN_FLIGHT
 shards going. The driver's only knowledge is what is committed, and that is read from storage.
@@ -7,23 +7,24 @@ shards going. The driver's only knowledge is what is committed, and that is read
 import logging
 import signal
 import threading
-import uuid
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from types import FrameType
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from asyrp.errors import UserError
+from pipeline.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
 from pipeline.commit import committed
 from pipeline.shard_job import ShardReport
 from pipeline.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.storage import Store
-from pipeline.worker import SHARDS_IN_FLIGHT, Worker, WorkerOptions
+from pipeline.worker import SHARDS_IN_FLIGHT
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +32,9 @@ MAX_ATTEMPTS = 3
 FAILURES_ALIKE = SHARDS_IN_FLIGHT + 1  # one batch can fail all the shards in flight; once more is no accident
 BREAKER_MIN_IMAGES = 200
 WAIT_SECONDS = 0.5
-CLOSE_SECONDS = 30
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Speed knobs and budgets; none of them changes a pixel."""
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    actors: int | None = None
-    may_grow: bool = False  # more actors than there are GPUs now: the rest wait for nodes
-    batch_size: int = 8
-    readers: int = 4
-    writers: int = 4
-    max_failed: float = 0.3
-
-
-class Unit(NamedTuple):
-    """One piece of work: a shard of the stage of this name."""
-
-    stage: str
-    shard: int
+RECENT_SHARDS = 100  # what a shard usually takes is the median of so many
+SLOW, SLOW_SECONDS = 3, 10.0  # so many times as long as usual, and no less, is slow enough for a second copy
+HUNG = 20  # times as long as usual
 
 
 @dataclass
@@ -75,57 +58,6 @@ class Outcome:
         return {**vars(self), "seconds": dict(self.seconds), "device_time": self.device_time()}
 
 
-class EditActor:
-    """A Ray actor that holds one worker."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.worker: Worker | None = None
-
-    def start(
-        self, root: str, make_functions: MakeFunctions, image_format: ImageFormat, options: WorkerOptions
-    ) -> None:
-        """Load the net. Apart from __init__, so that its errors arrive as they are."""
-        self.worker = Worker(root, self.name, make_functions, image_format, options)
-
-    def run(self, stage: Stage, shard: int) -> ShardReport:
-        assert self.worker is not None
-        return self.worker.run(stage, shard)
-
-    def close(self) -> dict[str, Any]:
-        assert self.worker is not None
-        return self.worker.close()
-
-
-@contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
-    """Join the cluster at `address`, or start one on this machine; one that was joined before is left as it is.
-
-    Raises:
-        UserError: if there is no cluster at the address.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    dashboard = False if address is None else None
-    try:
-        # Without an address Ray would join any cluster that somebody else has left running on this machine.
-        ray.init(
-            address=address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False
-        )
-    except ConnectionError as error:
-        raise UserError(f"there is no Ray cluster at '{address}': {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def has_gpu() -> bool:
-    """Whether the cluster that this process has joined has a GPU."""
-    return ray.cluster_resources().get("GPU", 0) >= 1
-
-
 def pending_units(store: Store, stages: Sequence[Stage], shards: Sequence[int]) -> list[Unit]:
     """What is left to do: the plan less one listing of commits per stage."""
     return [
@@ -146,16 +78,14 @@ class Engine:
         image_format: ImageFormat,
         options: EngineOptions,
     ) -> None:
-        self.store, self.make_functions = store, make_functions
         self.stages = {stage.name: stage for stage in stages}
-        self.image_format, self.options = image_format, options
+        self.options = options
+        self.actors = Actors(store.url, make_functions, image_format, options)
         self.outcome = Outcome()
         self.failures: Counter[Unit | str] = Counter()
         self.bad_images = 0
         self.succeeded = False
-        self.actor_count = 0
-        self.actors: dict[Any, set[Unit]] = {}
-        self.calls: dict[ray.ObjectRef, tuple[Any, Unit | None]] = {}
+        self.seconds: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT_SHARDS))
         self.draining = threading.Event()
         self.waiting: list[Unit] = []
         self.unfinished: set[Unit] = set()
@@ -167,100 +97,57 @@ class Engine:
             Exception: what the stages raised, if the first shards fail alike and none has succeeded.
         """
         self.waiting, self.unfinished = list(units), set(units)
-        self.actor_count = self._count_actors()
         try:
             with self._drain_on_signal():
-                for _ in range(min(self.actor_count, len(units))):
-                    self._start_actor()
+                for _ in range(min(self.actors.count, len(units))):
+                    self.actors.start()
                 while self._has_work():
-                    done, _ = ray.wait(list(self.calls), num_returns=1, timeout=WAIT_SECONDS)
-                    for call in done:
-                        self._handle(call)
+                    for reference in self.actors.done(WAIT_SECONDS):
+                        self._handle(reference)
+                    self._end_hung()
                     self._dispatch()
                 if not self.outcome.tripped:
-                    self._close_actors()
+                    self.outcome.seconds.update(self.actors.close())
         finally:
-            for actor in self.actors:
-                ray.kill(actor)
+            self.actors.kill_all()
         self.outcome.drained = self.draining.is_set() and bool(self.waiting)
-        self.outcome.finished = not self.waiting and not self.outcome.quarantined and not self.outcome.tripped
+        self.outcome.finished = not self.unfinished and not self.outcome.tripped
         return self.outcome
 
-    # Actors
-
-    def _count_actors(self) -> int:
-        """How many actors the run is to have, whatever becomes of the cluster."""
-        if self.options.device == "cpu":
-            return self.options.actors or 1
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = self.options.actors or gpus
-        if count > gpus and self.options.may_grow:
-            log.warning("the cluster has %d GPUs: the run begins with the first of %d", gpus, count)
-        elif not 1 <= count <= gpus:
-            raise UserError(f"{max(count, 1)} actors need a GPU each and the cluster has {gpus}: change --actors")
-        return count
-
-    def _start_actor(self) -> None:
-        count, resources = self.actor_count, ray.cluster_resources()
-        on_gpu = self.options.device == "cuda"
-        cpus = resources.get("CPU", 1) / count
-        reserved = 1.0 if on_gpu else cpus if cpus < 1 else float(int(cpus))
-        name = uuid.uuid4().hex[:8]
-        actor: Any = (
-            ray.remote(EditActor)
-            .options(num_gpus=int(on_gpu), num_cpus=reserved, max_concurrency=SHARDS_IN_FLIGHT + 2)
-            .remote(name)
-        )
-        options = WorkerOptions(
-            self.options.batch_size,
-            self.options.readers,
-            self.options.writers,
-            threads=None if on_gpu else max(1, int(cpus)),
-        )
-        call = actor.start.remote(self.store.url, self.make_functions, self.image_format, options)
-        self.actors[actor] = set()
-        self.calls[call] = (actor, None)
-
-    def _starting(self) -> set[Any]:
-        """Actors that cannot be given work yet. Where their node is never there, they stay so."""
-        return {actor for actor, unit in self.calls.values() if unit is None}
-
-    def _close_actors(self) -> None:
-        for actor in self.actors.keys() - self._starting():
-            try:
-                state = ray.get(actor.close.remote(), timeout=CLOSE_SECONDS)
-            except (RayActorError, RayTaskError, GetTimeoutError) as error:
-                log.warning("an actor did not close: %s", error)
-            else:
-                for name, seconds in state["seconds"].items():
-                    self.outcome.seconds[name] += seconds
-
-    # Work
+    # What is to be done
 
     def _has_work(self) -> bool:
-        """Whether there is anything to wait for; not so for an actor that would find nothing to do."""
-        if self.outcome.tripped or not self.calls:
+        """Whether there is anything to wait for. Not so for an actor that would find nothing to do, nor for a copy of
+        a unit that is done."""
+        if self.outcome.tripped or not self.actors.calls:
             return False
-        if any(unit is not None for _, unit in self.calls.values()):
+        if any(call.unit in self.unfinished for call in self.actors.calls.values()):
             return True
+        return self._has_ready()
+
+    def _has_ready(self) -> bool:
         return not self.draining.is_set() and any(map(self._is_ready, self.waiting))
 
+    def _is_ready(self, unit: Unit) -> bool:
+        stage = self.stages[unit.stage]
+        return stage.reads is None or bool(stage.input_root) or Unit(stage.reads, unit.shard) not in self.unfinished
+
     def _dispatch(self) -> None:
-        """Give every started actor up to SHARDS_IN_FLIGHT ready units.
+        """Give every started actor up to SHARDS_IN_FLIGHT ready units; when none is left, copies of the slow ones.
 
         A unit that was there when an actor died is a suspect, and runs alone: if it kills again, it is known which
         it was, and its neighbours are not blamed.
         """
-        starting = self._starting()
-        for actor, in_flight in self.actors.items():
-            while actor not in starting and self._has_room(in_flight):
-                unit = self._take_ready(suspects=not in_flight)
+        slow = self._slow_calls()
+        for actor in self.actors.alive:
+            while actor.started and self._has_room(actor):
+                unit = self._take_ready(suspects=not actor.in_flight) or self._take_slow(slow, actor)
                 if unit is None:
                     break
-                in_flight.add(unit)
-                self.calls[actor.run.remote(self.stages[unit.stage], unit.shard)] = (actor, unit)
+                self.actors.send(actor, self.stages[unit.stage], unit)
 
-    def _has_room(self, in_flight: set[Unit]) -> bool:
+    def _has_room(self, actor: Actor) -> bool:
+        in_flight = actor.in_flight
         return len(in_flight) < SHARDS_IN_FLIGHT and not any(self.failures[unit] for unit in in_flight)
 
     def _take_ready(self, suspects: bool) -> Unit | None:
@@ -271,27 +158,80 @@ class Engine:
                 return self.waiting.pop(index)
         return None
 
-    def _is_ready(self, unit: Unit) -> bool:
-        stage = self.stages[unit.stage]
-        return stage.reads is None or bool(stage.input_root) or Unit(stage.reads, unit.shard) not in self.unfinished
+    # Slow and hung shards
 
-    def _handle(self, call: ray.ObjectRef) -> None:
-        if call not in self.calls:
+    def _usual(self, stage: str) -> float | None:
+        """The seconds that a shard of the stage is in flight as a rule; None as long as none has finished."""
+        return median(self.seconds[stage]) if self.seconds[stage] else None
+
+    def _slow_calls(self) -> list[Call]:
+        """The calls that hold up the end of the run, longest first: with nothing else to do, the unit is given to a
+        second actor, and whichever commits first counts."""
+        if self.draining.is_set() or self._has_ready():
+            return []
+        usual = {stage: self._usual(stage) for stage in self.stages}
+        copies = self.actors.copies()
+
+        def is_slow(unit: Unit, seconds: float) -> bool:
+            rule = usual[unit.stage]
+            return rule is not None and seconds > max(SLOW_SECONDS, SLOW * rule)
+
+        return [
+            call
+            for call in self.actors.calls.values()
+            if call.unit in self.unfinished
+            and copies[call.unit] == 1
+            and not self.failures[call.unit]
+            and is_slow(call.unit, call.seconds())
+        ]
+
+    @staticmethod
+    def _take_slow(slow: list[Call], actor: Actor) -> Unit | None:
+        for index, call in enumerate(slow):
+            if call.actor is not actor and call.unit is not None:
+                log.warning("%s shard %d takes long: a second actor gets it as well", *call.unit)
+                return slow.pop(index).unit
+        return None
+
+    def _deadline(self, stage: str) -> float:
+        """The seconds after which a shard counts as hung. Until one has finished, nothing tells hung from slow."""
+        usual = self._usual(stage)
+        return HUNG * self.options.shard_deadline if usual is None else max(self.options.shard_deadline, HUNG * usual)
+
+    def _end_hung(self) -> None:
+        """Kill the actors that hold a hung unit; what else they had in flight is not to blame."""
+        deadlines = {stage: self._deadline(stage) for stage in self.stages}
+        hung: defaultdict[Actor, set[Unit]] = defaultdict(set)
+        for call in self.actors.calls.values():
+            if call.unit is not None and call.seconds() > deadlines[call.unit.stage]:
+                hung[call.actor].add(call.unit)
+        for actor, units in hung.items():
+            longest = max(deadlines[unit.stage] for unit in units)
+            self._lose(actor, f"hung, not done after {longest:.0f} s (engine.shard_deadline)", units)
+
+    # What became of a call
+
+    def _handle(self, reference: ray.ObjectRef) -> None:
+        if reference not in self.actors.calls:  # of an actor that was lost meanwhile
             return
-        actor, unit = self.calls.pop(call)
+        call = self.actors.calls[reference]
         try:
-            report = ray.get(call)
+            report = ray.get(reference)
         except RayActorError as error:
-            self._lost(actor, unit, error)
+            self._died(call, error)
         except RayTaskError as error:
-            self._failed(actor, unit, error)
+            self._failed(reference, error)
         else:
-            if unit is not None:
-                self.actors[actor].discard(unit)
-                self.unfinished.discard(unit)
-                self._succeeded(report)
+            self.actors.end(reference)
+            if call.unit is not None:
+                call.actor.broken = 0
+                self.seconds[call.unit.stage].append(call.seconds())
+                self._succeeded(call.unit, report)
 
-    def _succeeded(self, report: ShardReport) -> None:
+    def _succeeded(self, unit: Unit, report: ShardReport) -> None:
+        if unit not in self.unfinished:  # its other copy was first
+            return
+        self.unfinished.discard(unit)
         self.succeeded = True
         self.outcome.images += report.images
         rows = sum(report.statuses.values())
@@ -303,46 +243,65 @@ class Engine:
                 "engine.max_failed allows; `asyrp status` shows how"
             )
 
-    def _lost(self, actor: Any, unit: Unit | None, error: RayActorError) -> None:
-        """An actor or its node is gone: its shards go back, and another actor takes its place."""
-        units = self.actors.pop(actor, set())
-        ray.kill(actor)
-        self.calls = {call: held for call, held in self.calls.items() if held[0] is not actor}
-        preempted = getattr(error, "preempted", False)
-        log.warning("lost an actor with %d shards in flight%s", len(units), ", preempted" if preempted else "")
-        for lost in units:
-            self._retry(lost, "its actor died", free=preempted)
-        if unit is None and not preempted:
-            self._count_start_failure(error)
-        if not self.draining.is_set():
-            self._start_actor()
+    def _died(self, call: Call, error: RayActorError) -> None:
+        """The process of an actor, or its node, is gone."""
+        if getattr(error, "preempted", False):
+            self._lose(call.actor, "preempted", blamed=())
+            return
+        if call.unit is None:
+            self.failures["start"] += 1
+            if self.failures["start"] >= MAX_ATTEMPTS:
+                raise error
+        self._lose(call.actor, "its actor died", call.actor.in_flight)
 
-    def _count_start_failure(self, error: RayActorError) -> None:
-        self.failures["start"] += 1
-        if self.failures["start"] >= MAX_ATTEMPTS:
-            raise error
-
-    def _failed(self, actor: Any, unit: Unit | None, error: RayTaskError) -> None:
+    def _failed(self, reference: ray.ObjectRef, error: RayTaskError) -> None:
         """The worker raised. Where nothing has worked yet, the same error again is ours to report, not to retry."""
         cause = error.cause if isinstance(error.cause, Exception) else error
+        call = self.actors.calls[reference]
+        reason = f"{type(cause).__name__}: {cause}"
+        if is_broken_device(cause):
+            self._device_broke(call.actor, reason)
+            return
         if isinstance(cause, UserError):
             raise cause
-        if unit is None:
+        if call.unit is None:
             raise error
-        self.actors[actor].discard(unit)
-        reason = f"{type(cause).__name__}: {cause}"
-        log.warning("%s shard %d failed: %s", unit.stage, unit.shard, reason)
+        self.actors.end(reference)
+        log.warning("%s shard %d failed: %s", *call.unit, reason)
         self.failures[reason] += 1
         if not self.succeeded and self.failures[reason] >= FAILURES_ALIKE:
             raise error
-        self._retry(unit, reason)
+        self._retry(call.unit, reason)
+
+    def _device_broke(self, actor: Actor, reason: str) -> None:
+        """The process is of no use any more. A place where it breaks again and again is given up, and with the last
+        one the run."""
+        actor.broken += 1
+        self._lose(actor, reason, actor.in_flight)
+        if not self.actors.alive and self._has_ready():
+            self.outcome.tripped = (
+                f"the device broke {MAX_ATTEMPTS} times with no shard done in between, and there is no other; the last "
+                f"time it said: {reason.splitlines()[0]}"
+            )
+
+    def _lose(self, actor: Actor, reason: str, blamed: Collection[Unit]) -> None:
+        """What an actor had in flight goes back, and another one takes its place."""
+        log.warning("lost an actor with %d shards in flight: %s", len(actor.in_flight), reason)
+        self.actors.kill(actor)
+        for unit in actor.in_flight:
+            self._retry(unit, reason, free=unit not in blamed)
+        if actor.broken < MAX_ATTEMPTS and not self.draining.is_set():
+            self.actors.start(actor.broken)
 
     def _retry(self, unit: Unit, reason: str, free: bool = False) -> None:
+        """Put a unit back behind the others, unless it is done or in flight elsewhere, or has failed too often."""
         self.failures[unit] += not free
-        if self.failures[unit] < MAX_ATTEMPTS:
-            self.waiting.insert(0, unit)
+        if unit not in self.unfinished or self.actors.copies()[unit]:
             return
-        log.error("%s shard %d is quarantined after %d attempts", unit.stage, unit.shard, MAX_ATTEMPTS)
+        if self.failures[unit] < MAX_ATTEMPTS:
+            self.waiting.append(unit)
+            return
+        log.error("%s shard %d is quarantined after %d attempts", *unit, MAX_ATTEMPTS)
         self.outcome.quarantined.append((unit.stage, unit.shard, reason))
 
     @contextmanager

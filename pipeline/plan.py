@@ -2,12 +2,16 @@
 
 Part files of SHARDS_PER_PART shards, one Parquet row group per shard, so that a worker reads one shard with
 one small read. Writing streams: memory is 8 bytes per output name, whatever the length of the listing.
+
+Every writing has a folder of its own, and run.json names the one that counts: two drivers that plan one run at once, or
+one that was killed at it, do not touch it.
 """
 
 import hashlib
 import io
 import itertools
 import json
+import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -66,12 +70,13 @@ def source_image(row: PlanRow) -> SourceImage:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """How much there is to do; `digest` is over the keys, sizes and etags in order."""
+    """How much there is to do; `digest` is over the keys, sizes and etags in order, `folder` holds the part files."""
 
     images: int
     shards: int
     shard_size: int
     digest: str
+    folder: str = FOLDER
 
 
 def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames) -> PlanSummary:
@@ -80,7 +85,7 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
     Raises:
         UserError: if there are no images, or two of them would get the same output name.
     """
-    digest, names = hashlib.sha256(), NameCheck()
+    digest, names, folder = hashlib.sha256(), NameCheck(), f"{FOLDER}/{uuid.uuid4().hex[:12]}"
 
     def noted() -> Iterator[SourceImage]:
         for image in images:
@@ -88,11 +93,11 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
             names.add(image.key, output_names(image.key))
             yield image
 
-    written = write_parts(store, noted(), shard_size, FOLDER)
+    written = write_parts(store, noted(), shard_size, folder)
     if not written.images:
         raise UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}")
-    names.check(lambda: (row.key for row in read_plan(store)), output_names)
-    return PlanSummary(written.images, written.shards, shard_size, digest.hexdigest())
+    names.check(lambda: (row.key for part in written.parts for row in read_part(store, part)), output_names)
+    return PlanSummary(written.images, written.shards, shard_size, digest.hexdigest(), folder)
 
 
 class Written(NamedTuple):
@@ -147,10 +152,15 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
     return buffer.getvalue()
 
 
+def planned(store: Store) -> PlanSummary:
+    """The plan that run.json names. Raises FileNotFoundError."""
+    return PlanSummary(**json.loads(store.read(RUN))["plan"])
+
+
 def read_planned(store: Store, shard: int) -> list[PlanRow]:
     """The rows of one shard of the plan: one row group of one part is read. Raises FileNotFoundError."""
     part, group = divmod(shard, SHARDS_PER_PART)
-    return read_group(store, f"{FOLDER}/part-{part:05d}.parquet", group)
+    return read_group(store, f"{planned(store).folder}/part-{part:05d}.parquet", group)
 
 
 def read_group(store: Store, part: str, group: int) -> list[PlanRow]:
@@ -172,8 +182,9 @@ def read_part(store: Store, part: str) -> Iterator[PlanRow]:
 
 def read_plan(store: Store) -> Iterator[PlanRow]:
     """All rows of the plan, in order, a shard in memory at a time."""
-    for part in sorted(store.names(FOLDER)):
-        yield from read_part(store, f"{FOLDER}/{part}")
+    folder = planned(store).folder
+    for part in sorted(store.names(folder)):
+        yield from read_part(store, f"{folder}/{part}")
 
 
 def is_intact(store: Store, plan: PlanSummary) -> bool:

@@ -1,8 +1,10 @@
 """Shared by the tests: small images, fast runs, and one Ray cluster where a test needs one."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from jobs.resolve import Job, resolve
 from jobs.spec import JobSpec
 from pipeline.commit import committed, committed_rows
 from pipeline.manifest import Row
+from pipeline.plan import RUN, PlanSummary
 from pipeline.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage import Store
 from pipeline.worker import Worker, WorkerOptions
@@ -49,6 +52,11 @@ def spec(source: Path | str, output: Path | str, **changes: Any) -> JobSpec:
     values = {"source": str(source), "output": str(output), "edits": ["glasses=1"], **FEW_STEPS, **changes}
     values["engine"] = engine
     return JobSpec.model_validate(values)
+
+
+def record_plan(store: Store, plan: PlanSummary) -> None:
+    """As much of run.json as makes a plan count."""
+    store.write(RUN, json.dumps({"plan": asdict(plan)}).encode())
 
 
 def rows(root: Path | str, stage: str = "boost") -> dict[tuple[str, str | None, float | None], Row]:

@@ -15,8 +15,9 @@ from ray.cluster_utils import Cluster
 
 from jobs.record import open_run
 from jobs.resolve import resolve
+from pipeline.actors import EngineOptions
 from pipeline.commit import committed
-from pipeline.engine import Engine, EngineOptions, Outcome, pending_units
+from pipeline.engine import Engine, Outcome, pending_units
 from pipeline.storage import Store
 
 SHARDS = 8

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import SAMPLES, asyrp, digests, make_faces, rows, spec
+from conftest import SAMPLES, asyrp, digests, make_faces, record_plan, rows, spec
 
 from asyrp.errors import UserError
 from jobs.additions import extend, retry, spec_of
@@ -27,7 +27,7 @@ def images(*keys: str) -> list[SourceImage]:
 @pytest.fixture
 def planned(tmp_path) -> Store:
     store = Store(str(tmp_path / "run"))
-    write_plan(store, images("a", "b", "c"), 2, lambda key: [key])
+    record_plan(store, write_plan(store, images("a", "b", "c"), 2, lambda key: [key]))
     return store
 
 

@@ -15,9 +15,10 @@ from asyrp.errors import UserError
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.run import exit_code, run
+from pipeline.actors import EngineOptions, is_broken_device
 from pipeline.commit import committed
-from pipeline.engine import Engine, EngineOptions, Outcome, pending_units
-from pipeline.progress import StateReader
+from pipeline.engine import Engine, Outcome, pending_units
+from pipeline.progress import StateReader, read_heartbeats
 from pipeline.storage import Store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -111,6 +112,72 @@ def test_an_error_that_passes_is_retried(faces, tmp_path):
 
     outcome = run_with(stand_in(flaky), resolve(spec(faces(4), tmp_path / "out", shard_size=2)), batch_size=2)
     assert outcome.finished and len(digests(tmp_path / "out")) == 4
+
+
+def test_a_shard_that_takes_far_too_long_is_done_by_a_second_actor_and_counted_once(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.engine.SLOW_SECONDS", 0.5)
+    first = only_once(tmp_path / "marker")
+
+    def stick(keys):
+        if "0007.png" in keys and first():
+            threading.Event().wait()
+
+    job = resolve(spec(faces(16), tmp_path / "out", shard_size=2))
+    outcome = run_with(stand_in(stick), job, batch_size=2, actors=2)
+    assert outcome.finished and not outcome.quarantined
+    assert outcome.images == len(digests(tmp_path / "out")) == 16
+
+
+def test_a_shard_that_hangs_is_quarantined_and_its_neighbours_are_not_to_blame(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.engine.HUNG", 8)
+
+    def hang(keys):
+        if "0005.png" in keys:
+            threading.Event().wait()
+
+    job = resolve(spec(faces(10), tmp_path / "out", shard_size=2))
+    outcome = run_with(stand_in(hang), job, batch_size=2, shard_deadline=0.5)
+    [(stage, shard, reason)] = outcome.quarantined
+    assert (stage, shard) == ("boost", 2) and "engine.shard_deadline" in reason
+    assert committed(Store(job.spec.output), "boost") == {0, 1, 3, 4}
+
+
+DEVICE_ERRORS = [
+    RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"),
+    torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
+]
+
+
+@pytest.mark.parametrize("error", DEVICE_ERRORS)
+def test_an_actor_whose_device_breaks_is_replaced_and_its_shards_are_done(faces, tmp_path, error):
+    first, broken = only_once(tmp_path / "marker"), []
+
+    def break_for_good(_):
+        if broken or first():
+            broken.append(True)
+            raise error
+
+    job = resolve(spec(faces(12), tmp_path / "out", shard_size=2))
+    outcome = run_with(stand_in(break_for_good), job, batch_size=2)
+    assert outcome.finished and len(digests(tmp_path / "out")) == 12
+    assert len(read_heartbeats(Store(job.spec.output))) == 2
+
+
+def test_a_run_whose_device_breaks_every_time_stops_with_a_sentence(faces, tmp_path):
+    def broken(_):
+        raise RuntimeError("CUDA error: unspecified launch failure\nmore")
+
+    outcome = run_with(stand_in(broken), resolve(spec(faces(40), tmp_path / "out", shard_size=2)), batch_size=2)
+    assert outcome.tripped is not None and outcome.tripped.endswith("CUDA error: unspecified launch failure")
+    assert not outcome.quarantined and committed(Store(str(tmp_path / "out")), "boost") == set()
+
+
+def test_only_errors_that_outlast_a_call_say_that_a_device_is_broken():
+    assert all(map(is_broken_device, DEVICE_ERRORS))
+    assert not is_broken_device(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not is_broken_device(RuntimeError("CUDA error: out of memory"))
+    assert not is_broken_device(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+    assert not is_broken_device(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_a_bug_stops_the_run_at_once_with_its_traceback(faces, tmp_path):

@@ -1,17 +1,19 @@
 """Stores, sources, plans and commits: on the local disk and in memory."""
 
+import json
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import record_plan
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.commit import Attempt, committed, committed_rows, read_commit
 from pipeline.fetch import fetch
-from pipeline.plan import SHARDS_PER_PART, read_plan, read_planned, write_plan
+from pipeline.plan import RUN, SHARDS_PER_PART, read_plan, read_planned, write_parts, write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant
 from pipeline.storage import Store
@@ -127,13 +129,27 @@ def test_a_source_that_is_not_there_is_one_sentence(tmp_path, name):
 def test_every_image_is_in_one_shard_and_a_shard_is_read_alone(store):
     keys = [f"{index:05d}.png" for index in range(3 * SHARDS_PER_PART + 5)]
     plan = write_plan(store, images(*keys), 2, names_of("{stem}_{edit}"))
+    record_plan(store, plan)
     assert (plan.images, plan.shards) == (len(keys), (len(keys) + 1) // 2)
-    assert len(list(store.names("plan"))) == 2
+    assert len(list(store.names(plan.folder))) == 2
     assert [row.key for row in read_plan(store)] == keys
     assert [(row.shard, row.row, row.key) for row in read_planned(store, 1030)] == [
         (1030, 0, "02060.png"),
         (1030, 1, "02061.png"),
     ]
+
+
+def test_what_other_plannings_left_behind_is_not_part_of_the_plan(store):
+    write_plan(store, images("gone.png", "a.png"), 1, names_of("{stem}_{edit}"))
+    record_plan(store, write_plan(store, images("a.png"), 1, names_of("{stem}_{edit}")))
+    write_plan(store, images("new.png"), 1, names_of("{stem}_{edit}"))
+    assert [row.key for row in read_plan(store)] == ["a.png"]
+
+
+def test_a_plan_from_before_plannings_had_folders_is_read(store):
+    write_parts(store, images("a.png"), 1, "plan")
+    store.write(RUN, json.dumps({"plan": {"images": 1, "shards": 1, "shard_size": 1, "digest": ""}}).encode())
+    assert [row.key for row in read_plan(store)] == [row.key for row in read_planned(store, 0)] == ["a.png"]
 
 
 def test_two_folders_with_the_same_file_names_are_fine(store):
