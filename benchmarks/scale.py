@@ -34,8 +34,9 @@ from jobs.resolve import Job, resolve
 from jobs.run import run
 from jobs.spec import JobSpec
 from pipeline import sheet
+from pipeline.actors import EngineOptions, ray_session
 from pipeline.commit import Commit, commit_name
-from pipeline.engine import Engine, EngineOptions, pending_units, ray_session
+from pipeline.engine import Engine, pending_units
 from pipeline.fetch import fetch
 from pipeline.images import decode
 from pipeline.parallel import read_ahead
