@@ -16,7 +16,7 @@ Entry = dict[str, Any]
 
 def walk(fs: AbstractFileSystem, root: str) -> Iterator[Entry]:
     """The files below a folder, without hidden ones, each folder in the order of names."""
-    for _, folders, files in fs.walk(root, detail=True, topdown=True):
+    for _, folders, files in fs.walk(root, detail=True, topdown=True, on_error="raise"):
         folders_in_order = sorted(folders.items())
         folders.clear()
         folders.update((name, entry) for name, entry in folders_in_order if not name.startswith("."))
