@@ -1,5 +1,6 @@
-"""A whole run on a real S3 server on loopback: plan, kill, resume, and what the store may be asked."""
+"""A whole run on real object stores on loopback: plan, kill, resume, verify, export, and what a store may be asked."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,90 +10,111 @@ import time
 import fsspec
 import pytest
 from conftest import SAMPLES, asyrp, rows
-from moto.server import ThreadedMotoServer
+from servers import SERVERS
 
+from asyrp.errors import UserError
 from pipeline.commit import Attempt, committed, read_commit
 from pipeline.fetch import fetch
 from pipeline.sources import list_images
 from pipeline.storage import Store
 
-FACES = sorted(SAMPLES.glob("*.png"))[:24]
-FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "2", "--no-check")
+FACES = sorted(SAMPLES.glob("*.png"))[:12]
+FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    """The URL of a bucket with 24 faces below faces/, for this process and those that it starts."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory):
+    """A server with 12 faces below faces/ in its bucket, for this process and those that it starts."""
+    folder, cache = tmp_path_factory.mktemp(request.param), request.config.cache.mkdir("servers")
+    with SERVERS[request.param](folder, cache) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
             patch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        fs = fsspec.filesystem("s3")
+        fsspec.get_filesystem_class(server.protocol).clear_instance_cache()
+        fs = fsspec.filesystem(server.protocol)
         fs.mkdir("bucket")
         for path in FACES:
             fs.pipe_file(f"bucket/faces/{path.name}", path.read_bytes())
-        yield "s3://bucket"
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
+        yield server
+        fsspec.get_filesystem_class(server.protocol).clear_instance_cache()
 
 
-def test_a_killed_run_on_s3_goes_on_and_commits_every_image_once(bucket):
-    command = ["run", "-s", f"{bucket}/faces", "-o", f"{bucket}/out", *FLAGS]
+@pytest.fixture
+def bucket(server):
+    return server.bucket
+
+
+def kill_a_run(command: list[str], store: Store) -> None:
+    """Start a run and kill its driver once it has committed a shard."""
     driver = subprocess.Popen(
         [sys.executable, "-c", "from jobs.cli import main; main()", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    store, deadline = Store(f"{bucket}/out"), time.monotonic() + 150
+    deadline = time.monotonic() + 150
     while not committed(store, "boost"):
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    again = asyrp(*command)
+    assert len(committed(store, "boost")) < len(FACES)
+
+
+def test_a_killed_run_goes_on_and_commits_every_image_once(server, cli):
+    root, store = f"{server.bucket}/out", Store(f"{server.bucket}/out")
+    arguments = ["-s", f"{server.bucket}/faces", "-o", root, *FLAGS]
+    code, out, err = cli("plan", *arguments, "--json")
+    assert code == 0 and json.loads(out)["images"] == len(FACES) and not store.exists("plan")
+    kill_a_run(["run", *arguments], store)
+    again = asyrp("run", *arguments)
     assert again.returncode == 0, again.stderr
-    found = rows(f"{bucket}/out")
+    assert ("does not refuse" in again.stderr) is not server.honours_conditions
+    found = rows(root)
     assert {key for key, _, _ in found} == {path.name for path in FACES}
     for row in found.values():
         assert row["status"] == "ok" and row["source_etag"]
         assert len(store.read(row["output_uri"])) == row["output_bytes"]
-    status = asyrp("status", f"{bucket}/out", "--json")
-    assert '"complete": true' in status.stdout
-    assert "not-a-secret" not in store.read("run.json").decode() + again.stderr + status.stdout
+    code, verified, err = cli("verify", root, "--deep", "--json")
+    assert code == 0, verified + err
+    code, exported, err = cli(
+        "export", root, "--to", "parquet", "-o", f"{server.bucket}/set", "--with-source", "--json"
+    )
+    assert code == 0, err
+    shown = "".join((out, verified, exported, err, again.stdout, again.stderr, store.read("run.json").decode()))
+    assert server.secret not in shown
 
 
-def test_the_same_key_is_listed_and_fetched_from_s3_as_from_a_folder(bucket):
+def test_the_same_key_is_listed_and_fetched_from_a_store_as_from_a_folder(bucket):
     there, here = list(list_images(f"{bucket}/faces")), list(list_images(str(SAMPLES)))[: len(FACES)]
     assert [image.key for image in there] == [image.key for image in here]
     assert fetch(there[3]) == fetch(here[3])
 
 
-def test_of_two_attempts_on_s3_the_first_commit_counts_and_the_other_is_gone(bucket):
-    store = Store(f"{bucket}/race")
-    attempts = [Attempt(store, "boost", 0) for _ in range(2)]
-    for attempt in attempts:
-        attempt.write("x.png", attempt.id.encode())
-    assert attempts[0].commit([], 1, None) is True
-    assert attempts[1].commit([], 1, None) is False
-    assert read_commit(store, "boost", 0).attempt == attempts[0].id
-    assert store.exists(f"{attempts[0].folder}/x.png") and not store.exists(f"{attempts[1].folder}/x.png")
+def test_of_two_attempts_the_first_commit_counts_and_the_other_is_gone(server):
+    store = Store(f"{server.bucket}/race")
+    first, second = Attempt(store, "boost", 0), Attempt(store, "boost", 0)
+    assert first.commit([], 1, None) is True
+    assert second.commit([], 1, None) is False
+    assert read_commit(store, "boost", 0).attempt == first.id
+    assert store.exists(first.manifest) and not store.exists(second.manifest)
 
 
-def test_an_object_that_vanished_since_it_was_planned_costs_its_row_alone(bucket):
-    fs = fsspec.filesystem("s3")
+def test_whether_a_store_honours_conditional_create_is_found_by_trying(server):
+    store = Store(f"{server.bucket}/probed")
+    assert store.refuses_second_create() is server.honours_conditions
+    assert store.entries("") == []
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(server):
+    with pytest.raises(UserError, match=r"cannot write to \w+://nowhere/out: "):
+        Store(f"{server.protocol}://nowhere/out").refuses_second_create()
+
+
+def test_an_object_that_vanished_since_it_was_planned_costs_its_row_alone(server):
+    fs = fsspec.filesystem(server.protocol)
     for path in FACES[:3]:
         fs.pipe_file(f"bucket/few/{path.name}", path.read_bytes())
-    planned = list(list_images(f"{bucket}/few"))
-    fs.rm(f"bucket/few/{FACES[1].name}")
+    planned = list(list_images(f"{server.bucket}/few"))
+    fs.rm_file(f"bucket/few/{FACES[1].name}")
     assert fetch(planned[0]) == FACES[0].read_bytes()
     with pytest.raises(FileNotFoundError):
         fetch(planned[1])
