@@ -7,6 +7,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import rows, stand_in_run
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
@@ -106,6 +107,23 @@ def test_a_driver_that_is_not_installed_is_one_sentence_that_names_its_extra(tmp
     [image] = list_images(str(tmp_path / "list.txt"))
     with pytest.raises(NoDriver, match=sentence):
         fetch(image)
+
+
+@pytest.mark.usefixtures("without_drivers")
+def test_an_image_whose_driver_is_not_installed_has_a_row_that_says_so(tmp_path):
+    (tmp_path / "list.txt").write_text("gs://bucket/x.png\n")
+    stand_in_run(tmp_path / "list.txt", tmp_path / "out")
+    for found in rows(tmp_path / "out").values():
+        assert (found["status"], found["error_type"]) == ("fetch_error", "NoDriver")
+        assert "pip install 'asyrp[gcs]'" in found["error"]
+
+
+@pytest.mark.usefixtures("without_drivers")
+@pytest.mark.parametrize("option", ["--source", "--output", "--model"])
+def test_a_run_whose_driver_is_not_installed_is_one_sentence_and_exit_code_2(cli, tmp_path, option):
+    flags = {"--source": str(tmp_path), "--output": str(tmp_path / "out"), "--edit": "glasses=1", option: "gs://x/y"}
+    code, out, err = cli("run", *(part for flag in flags.items() for part in flag))
+    assert code == 2 and "pip install 'asyrp[gcs]'" in err and "Traceback" not in out + err
 
 
 @pytest.fixture
