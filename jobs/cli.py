@@ -26,6 +26,7 @@ from jobs.display import MODEL_HELP, console, out, state_table
 from jobs.report import read_state, run_and_report
 from jobs.resolve import resolve
 from jobs.spec import JobSpec, load_spec
+from pipeline.credentials import redacted
 from pipeline.progress import RunState
 from pipeline.storage import Store
 
@@ -282,5 +283,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        console.print(f"[bold red]error:[/bold red] {escape(redacted(str(error)))}", soft_wrap=True, highlight=False)
         sys.exit(EXIT_USAGE)

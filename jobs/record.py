@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +19,9 @@ from pipeline.progress import StateReader
 from pipeline.recipe import declare_stages
 from pipeline.sources import list_images
 from pipeline.stage import Stage, Variant
-from pipeline.storage import Store, open_filesystem
+from pipeline.storage import Store, explained, open_filesystem
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -46,8 +50,11 @@ def open_run(store: Store, job: Job) -> PlanSummary:
 
 def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
     """The plan of any run at `store`, made and recorded if there is none. Raises UserError as `open_run` does."""
-    if store.exists(RUN):
+    with explained(f"cannot reach {store.url}"):
+        there = store.exists(RUN)
+    if there:
         return _resume(store, run)
+    check_creates(store)
     plan = make_plan()
     record = {
         "format": FORMAT,
@@ -65,16 +72,32 @@ def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[]
     return _resume(store, run)
 
 
+@cache
+def check_creates(store: Store) -> None:
+    """Say, once, if two drivers at one root could overwrite each other's records.
+
+    Raises:
+        UserError: if nothing can be written to the store.
+    """
+    if not store.refuses_second_create():
+        log.warning(
+            "%s does not refuse to create a file that is there: of two runs at work on this root at once the last to "
+            "commit a shard counts, which is safe but wasteful, so start only one",
+            store.url,
+        )
+
+
 def read_run(store: Store) -> dict[str, Any]:
     """What run.json says.
 
     Raises:
-        UserError: if there is no run at this root, or a later version wrote it.
+        UserError: if there is no run at this root, or a later version wrote it, or it cannot be reached.
     """
-    try:
-        record = json.loads(store.read(RUN))
-    except FileNotFoundError:
-        raise UserError(f"there is no run at {store.url}: it has no {RUN}") from None
+    with explained(f"cannot reach {store.url}"):
+        data = store.read(RUN) if store.exists(RUN) else None
+    if data is None:
+        raise UserError(f"there is no run at {store.url}: it has no {RUN}")
+    record = json.loads(data)
     if record["format"] != FORMAT:
         raise UserError(f"the run at {store.url} has format {record['format']}, this version knows {FORMAT}")
     return record

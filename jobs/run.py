@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
-from jobs.record import open_run
+from jobs.record import check_creates, open_run
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec, JobSpec
 from pipeline import sheet
@@ -95,6 +95,7 @@ def compute(
     from pipeline.actors import EngineOptions, has_gpu, ray_session
     from pipeline.engine import Engine, pending_units
 
+    check_creates(store)
     with ray_session(knobs.address):
         device = ("cuda" if has_gpu() else "cpu") if knobs.device == "auto" else knobs.device
         batch_size = knobs.batch_size or (16 if device == "cuda" else 8)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from asyrp.registry import bundled_names
+from pipeline.credentials import refuse_credentials
 from pipeline.images import Codec, Fit
 from pipeline.selection import Condition, Selection
 
@@ -17,12 +18,22 @@ NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 
 
 def absolute_url(url: str) -> str:
-    """Local paths are made absolute, so that a run is the same from every folder."""
+    """Local paths are made absolute, so that a run is the same from every folder.
+
+    Raises:
+        UserError: if it holds credentials.
+    """
+    refuse_credentials(url)
     return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
 def absolute_model(model: str) -> str:
-    """A model's local folder or file is named by its absolute path; a short name or hub id stays as it is."""
+    """A model's local folder or file is named by its absolute path; a short name or hub id stays as it is.
+
+    Raises:
+        UserError: if it is a URL that holds credentials.
+    """
+    refuse_credentials(model)
     path = Path(model).expanduser()
     return str(path.absolute()) if path.exists() and model not in bundled_names() else model
 

@@ -61,19 +61,20 @@ class Attempt:
         return self._write(f"{self.folder}/{name}", data)
 
     def commit(self, rows: Sequence[manifest.Row], images: int, input_digest: str | None) -> bool:
-        """Write the manifest, then the commit. False if another attempt was first; this one is then deleted.
+        """Write the manifest, then the commit. False if another attempt counts.
 
         A create that is refused may be our own, repeated by the store's client after a lost answer: the commit
-        itself says whose it is.
+        itself says whose it is. If it is another's, this attempt is deleted; but not if its own commit was written and
+        overwritten, on a store without conditional create: a repetition that is still on its way may name it again.
         """
         self._write(self.manifest, manifest.to_bytes(rows))
         statuses = dict(Counter(row["status"] for row in rows))
         files = sorted(self.files, key=lambda file: file.path)
         record = Commit(self.stage, self.shard, self.id, images, statuses, self.manifest, files, input_digest)
         self._may_be_committed = True
-        self.store.create(commit_name(self.stage, self.shard), json.dumps(asdict(record), indent=1).encode())
+        created = self.store.create(commit_name(self.stage, self.shard), json.dumps(asdict(record), indent=1).encode())
         won = read_commit(self.store, self.stage, self.shard).attempt == self.id
-        if not won:
+        if not won and not created:
             self._delete()
         return won
 

@@ -3,16 +3,19 @@
 import logging
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from asyrp.errors import UserError
+from pipeline.credentials import redacted
 from pipeline.source_image import DENIED
-from pipeline.storage import open_filesystem
+from pipeline.storage import open_filesystem, os_errors
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 DEADLINE_SECONDS = 60.0
 """For one attempt at one object, on filesystems that speak over a network."""
 
-FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 KEPT_ROW_GROUPS = 4
+T = TypeVar("T")
 
 
 class Located(Protocol):
@@ -42,28 +45,47 @@ class Changed(OSError):
     """The object is another than when it was planned."""
 
 
+class NoDriver(OSError):
+    """Nothing that is installed opens the URL."""
+
+
+FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NoDriver)
+
+
 def fetch(image: Located) -> bytes:
     """The bytes of an image.
 
     Raises:
-        OSError: if they cannot be had: at once where trying again is no use (not there, not allowed, changed since it
-            was planned), else after ATTEMPTS attempts that wait longer and longer between them.
+        OSError: if they cannot be had: at once where trying again is no use (not there, not allowed, no driver for its
+            URL, changed since it was planned), else as `patiently` does.
     """
     if image.uri.startswith(DENIED):
         raise PermissionError(image.uri.removeprefix(DENIED))
+    data = patiently(image.uri, lambda: _read(image))
+    if image.size is not None and len(data) != image.size:
+        raise Changed(f"it had {image.size} bytes when it was planned and has {len(data)} now")
+    return data
+
+
+def patiently(url: str, read: Callable[[], T]) -> T:
+    """What `read` gives, which reads `url`. What may go away by itself is tried again.
+
+    Raises:
+        OSError: after ATTEMPTS attempts that wait longer and longer between them, or at once where that is no use.
+    """
     attempts = Retrying(
         retry=retry_if_exception(_is_passing),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(FIRST_WAIT, LONGEST_WAIT),
-        before_sleep=lambda state: log.warning(
-            "%s: attempt %d failed: %s", image.uri, state.attempt_number, state.outcome and state.outcome.exception()
-        ),
+        before_sleep=lambda state: _say(url, state),
         reraise=True,
     )
-    data = attempts(_read, image)
-    if image.size is not None and len(data) != image.size:
-        raise Changed(f"it had {image.size} bytes when it was planned and has {len(data)} now")
-    return data
+    return attempts(read)
+
+
+def _say(url: str, state: RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    log.warning("%s: attempt %d failed: %s", redacted(url), state.attempt_number, redacted(str(error)))
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -72,32 +94,23 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def _read(image: Located) -> bytes:
-    fs, path = open_filesystem(image.uri)
+    try:
+        fs, path = open_filesystem(image.uri)
+    except UserError as error:
+        raise NoDriver(str(error)) from error
     if image.member is None or image.offset is None:
-        return _whole(fs, path)
+        return _range(fs, path, None, None)
     if path.lower().endswith(".tar"):
         assert image.size is not None
         return _range(fs, path, image.offset, image.offset + image.size)
     return _cells.read(fs, path, image.member, image.offset)
 
 
-def _whole(fs: AbstractFileSystem, path: str) -> bytes:
-    return _range(fs, path, None, None)
-
-
 def _range(fs: AbstractFileSystem, path: str, start: int | None, end: int | None) -> bytes:
-    """Bytes of a file; its filesystem's own exceptions become OSError."""
-    try:
+    with os_errors():
         if isinstance(fs, AsyncFileSystem):
             return sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=DEADLINE_SECONDS)
         return fs.cat_file(path, start=start, end=end)
-    except OSError:
-        raise
-    except Exception as error:  # aiohttp's and the cloud drivers' errors have no common base
-        status = getattr(error, "status", None)
-        if status is not None and 400 <= status < 500 and status not in (408, 429):
-            raise PermissionError(f"{type(error).__name__}: {error}") from error
-        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 class ParquetCells:

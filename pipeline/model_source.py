@@ -16,10 +16,12 @@ from asyrp import registry
 from asyrp.cache import made_once
 from asyrp.errors import UserError
 from asyrp.registry import ModelFolder
+from pipeline.credentials import redacted
 from pipeline.fetch import fetch as fetch_image
+from pipeline.fetch import patiently
 from pipeline.images import ImageRefused, decode
 from pipeline.sources import list_images
-from pipeline.storage import open_filesystem
+from pipeline.storage import open_filesystem, os_errors
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +58,20 @@ def fetch(url: str) -> Path:
     fs, path = open_filesystem(url)
     if isinstance(fs, LocalFileSystem):
         return Path(path)
+
+    def versions() -> dict[str, str]:
+        with os_errors():
+            return _versions(fs, path)
+
+    def get(target: Path) -> None:
+        with os_errors():
+            _get(fs, path, files, target)
+
     try:
-        files = _versions(fs, path)
+        files = patiently(url, versions)
         version = hashlib.sha256(json.dumps([url, files], sort_keys=True).encode()).hexdigest()
-        return made_once(f"fetched/{version}/{PurePosixPath(path).name}", lambda target: _get(fs, path, files, target))
+        name = f"fetched/{version}/{PurePosixPath(path).name}"
+        return made_once(name, lambda target: patiently(url, lambda: get(target)))
     except FileNotFoundError:
         raise UserError(f"there is nothing at {url}") from None
     except OSError as error:
@@ -69,7 +81,7 @@ def fetch(url: str) -> Path:
 def _versions(fs: AbstractFileSystem, path: str) -> dict[str, str]:
     """What tells this version of each file from a later one, by name relative to `path` ('' for a file)."""
     fs.invalidate_cache()
-    if fs.isfile(path):
+    if _is_file(fs, path):
         return {"": fs.ukey(path)}
     root = path.rstrip("/") + "/"
     files = {name.removeprefix(root): name for name in fs.find(path)}
@@ -77,6 +89,16 @@ def _versions(fs: AbstractFileSystem, path: str) -> dict[str, str]:
     if not wanted:
         raise FileNotFoundError(path)
     return {name: fs.ukey(file) for name, file in wanted.items()}
+
+
+def _is_file(fs: AbstractFileSystem, path: str) -> bool:
+    """Raises FileNotFoundError if there is nothing, or what the store answers instead."""
+    try:
+        return fs.info(path)["type"] == "file"
+    except FileNotFoundError as error:
+        if "http" in fs.protocol and error.__cause__ is not None:
+            raise error.__cause__ from None  # whatever goes wrong, fsspec says "not found" first
+        raise
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -114,7 +136,7 @@ def _first_images(source: str, count: int, size: int) -> list[NDArray[np.float32
         try:
             found.append(decode(fetch_image(image), size, "crop").pixels)
         except (OSError, ImageRefused) as error:
-            log.warning("left out of the self-check: %s: %s", image.uri, error)
+            log.warning("left out of the self-check: %s: %s", redacted(image.uri), redacted(str(error)))
         if len(found) == count:
             break
     if not found:

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from pipeline import images, latents, manifest
 from pipeline.additions import read_shard
 from pipeline.commit import Attempt
+from pipeline.credentials import redacted
 from pipeline.latents import ShardLatents, read_input
 from pipeline.plan import PlanRow
 from pipeline.stage import ImageFormat, Reducer, Stage
@@ -32,7 +33,7 @@ class Failure:
 
     @classmethod
     def of(cls, status: str, error: Exception) -> "Failure":
-        return cls(status, type(error).__name__, str(error)[:500])
+        return cls(status, type(error).__name__, redacted(str(error))[:500])
 
 
 @dataclass

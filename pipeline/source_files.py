@@ -1,8 +1,9 @@
 """Files below a folder or matching a glob, on any filesystem."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
-from posixpath import commonpath, dirname
+from posixpath import basename, commonpath, dirname
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -15,12 +16,19 @@ Entry = dict[str, Any]
 
 
 def walk(fs: AbstractFileSystem, root: str) -> Iterator[Entry]:
-    """The files below a folder, without hidden ones, each folder in the order of names."""
-    for _, folders, files in fs.walk(root, detail=True, topdown=True):
-        folders_in_order = sorted(folders.items())
-        folders.clear()
-        folders.update((name, entry) for name, entry in folders_in_order if not name.startswith("."))
-        yield from (entry for name, entry in sorted(files.items()) if not name.startswith("."))
+    """The files below a folder, without hidden ones, each folder in the order of names.
+
+    Not fsspec's `walk`, which leaves out in silence a folder that it cannot list.
+
+    Raises:
+        OSError: if a folder cannot be listed.
+    """
+    listed = ((basename(entry["name"].rstrip("/")), entry) for entry in fs.ls(root, detail=True))
+    visible = sorted((pair for pair in listed if not pair[0].startswith(".")), key=itemgetter(0))
+    yield from (entry for _, entry in visible if entry["type"] != "directory")
+    for _, entry in visible:
+        if entry["type"] == "directory" and entry["name"].rstrip("/") != root:
+            yield from walk(fs, entry["name"].rstrip("/"))
 
 
 def glob_files(fs: AbstractFileSystem, pattern: str, url: str) -> tuple[str, Iterator[Entry]]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
+from pipeline.credentials import names_user, redacted
 from pipeline.selection import Selection
 from pipeline.source_image import DENIED, SourceImage, safe_key, version_of
 
@@ -105,12 +106,14 @@ def _rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str,
 
 
 def _listed(rows: Iterator[Mapping[str, Any]], column: str, prefix: str) -> Iterator[SourceImage]:
-    """The images at listed URLs. A list comes from somewhere else: it must not name files of this machine."""
+    """The images at listed URLs. A list comes from somewhere else: it must not name files of this machine, and what it
+    names gets into keys and manifests, where no password belongs."""
     for number, row in enumerate(rows):
         url = str(row[column] or "")
         columns = {name: value for name, value in row.items() if name != column}
-        key = safe_key(str(row[KEY])) if row.get(KEY) is not None else key_of_url(url, number)
-        yield SourceImage(prefix + key, url if _may_be_listed(url) else _denied(url), columns=columns)
+        uri, named = (url, url) if _may_be_listed(url) else (_denied(url), redacted(url))
+        key = safe_key(str(row[KEY])) if row.get(KEY) is not None else key_of_url(named, number)
+        yield SourceImage(prefix + key, uri, columns=columns)
 
 
 def key_of_url(url: str, number: int) -> str:
@@ -127,8 +130,10 @@ def key_of_url(url: str, number: int) -> str:
 
 
 def _may_be_listed(url: str) -> bool:
-    return urlsplit(url).scheme in LISTED_SCHEMES and "::" not in url  # chained filesystems could hide a local one
+    chained = "::" in url  # could hide a local filesystem
+    return urlsplit(url).scheme in LISTED_SCHEMES and not chained and not names_user(url)
 
 
 def _denied(url: str) -> str:
-    return f"{DENIED}{json.dumps(url[:200])} is not a URL that a list may name: give http(s), s3, gs or az"
+    shown = json.dumps(redacted(url)[:200])
+    return f"{DENIED}{shown} is not a URL that a list may name: give http(s), s3, gs or az, without a password"

@@ -24,7 +24,7 @@ from pipeline.source_image import EXTENSIONS, SourceImage
 from pipeline.source_run import images_of_run
 from pipeline.source_tables import images_of_csv, images_of_parquet, images_of_text
 from pipeline.source_tars import images_of_tar
-from pipeline.storage import open_filesystem
+from pipeline.storage import explained, open_filesystem
 
 __all__ = ["SourceImage", "list_images"]
 
@@ -52,10 +52,22 @@ def list_images(url: str, selection: Selection = ALL) -> Iterator[SourceImage]:
 def _all_images(url: str, selection: Selection) -> Iterator[SourceImage]:
     fs, path = open_filesystem(url)
     fs.invalidate_cache()
+    failure = f"cannot list the source {url}"
+    with explained(failure):
+        is_folder = fs.isdir(path)
+    try:
+        yield from _images(fs, path, url, is_folder, selection)
+    except OSError as error:
+        raise UserError(f"{failure}: {error}") from error
+
+
+def _images(
+    fs: AbstractFileSystem, path: str, url: str, is_folder: bool, selection: Selection
+) -> Iterator[SourceImage]:
     if has_magic(path):
         root, entries = glob_files(fs, path, url)
         yield from _of_files(fs, root, entries, selection)
-    elif fs.isdir(path):
+    elif is_folder:
         if fs.exists(f"{path.rstrip('/')}/{RUN}"):
             yield from images_of_run(url, selection)
         else:

@@ -3,6 +3,7 @@
 Filesystem and path stay together: a listed path is never opened again through its bare name.
 """
 
+import errno
 import os
 import tempfile
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +19,16 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from asyrp.errors import UserError
+
+EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
+    **dict.fromkeys(("http", "https"), "http"),
+}
+"""The extra of this package that installs the driver of a protocol."""
+
+TRANSIENT_STATUSES = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -27,8 +39,39 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     try:
         return fsspec.core.url_to_fs(url, use_listings_cache=False)
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        extra = EXTRAS.get(url.partition("://")[0])
+        remedy = f"its driver is not installed: pip install 'asyrp[{extra}]'" if extra else str(error)
+        raise UserError(f"cannot open {url}: {remedy}") from error
+    except ValueError as error:
         raise UserError(f"cannot open {url}: {error}") from error
+
+
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Every error of a filesystem as an OSError: those of HTTP and of the clouds' drivers have no common base."""
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        status = getattr(error, "status", None)
+        text = f"{type(error).__name__}: {error}"
+        if status == HTTPStatus.NOT_FOUND:
+            raise FileNotFoundError(text) from error
+        if status is not None and 400 <= status < 500 and status not in TRANSIENT_STATUSES:
+            raise PermissionError(text) from error
+        raise OSError(text) from error
+
+
+@contextmanager
+def explained(failure: str) -> Iterator[None]:
+    """Errors of a filesystem as a UserError that begins with `failure`: where they are likely a user's mistake."""
+    try:
+        with os_errors():
+            yield
+    except OSError as error:
+        raise UserError(f"{failure}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -87,15 +130,39 @@ class Store:
             self.fs.put_file(file.name, self.path(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a whole file unless there is one; False if there was."""
+        """Write a whole file unless there is one; False if there was.
+
+        Of several at once only one succeeds, unless the store ignores the condition (see `refuses_second_create`).
+        There the look before keeps at least a late one from overwriting.
+        """
+        if not self.is_local and self.exists(name):
+            return False
+        return self._create(name, data)
+
+    def refuses_second_create(self) -> bool:
+        """Whether the store itself refuses to create what is there, found out by trying.
+
+        Raises:
+            UserError: if nothing can be written there.
+        """
+        name = f".probe-{uuid.uuid4().hex}"
+        with explained(f"cannot write to {self.url}"):
+            self._create(name, b"first")
+            refused = not self._create(name, b"second")
+            self.fs.rm_file(self.path(name))
+        return refused
+
+    def _create(self, name: str, data: bytes) -> bool:
         try:
             if self.is_local:
                 with self._local_file(name, os.link) as file:
                     file.write(data)
             else:
                 self.fs.pipe_file(self.path(name), data, mode="create")
-        except FileExistsError:
-            return False
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _is_precondition(error):
+                return False
+            raise
         return True
 
     def names(self, folder: str) -> Iterator[str]:
@@ -142,6 +209,11 @@ class Store:
             publish(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _is_precondition(error: OSError) -> bool:
+    """Whether a store refused a condition without saying which, as some S3 servers do."""
+    return error.errno == errno.EINVAL and "pre-condition" in str(error).lower()
 
 
 def _modified(details: dict[str, Any]) -> float | None:

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from official import SHARED
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipeline.images import ImageRefused, decode, encode, to_uint8
 
@@ -98,16 +98,42 @@ def test_the_centre_square_is_taken():
         (file_bytes(halves(), "JPEG")[:300], "decode_error"),
         (file_bytes(halves())[:80], "decode_error"),
         (file_bytes(Image.new("RGB", (1, 1))), "rejected_size"),
+        (file_bytes(Image.new("P", (1, 1)), "GIF"), "rejected_size"),
         (bomb(20_000, 20_000), "rejected_size"),
         (bomb(11_000, 11_000), "rejected_size"),
     ],
-    ids=["empty", "text", "truncated JPEG", "truncated PNG", "1x1", "bomb", "large"],
+    ids=["empty", "text", "truncated JPEG", "truncated PNG", "1x1", "1x1 GIF", "bomb", "large"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bad_image_is_refused_with_its_status(data, status):
     with pytest.raises(ImageRefused) as refused:
         decode(data, 32, "crop")
     assert refused.value.status == status and str(refused.value)
+
+
+def whole_png(side: int) -> bytes:
+    """A black square of one bit a pixel, all of it there."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(1)
+    line = bytes(1 + -(-side // 8))
+    pixels = b"".join(packer.compress(line) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [12_000, 20_000])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_whole_image_that_is_too_large_is_refused_from_its_header_alone(monkeypatch, side):
+    def load(*_):
+        raise AssertionError("its pixels were decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(ImageRefused) as refused:
+        decode(whole_png(side), 32, "crop")
+    assert refused.value.status == "rejected_size"
 
 
 def test_every_truncation_and_every_flipped_byte_is_decoded_or_refused():

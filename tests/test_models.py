@@ -1,6 +1,7 @@
 """Finding, identifying and loading models."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,15 @@ import torch
 from diffusers import DDPMScheduler
 from reference_nets import HoNet, randomised
 from safetensors.torch import load_file, save_file
+from tenacity import wait_none
 from test_process import small_unet
+from werkzeug import Response
 
 from asyrp import models, registry
 from asyrp.cache import made_once
 from asyrp.errors import UserError
 from asyrp.process import predict
+from pipeline import fetch as fetching
 from pipeline.model_source import fetch, find_model
 
 
@@ -200,6 +204,41 @@ def test_nothing_at_a_url_is_one_sentence():
     for url in ("memory://models/none", "memory://models/none.ckpt"):
         with pytest.raises(UserError, match="there is nothing at memory"):
             find_model(url)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch, tmp_path):
+    monkeypatch.setattr(fetching, "wait_random_exponential", lambda *_: wait_none())
+    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_server_that_is_busy_for_a_moment_still_gives_its_model(httpserver):
+    answers = [Response("busy", 503)] * 4  # two to the first look at it
+    httpserver.expect_request("/net.ckpt").respond_with_handler(
+        lambda _: answers.pop() if answers else Response(b"a net")
+    )
+    assert fetch(httpserver.url_for("/net.ckpt")).read_bytes() == b"a net"
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [(503, "cannot fetch .*net.ckpt: .*503"), (403, "cannot fetch .*net.ckpt: .*403"), (404, "there is nothing at")],
+)
+@pytest.mark.parametrize("option", ["model", "direction"])
+def test_a_server_that_will_not_give_a_model_or_direction_is_one_sentence(cli, httpserver, status, sentence, option):
+    httpserver.expect_request("/net.ckpt").respond_with_data("no", status)
+    url = httpserver.url_for("/net.ckpt")
+    named = {"model": ["--model", url, "-e", "glasses=1"], "direction": ["--direction", f"x={url}", "-e", "x=1"]}
+    code, out, err = cli("run", "-s", "faces", "-o", "out", *named[option])
+    assert code == 2 and re.search(sentence, err.replace("\n", " ")) and "Traceback" not in out + err
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_server_that_cannot_be_reached_is_one_sentence():
+    with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1:9/net.ckpt: Cannot connect to host"):
+        find_model("http://127.0.0.1:9/net.ckpt")
 
 
 def test_a_raw_checkpoint_on_a_store_is_a_model(remote, tmp_path):

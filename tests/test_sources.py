@@ -3,11 +3,20 @@
 import io
 import json
 import tarfile
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from typing import ClassVar
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SAMPLES, rows, spec
+from conftest import SAMPLES, rows, spec, stand_in_run
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
+from test_images import whole_png
 
 from asyrp.errors import UserError
 from jobs.run import exit_code, run
@@ -170,6 +179,100 @@ def test_a_compressed_tar_says_what_to_do(tmp_path):
     (tmp_path / "x.tar.gz").write_bytes(b"x")
     with pytest.raises(UserError, match="is compressed as a whole: unpack it"):
         list(list_images(str(tmp_path / "x.tar.gz")))
+
+
+class Many(AbstractFileSystem):
+    """A bucket with one prefix of very many objects, that counts what it is asked."""
+
+    protocol, cachable = "many", False
+    objects = 0
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def ls(self, path, detail=True, **_):  # noqa: ARG002
+        self.asked["ls"] += 1
+        numbers = range(self.objects)
+        return [{"name": f"bucket/{n:06d}.png", "size": n, "type": "file", "ETag": f"{n:032x}"} for n in numbers]
+
+    def info(self, path, **_):
+        self.asked["info"] += 1
+        if path != "bucket":
+            raise FileNotFoundError(path)
+        return {"name": path, "size": 0, "type": "directory"}
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """Sets the number of objects at many://bucket."""
+    fsspec.register_implementation("many", Many, clobber=True)
+    Many.asked.clear()
+    return lambda objects: monkeypatch.setattr(Many, "objects", objects)
+
+
+def test_many_objects_are_listed_without_a_look_at_each(many):
+    many(300_000)
+    assert sum(1 for _ in list_images("many://bucket")) == 300_000
+    assert Many.asked["ls"] == 1 and Many.asked["info"] < 5
+
+
+def peak_memory(act: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_listing_takes_little_more_memory_than_the_answer_of_the_store(many):
+    many(20_000)
+    answer = peak_memory(lambda: Many().ls("bucket"))
+    assert peak_memory(lambda: sum(1 for _ in list_images("many://bucket"))) < 1.5 * answer
+
+
+def test_a_folder_that_cannot_be_listed_is_one_sentence_and_not_left_out(monkeypatch, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(EXPECTED[0])
+    ls = LocalFileSystem.ls
+
+    def fails_below_b(self, path, **options):
+        if path.endswith("/b"):
+            raise OSError("SlowDown")
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", fails_below_b)
+    with pytest.raises(UserError, match=r"cannot list the source .*: SlowDown"):
+        list(list_images(str(tmp_path)))
+
+
+def test_hard_inputs_have_a_row_each_and_cost_their_neighbours_nothing(tmp_path):
+    def saved(name, image, **options):
+        image.save(tmp_path / "in" / name, **options)
+
+    (tmp_path / "in").mkdir()
+    face = Image.open(io.BytesIO(EXPECTED[0]))
+    saved("with a space.png", face)
+    saved("ünï cödé 顔.png", face)
+    saved("one.gif", Image.new("P", (1, 1)))
+    saved("moving.webp", face, save_all=True, append_images=[Image.new("RGB", face.size)], lossless=True)
+    saved("turning.gif", face, save_all=True, append_images=[Image.new("RGB", face.size)])
+    (tmp_path / "in" / "empty.png").write_bytes(b"")
+    (tmp_path / "in" / "huge.png").write_bytes(whole_png(20_000))
+    stand_in_run(tmp_path / "in", tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert {key: row["status"] for (key, _, _), row in found.items()} == {
+        "with a space.png": "ok",
+        "ünï cödé 顔.png": "ok",
+        "one.gif": "rejected_size",
+        "moving.webp": "ok",
+        "turning.gif": "ok",
+        "empty.png": "decode_error",
+        "huge.png": "rejected_size",
+    }
+    same = {
+        found[key, "glasses", 1.0]["output_sha256"] for key in ("with a space.png", "ünï cödé 顔.png", "moving.webp")
+    }
+    assert len(same) == 1
 
 
 # Selections

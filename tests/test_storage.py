@@ -1,18 +1,21 @@
 """Stores, sources, plans and commits: on the local disk and in memory."""
 
+import errno
 import json
+import sys
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import record_plan
+from conftest import record_plan, rows, stand_in_run
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.commit import Attempt, committed, committed_rows, read_commit
-from pipeline.fetch import fetch
+from pipeline.fetch import NoDriver, fetch
+from pipeline.garbage import collect_garbage
 from pipeline.plan import RUN, SHARDS_PER_PART, read_plan, read_planned, write_parts, write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant
@@ -83,6 +86,87 @@ def test_a_listing_names_files_only_and_none_where_there_is_no_folder(store):
 def test_an_unknown_protocol_is_one_sentence():
     with pytest.raises(UserError, match="cannot open nope://x"):
         Store("nope://x")
+
+
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "https": "fsspec.implementations.http"}
+
+
+@pytest.fixture
+def without_drivers(monkeypatch):
+    for protocol, module in DRIVERS.items():
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+@pytest.mark.usefixtures("without_drivers")
+@pytest.mark.parametrize(("protocol", "extra"), [("s3", "s3"), ("gs", "gcs"), ("az", "azure"), ("https", "http")])
+def test_a_driver_that_is_not_installed_is_one_sentence_that_names_its_extra(tmp_path, protocol, extra):
+    sentence = rf"cannot open {protocol}://x/y: its driver is not installed: pip install 'asyrp\[{extra}\]'"
+    with pytest.raises(UserError, match=sentence):
+        Store(f"{protocol}://x/y")
+    (tmp_path / "list.txt").write_text(f"{protocol}://x/y\n")
+    [image] = list_images(str(tmp_path / "list.txt"))
+    with pytest.raises(NoDriver, match=sentence):
+        fetch(image)
+
+
+@pytest.mark.usefixtures("without_drivers")
+def test_an_image_whose_driver_is_not_installed_has_a_row_that_says_so(tmp_path):
+    (tmp_path / "list.txt").write_text("gs://bucket/x.png\n")
+    stand_in_run(tmp_path / "list.txt", tmp_path / "out")
+    for found in rows(tmp_path / "out").values():
+        assert (found["status"], found["error_type"]) == ("fetch_error", "NoDriver")
+        assert "pip install 'asyrp[gcs]'" in found["error"]
+
+
+@pytest.mark.usefixtures("without_drivers")
+@pytest.mark.parametrize("option", ["--source", "--output", "--model"])
+def test_a_run_whose_driver_is_not_installed_is_one_sentence_and_exit_code_2(cli, tmp_path, option):
+    flags = {"--source": str(tmp_path), "--output": str(tmp_path / "out"), "--edit": "glasses=1", option: "gs://x/y"}
+    code, out, err = cli("run", *(part for flag in flags.items() for part in flag))
+    assert code == 2 and "pip install 'asyrp[gcs]'" in err and "Traceback" not in out + err
+
+
+@pytest.fixture
+def ignoring(monkeypatch):
+    """A store that takes no notice of conditions: whoever writes last is there."""
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    pipe_file = store.fs.pipe_file
+    monkeypatch.setattr(store.fs, "pipe_file", lambda path, data, **_: pipe_file(path, data))
+    yield store
+    MemoryFileSystem.store.clear()
+
+
+def test_a_store_that_honours_conditional_create_is_found_out_and_left_empty(store):
+    assert store.refuses_second_create()
+    assert store.entries("") == []
+
+
+def test_a_store_that_ignores_conditional_create_is_found_out_and_left_empty(ignoring):
+    assert not ignoring.refuses_second_create()
+    assert ignoring.entries("") == []
+
+
+def test_a_condition_that_a_server_refuses_without_naming_it_is_a_refusal(monkeypatch):
+    store = Store(f"memory://{uuid.uuid4().hex}")
+
+    def answer(number, text):
+        def pipe_file(*_, **__):
+            raise OSError(number, text)
+
+        monkeypatch.setattr(store.fs, "pipe_file", pipe_file)
+
+    answer(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")
+    assert store.create("x", b"") is False
+    answer(errno.EINVAL, "The bucket name is not valid")
+    with pytest.raises(OSError, match="not valid"):
+        store.create("x", b"")
+
+
+def test_a_store_that_cannot_be_written_to_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot write to .*file/root: "):
+        Store(str(tmp_path / "file" / "root")).refuses_second_create()
 
 
 # Sources
@@ -247,6 +331,46 @@ def test_an_attempt_that_may_be_committed_is_never_deleted(store, monkeypatch):
     attempt.discard()
     monkeypatch.setattr(store, "read", read)
     assert read_commit(store, "boost", 0).attempt == attempt.id and store.exists(file.path)
+
+
+def test_without_conditional_create_a_late_attempt_sees_the_commit_and_gives_way(ignoring):
+    first, late = Attempt(ignoring, "boost", 0), Attempt(ignoring, "boost", 0)
+    files = [attempt.write("x.png", b"pixels") for attempt in (first, late)]
+    assert first.commit([row("x")], 1, None) and not late.commit([row("x")], 1, None)
+    assert read_commit(ignoring, "boost", 0).attempt == first.id
+    assert [ignoring.exists(file.path) for file in files] == [True, False]
+
+
+@pytest.mark.parametrize("overwritten", ["before it reads its commit back", "after"])
+def test_without_conditional_create_the_last_commit_counts_and_only_gc_deletes_the_other(
+    ignoring, monkeypatch, overwritten
+):
+    first, last = Attempt(ignoring, "boost", 0), Attempt(ignoring, "boost", 0)
+    files = [attempt.write("x.png", b"pixels") for attempt in (first, last)]
+    monkeypatch.setattr(ignoring, "exists", lambda _: False)  # neither sees the other's
+    create, won = ignoring.create, {}
+
+    def both_create(name, data):
+        created = create(name, data)
+        if not won:
+            won["last"] = True
+            won["last"] = last.commit([row("x")], 1, None)
+        return created
+
+    if overwritten == "after":
+        won["first"] = first.commit([row("x")], 1, None)
+        won["last"] = last.commit([row("x")], 1, None)
+    else:
+        monkeypatch.setattr(ignoring, "create", both_create)
+        won["first"] = first.commit([row("x")], 1, None)
+    monkeypatch.undo()
+    assert won == {"first": overwritten == "after", "last": True}
+    assert read_commit(ignoring, "boost", 0).attempt == last.id
+    assert all(ignoring.exists(file.path) for file in files)
+    freed = collect_garbage(ignoring, ["boost"], 0).freed
+    assert [garbage.attempt for garbage in freed] == [f"000000.{first.id}"]
+    assert [ignoring.exists(file.path) for file in files] == [False, True]
+    assert [found["key"] for found in committed_rows(ignoring, "boost", [0])] == ["x"]
 
 
 def test_an_attempt_given_up_leaves_nothing(store):

@@ -1,0 +1,123 @@
+"""Object stores on loopback, each with what a driver needs of the environment to reach it."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+SECRET = "not-a-secret"
+AZURITE = "azurite@3"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # well known
+INSTALL_SECONDS, START_SECONDS = 240, 30
+
+
+@dataclass(frozen=True)
+class Server:
+    """`bucket` is a URL that need not exist yet; `secret` is what must not get into any file."""
+
+    bucket: str
+    environment: Mapping[str, str]
+    secret: str
+    honours_conditions: bool = True
+
+    @property
+    def protocol(self) -> str:
+        return self.bucket.partition("://")[0]
+
+
+def s3(endpoint: str, honours_conditions: bool) -> Server:
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    return Server("s3://bucket", environment, SECRET, honours_conditions)
+
+
+@contextmanager
+def moto(folder: Path, cache: Path) -> Iterator[Server]:  # noqa: ARG001
+    """S3, in this process."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield s3(f"http://{host}:{port}", honours_conditions=True)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def nanio(folder: Path, cache: Path) -> Iterator[Server]:  # noqa: ARG001
+    """S3 that ignores If-None-Match."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "nanio", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    keys = {"NANIO_ACCESS_KEY": "test", "NANIO_SECRET_KEY": SECRET}
+    with _started(
+        [*command, "--data-dir", str(folder / "data")], folder / "log", r"running on (http://\S+)", keys
+    ) as url:
+        yield s3(url, honours_conditions=False)
+
+
+@contextmanager
+def azurite(folder: Path, cache: Path) -> Iterator[Server]:
+    """Azure's Blob service."""
+    command = [*_azurite(cache), "--blobPort", "0", "--inMemoryPersistence", "--skipApiVersionCheck", "--silent"]
+    with _started([*command, "--disableTelemetry"], folder / "log", r"successfully listens on (http://\S+)", {}) as url:
+        account = f"AccountName=devstoreaccount1;AccountKey={AZURITE_KEY}"
+        connection = f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={url}/devstoreaccount1;"
+        yield Server("az://bucket", {"AZURE_STORAGE_CONNECTION_STRING": connection}, AZURITE_KEY)
+
+
+SERVERS = {"moto": moto, "azurite": azurite, "nanio": nanio}
+
+
+def _azurite(cache: Path) -> list[str]:
+    """The command of azurite, installed once into the cache; where that cannot be done the test is skipped."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("azurite needs npm, and there is none")
+    target = cache / AZURITE
+    program = target / "node_modules" / ".bin" / "azurite-blob"
+    if not program.exists():
+        unfinished = cache / f"{AZURITE}.{os.getpid()}"
+        install = [npm, "install", "--prefix", str(unfinished), "--no-audit", "--no-fund", AZURITE]
+        try:
+            subprocess.run(install, capture_output=True, check=True, timeout=INSTALL_SECONDS)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            pytest.skip(f"azurite cannot be installed: {error}")
+        unfinished.rename(target)
+    return [str(program)]
+
+
+@contextmanager
+def _started(command: list[str], log: Path, announcement: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """A server in a process of its own; the URL that it announces in its log."""
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
+    try:
+        yield _announced(server, log, announcement)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _announced(server: subprocess.Popen[bytes], log: Path, announcement: str) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while (found := re.search(announcement, log.read_text())) is None:
+        assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    return found.group(1)
