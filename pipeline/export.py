@@ -16,9 +16,10 @@ from typing import Any
 
 from asyrp.errors import UserError
 from pipeline.commit import committed, read_commit
+from pipeline.containers import Sample
 from pipeline.formats import FORMATS, Add, Format
 from pipeline.parallel import read_ahead
-from pipeline.samples import Sample, read_samples
+from pipeline.samples import read_samples
 from pipeline.splits import split_of
 from pipeline.storage import Store
 
@@ -125,7 +126,7 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
     def add(self, sample: Sample) -> None:
         if self._add is None or min(self._room) <= 0:
             self._add = self._next_shard()
-        self._add(self.samples, sample)
+        self._add(f"{self.samples:08d}", sample)
         self.samples += 1
         self._room = (self._room[0] - sample.bytes, self._room[1] - 1)
 

@@ -3,66 +3,19 @@
 import hashlib
 import io
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any
 
 from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline.additions import current_rows
+from pipeline.containers import EncodedImage, Sample
 from pipeline.fetch import fetch
 from pipeline.images import FORMATS
 from pipeline.manifest import Row, source_of
 from pipeline.parallel import read_ahead
 from pipeline.storage import Store
-
-COLUMNS = (
-    "key",
-    "edit",
-    "strength",
-    "status",
-    "error_type",
-    "width",
-    "height",
-    "source_width",
-    "source_height",
-    "image_size",
-    "t_edit",
-    "t_boost",
-    "eta",
-    "seed",
-    "n_inv",
-    "n_gen",
-    "dtype",
-    "direction_digest",
-    "model_digest",
-    "output_sha256",
-    "source_columns",
-)
-"""The manifest's columns that a data set keeps: those that say nothing of where and when the run was."""
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """The bytes of an image file; `extension` with its dot, in lower case."""
-
-    data: bytes
-    extension: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row of a data set. `edited` is None where the row has no image, `source` also where none is asked for."""
-
-    values: dict[str, Any]  # COLUMNS
-    edited: EncodedImage | None
-    source: EncodedImage | None
-
-    @property
-    def bytes(self) -> int:
-        return sum(len(image.data) for image in (self.edited, self.source) if image is not None)
 
 
 def read_samples(
@@ -88,10 +41,9 @@ def read_samples(
 
 
 def _sample(store: Store, row: Row, source: EncodedImage | None) -> Sample:
-    values = {name: row[name] for name in COLUMNS}
     if row["output_uri"] is None:
-        return Sample(values, None, None)
-    return Sample(values, _edited(store, row), source)
+        return Sample.of(row, None)
+    return Sample.of(row, _edited(store, row), source)
 
 
 def _edited(store: Store, row: Row) -> EncodedImage:

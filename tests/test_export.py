@@ -25,6 +25,7 @@ from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline import formats
+from pipeline.containers import COLUMNS
 from pipeline.parallel import read_ahead
 from pipeline.splits import parse_shares, split_of
 from pipeline.storage import Store
@@ -119,7 +120,7 @@ def test_every_edited_row_is_in_the_data_set_once_with_its_images_to_the_byte(ex
     for name, row in together.items():
         assert row["image"] == (made / "run" / expected[name]["output_uri"]).read_bytes()
         assert row["source"] == (made / "faces" / row["key"]).read_bytes()
-        assert all(row[column] == expected[name][column] for column in formats.COLUMNS)
+        assert all(row[column] == expected[name][column] for column in COLUMNS)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
