@@ -86,10 +86,10 @@ def tar_writer(stream: IO[bytes]) -> Iterator[AddSample]:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
             blocks = -(-len(data) // tarfile.BLOCKSIZE)
-            return tar.offset - blocks * tarfile.BLOCKSIZE  # type: ignore[attr-defined]
+            return tar.offset - blocks * tarfile.BLOCKSIZE
 
         def add(name: str, sample: Sample) -> int:
-            place = tar.offset  # type: ignore[attr-defined]
+            place = tar.offset
             if sample.edited is not None:
                 place = put(f"{name}.{EDITED}{sample.edited.extension}", sample.edited.data)
             put(f"{name}.json", json.dumps(sample.values).encode())

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from asyrp.errors import UserError
+from pipeline.additions import read_additions, replaced_rows
 from pipeline.commit import committed, read_commit
 from pipeline.containers import Sample
 from pipeline.formats import FORMATS, Add, Format
@@ -43,7 +44,7 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The committed shards of a stage at one moment: the rows in them by status, and a digest over their attempts."""
+    """The committed shards of a stage at one moment: their current rows by status, and a digest over their attempts."""
 
     shards: list[int]
     rows: Counter[str]
@@ -66,6 +67,7 @@ def take_snapshot(store: Store, stage: str) -> Snapshot:
     for commit in read_ahead(lambda shard: read_commit(store, stage, shard), shards):
         rows.update(commit.statuses)
         digest.update(f"{commit.shard} {commit.attempt}\n".encode())
+    rows -= replaced_rows(read_additions(store), stage, set(shards))
     return Snapshot(shards, rows, digest.hexdigest())
 
 

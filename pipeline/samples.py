@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from asyrp.errors import UserError
-from pipeline.additions import current_rows
+from pipeline.additions import CurrentRows
 from pipeline.containers import EncodedImage, Sample
 from pipeline.fetch import fetch
 from pipeline.images import FORMATS
@@ -34,7 +34,7 @@ def read_samples(
         source = _source(rows[0]) if wants_source else None
         return [_sample(store, row, source) for row in rows]
 
-    wanted = (row for row in current_rows(store, stage, shards) if row["status"] in statuses)
+    wanted = (row for row in CurrentRows(store).of(stage, shards) if row["status"] in statuses)
     by_image = (list(rows) for _, rows in groupby(wanted, key=lambda row: row["key"]))
     for samples in read_ahead(read, by_image):
         yield from samples

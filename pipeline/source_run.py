@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from asyrp.errors import UserError
-from pipeline.additions import current_rows
+from pipeline.additions import CurrentRows
 from pipeline.commit import committed
 from pipeline.manifest import OK
 from pipeline.recipe import FINAL
@@ -23,7 +23,7 @@ def images_of_run(url: str, selection: Selection) -> Iterator[SourceImage]:  # n
     store = Store(url)
     if not committed(store, FINAL):
         raise UserError(f"the run at {url} has no edited images yet: finish it first")
-    for row in current_rows(store, FINAL):
+    for row in CurrentRows(store).of(FINAL):
         if row["status"] == OK:
             name = row["output_uri"].split("/", 3)[3]  # data/<stage>/<shard>.<attempt>/<name>
             columns = {f"source_{column}" if column == "key" else column: row[column] for column in CARRIED}

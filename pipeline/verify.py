@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from pipeline import manifest
-from pipeline.additions import read_everything, shard_ids
+from pipeline.additions import read_additions, read_everything, replaced_rows, shard_ids
 from pipeline.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
 from pipeline.garbage import Garbage, find_garbage
 from pipeline.images import ImageRefused, decode
@@ -85,6 +85,9 @@ def verify(
         report.findings += findings
         if commit is not None:
             _count(report, commit)
+    additions = read_additions(store)
+    for name, state in report.stages.items():
+        state.rows -= replaced_rows(additions, name, committed_shards[name])
     report.garbage = find_garbage(store, sizes)
     return report
 

@@ -80,15 +80,19 @@ def pixels(root: Path | str, row: Row) -> np.ndarray:
 
 
 def run_here(
-    job: Job, batch_size: int = 4, make: MakeFunctions | None = None, stages: list[Stage] | None = None
+    job: Job,
+    batch_size: int = 4,
+    make: MakeFunctions | None = None,
+    stages: list[Stage] | None = None,
+    shards: Sequence[int] | None = None,
 ) -> None:
-    """Do a whole run with one worker in this process."""
+    """Do a whole run, or some shards of it, with one worker in this process."""
     store = Store(job.spec.output)
     plan = open_run(store, job)
     worker = Worker(store.url, "here", make or job.settings, job.image_format, WorkerOptions(batch_size, 2, 2))
     try:
         for stage in stages or job.stages:
-            for shard in stage.shards(range(plan.shards)):
+            for shard in stage.shards(range(plan.shards) if shards is None else shards):
                 worker.run(stage, shard)
     finally:
         worker.close()
