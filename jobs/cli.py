@@ -98,6 +98,10 @@ FitOption = Annotated[
     typer.Option("--fit", help="crop: centre-crop and resize. exact: refuse other sizes. [default: crop]"),
 ]
 CodecOption = Annotated[str | None, typer.Option("--codec", help="png, jpeg or webp. [default: png]")]
+SinkOption = Annotated[
+    str | None,
+    typer.Option("--sink", help="files, or webdataset or parquet: one tar or table a shard. [default: files]"),
+]
 Name = Annotated[
     str | None,
     typer.Option("--name", help="Output names, of {key} {stem} {name} {parent} {edit} {strength}."),
@@ -139,6 +143,7 @@ def spec_from_flags(
     image_size: ImageSize = None,
     fit: FitOption = None,
     codec: CodecOption = None,
+    sink: SinkOption = None,
     name: Name = None,
     shard_size: ShardSize = None,
     preview: Preview = None,
@@ -175,6 +180,7 @@ def spec_from_flags(
         "image_size": image_size,
         "fit": fit,
         "codec": codec,
+        "sink": sink,
         "name": name,
         "shard_size": shard_size,
         "preview": preview,

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,8 +41,6 @@ COLUMNS = (
 ROWS_PER_GROUP, BYTES_PER_GROUP = 100, 32_000_000
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_COLUMN = "image"
-EDITED = "edited"
-"""Of a member's name in a tar: what stands between the name of the sample and the extension of the edited image."""
 
 
 @dataclass(frozen=True)
@@ -71,37 +69,47 @@ class Sample:
         return sum(len(image.data) for image in (self.edited, self.source) if image is not None)
 
 
-AddSample = Callable[[str, Sample], int]
-"""Takes in the next sample under its name; where its edited image is then: the first byte in a tar, the row in a
-table."""
+class Place(NamedTuple):
+    """Where an image is in its file: what it is called there, and its first byte in a tar or its row in a table."""
+
+    member: str
+    offset: int
+
+
+AddSample = Callable[[str, Sample], Place | None]
+"""Takes in the next sample under its name; where its edited image is, if it has one."""
 
 
 @contextmanager
 def tar_writer(stream: IO[bytes]) -> Iterator[AddSample]:
-    """A tar of NAME.edited.png, NAME.json and NAME.source.jpg. The last part of a name has no dot."""
+    """A tar of NAME.edited.png, NAME.json and NAME.source.jpg.
+
+    A sample is what comes before the first dot of a file name, so a dot in a sample's own name becomes %2E.
+    """
     with tarfile.open(fileobj=stream, mode="w") as tar:
 
-        def put(name: str, data: bytes) -> int:
+        def put(name: str, data: bytes) -> Place:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
             blocks = -(-len(data) // tarfile.BLOCKSIZE)
-            return tar.offset - blocks * tarfile.BLOCKSIZE
+            return Place(name, tar.offset - blocks * tarfile.BLOCKSIZE)
 
-        def add(name: str, sample: Sample) -> int:
-            place = tar.offset
-            if sample.edited is not None:
-                place = put(f"{name}.{EDITED}{sample.edited.extension}", sample.edited.data)
+        def put_image(name: str, image: EncodedImage | None) -> Place | None:
+            return None if image is None else put(f"{name}{image.extension}", image.data)
+
+        def add(name: str, sample: Sample) -> Place | None:
+            name = _without_dots(name)
+            place = put_image(f"{name}.edited", sample.edited)
             put(f"{name}.json", json.dumps(sample.values).encode())
-            if sample.source is not None:
-                put(f"{name}.source{sample.source.extension}", sample.source.data)
+            put_image(f"{name}.source", sample.source)
             return place
 
         yield add
 
 
 @contextmanager
-def parquet_writer(stream: IO[bytes], with_source: bool) -> Iterator[AddSample]:
+def parquet_writer(stream: IO[bytes], with_source: bool = False) -> Iterator[AddSample]:
     """A Parquet file whose image columns Hugging Face `datasets` opens as images."""
     schema = table_schema({IMAGE_COLUMN: IMAGE} | ({"source": IMAGE} if with_source else {}))
     rows: list[dict[str, Any]] = []
@@ -109,11 +117,12 @@ def parquet_writer(stream: IO[bytes], with_source: bool) -> Iterator[AddSample]:
     written = 0
     with pq.ParquetWriter(stream, schema) as writer:
 
-        def add(name: str, sample: Sample) -> int:
+        def add(name: str, sample: Sample) -> Place | None:
             images = {IMAGE_COLUMN: _cell(name, "", sample.edited), "source": _cell(name, "_source", sample.source)}
             rows.append({**images, **sample.values})
             group.append(sample.bytes)
-            place = written + len(rows) - 1
+            cell = images[IMAGE_COLUMN]
+            place = Place(cell["path"], written + len(rows) - 1) if cell else None
             if len(group) == ROWS_PER_GROUP or sum(group) >= BYTES_PER_GROUP:
                 flush()
             return place
@@ -142,6 +151,11 @@ def _feature(kind: pa.DataType) -> dict[str, str]:
     if kind == IMAGE:
         return {"_type": "Image"}
     return {"dtype": "float64" if kind == pa.float64() else str(kind), "_type": "Value"}
+
+
+def _without_dots(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.replace("%", "%25").replace(".", "%2E")
 
 
 def _cell(name: str, suffix: str, image: EncodedImage | None) -> dict[str, Any] | None:

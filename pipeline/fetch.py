@@ -42,8 +42,8 @@ class Changed(OSError):
     """The object is another than when it was planned."""
 
 
-def fetch(image: Located) -> bytes:
-    """The bytes of an image.
+def fetch(image: Located, cells: "ParquetCells | None" = None) -> bytes:
+    """The bytes of an image. `cells` keeps what was read of tables; by default one that all threads share.
 
     Raises:
         OSError: if they cannot be had: at once where trying again is no use (not there, not allowed, changed since it
@@ -60,7 +60,7 @@ def fetch(image: Located) -> bytes:
         ),
         reraise=True,
     )
-    data = attempts(_read, image)
+    data = attempts(_read, image, cells or _cells)
     if image.size is not None and len(data) != image.size:
         raise Changed(f"it had {image.size} bytes when it was planned and has {len(data)} now")
     return data
@@ -71,14 +71,14 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError | EOFError) and not isinstance(error, FINAL_ERRORS)
 
 
-def _read(image: Located) -> bytes:
+def _read(image: Located, cells: "ParquetCells") -> bytes:
     fs, path = open_filesystem(image.uri)
     if image.member is None or image.offset is None:
         return _whole(fs, path)
     if path.lower().endswith(".tar"):
         assert image.size is not None
         return _range(fs, path, image.offset, image.offset + image.size)
-    return _cells.read(fs, path, image.member, image.offset)
+    return cells.read(fs, path, image.member, image.offset)
 
 
 def _whole(fs: AbstractFileSystem, path: str) -> bytes:

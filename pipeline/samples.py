@@ -1,6 +1,5 @@
 """The rows of a run with their images, as its commits name them: what a data set is made of."""
 
-import hashlib
 import io
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
@@ -15,6 +14,7 @@ from pipeline.fetch import fetch
 from pipeline.images import FORMATS
 from pipeline.manifest import Row, source_of
 from pipeline.parallel import read_ahead
+from pipeline.sinks import read_output
 from pipeline.storage import Store
 
 
@@ -43,18 +43,8 @@ def read_samples(
 def _sample(store: Store, row: Row, source: EncodedImage | None) -> Sample:
     if row["output_uri"] is None:
         return Sample.of(row, None)
-    return Sample.of(row, _edited(store, row), source)
-
-
-def _edited(store: Store, row: Row) -> EncodedImage:
-    name = row["output_uri"]
-    try:
-        data = store.read(name)
-    except FileNotFoundError:
-        raise UserError(f"{name} is missing at {store.url}: asyrp verify says what to do") from None
-    if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
-        raise UserError(f"{name} at {store.url} is not what was committed: asyrp verify --deep says what to do")
-    return EncodedImage(data, _extension(name))
+    edited = EncodedImage(read_output(store, row), _extension(row["output_member"] or row["output_uri"]))
+    return Sample.of(row, edited, source)
 
 
 def _source(row: Row) -> EncodedImage:

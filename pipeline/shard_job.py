@@ -16,6 +16,7 @@ from pipeline.additions import read_shard
 from pipeline.commit import Attempt
 from pipeline.latents import ShardLatents, read_input
 from pipeline.plan import PlanRow
+from pipeline.sinks import open_sink
 from pipeline.stage import ImageFormat, Reducer, Stage
 from pipeline.storage import Store
 
@@ -79,6 +80,7 @@ class ShardJob:
         self.input: ShardLatents | None = read_input(store, stage, shard)
         self.plan: list[PlanRow] = read_shard(store, shard)[: stage.sample]
         self.future: Future[ShardReport] = Future()
+        self._sink = open_sink(image_format.sink, self.attempt, len(self.plan) * len(stage.variants))
         self._rows: dict[int, list[manifest.Row]] = {}
         self._latents: latents.Latents = {}
         self._reducer = reducer
@@ -110,6 +112,7 @@ class ShardJob:
             if self.future.done():
                 return
             self.future.set_exception(error)
+        self._sink.close()
         self.attempt.discard()
 
     def _finish_variant(self, item: Item, index: int) -> manifest.Row:
@@ -124,7 +127,7 @@ class ShardJob:
             return row
         if self.stage.writes == "latents":
             return row | self._keep_latent(item.plan.row, index, item.outputs[index])
-        return row | self._write_image(item, index, item.outputs[index])
+        return row | self._put_image(item, index, item.outputs[index])
 
     def _output(self, item: Item, index: int) -> NDArray[np.float32]:
         """What one manifest row stands for: a variant, or all that goes into the statistics."""
@@ -181,23 +184,19 @@ class ShardJob:
             self._latents[name] = output.astype(self.image_format.latent_dtype)
         return {"output_member": name}
 
-    def _write_image(self, item: Item, index: int, output: NDArray[np.float32]) -> manifest.Row:
+    def _put_image(self, item: Item, index: int, output: NDArray[np.float32]) -> manifest.Row:
         start = perf_counter()
         data = images.encode(output, self.image_format.codec, self.image_format.quality)
         encode_ms = 1000 * (perf_counter() - start)
         name = self.image_format.output_name(item.plan.key, self.stage.variants[index])
-        file = self.attempt.write(name, data)
-        return {
-            "output_uri": file.path,
-            "output_bytes": file.bytes,
-            "output_sha256": file.sha256,
-            "width": output.shape[2],
-            "height": output.shape[1],
-            "encode_ms": encode_ms,
-        }
+        number = item.plan.row * len(self.stage.variants) + index
+        size = {"width": output.shape[2], "height": output.shape[1]}
+        return {**self._sink.put(number, name, data), **size, "encode_ms": encode_ms}
 
     def _commit(self) -> None:
         rows = [row for index in sorted(self._rows) for row in self._rows[index]]
+        self._sink.finish(rows)
+        self._sink.close()
         if self._latents:
             file = self.attempt.write(latents.FILE_NAME, latents.to_bytes(self._latents))
             for row in rows:

@@ -1,5 +1,6 @@
 """Shared by the tests: small images, fast runs, and one Ray cluster where a test needs one."""
 
+import io
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from jobs.spec import JobSpec
 from pipeline.commit import committed, committed_rows
 from pipeline.manifest import Row
 from pipeline.plan import RUN, PlanSummary
+from pipeline.sinks import read_output
 from pipeline.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage import Store
 from pipeline.worker import Worker, WorkerOptions
@@ -76,7 +78,7 @@ def digests(root: Path | str) -> dict[tuple[str, str | None, float | None], str]
 
 
 def pixels(root: Path | str, row: Row) -> np.ndarray:
-    return np.asarray(Image.open(Path(root) / row["output_uri"])).astype(int)
+    return np.asarray(Image.open(io.BytesIO(read_output(Store(str(root)), row)))).astype(int)
 
 
 def run_here(

@@ -292,7 +292,7 @@ def test_an_image_without_output_that_claims_to_be_edited_is_told(root):
 def test_a_committed_output_that_is_no_image_is_found_by_decoding(root):
     def spoil(rows: list[manifest.Row], attempt: Attempt) -> None:
         file = attempt.write("spoiled.png", b"no image")
-        rows[0].update(output_uri=file.path, output_sha256=file.sha256)
+        rows[0].update(output_uri=file.path, output_sha256=file.sha256, output_bytes=file.bytes)
 
     run = root("fused")
     recommit(run, spoil)
