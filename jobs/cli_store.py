@@ -119,7 +119,9 @@ def export(
     seed: Annotated[int, typer.Option("--seed", help="Another seed splits otherwise.")] = 0,
     statuses: Annotated[str, typer.Option("--statuses", help="Rows to take, such as ok,decode_error.")] = "ok",
     shard_bytes: Annotated[str, typer.Option("--shard-bytes", help="Images per shard, as in 256MB or 1GB.")] = "256MB",
-    with_source: Annotated[bool, typer.Option("--with-source", help="The source images too, as they are.")] = False,
+    with_source: Annotated[
+        bool, typer.Option("--with-source", help="The source images too, if they are those that were edited.")
+    ] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Of a run that is not complete: what there is.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -154,10 +156,16 @@ def export(
 def _print_exported(exported: "Exported", card: str, as_json: bool) -> None:
     samples = {name: sum(n for (at, *_), n in exported.samples.items() if at == name) for name in exported.shards}
     if as_json:
-        typer.echo(json.dumps({"samples": samples, "shards": exported.shards, "card": card}, indent=1))
+        changed = {"images": exported.changed, "examples": exported.examples}
+        facts = {"samples": samples, "shards": exported.shards, "changed_sources": changed, "card": card}
+        typer.echo(json.dumps(facts, indent=1))
         return
     for name, count in samples.items():
         out.print(f"{name}: {counted(count, 'sample')} in {counted(exported.shards[name], 'shard')}", highlight=False)
+    if exported.changed:
+        which = ", ".join(exported.examples) + (", ..." if exported.changed > len(exported.examples) else "")
+        text = f"left out {counted(exported.changed, 'image')} whose source is not the one that was edited: {which}"
+        out.print(text, soft_wrap=True, highlight=False, markup=False)
     out.print(card, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -20,13 +20,14 @@ from pipeline.commit import committed, read_commit
 from pipeline.containers import Sample
 from pipeline.formats import FORMATS, Add, Format
 from pipeline.parallel import read_ahead
-from pipeline.samples import read_samples
+from pipeline.samples import ChangedSource, read_samples
 from pipeline.splits import split_of
 from pipeline.storage import Store
 
 RECORD = ".asyrp-export.json"
 CARD = "README.md"
-Watch = Callable[[Iterable[Sample]], Iterable[Sample]]
+EXAMPLES = 5
+Watch = Callable[[Iterable[Sample | ChangedSource]], Iterable[Sample | ChangedSource]]
 """Hands samples on, and shows how many there have been."""
 
 
@@ -51,12 +52,23 @@ class Snapshot:
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exported:
-    """What was written: samples by (split, edit, strength), and shards by split."""
+    """What was written: samples by (split, edit, strength), and shards by split. Images whose source has changed since
+    they were edited were left out: how many, and some of their keys."""
 
-    samples: Counter[tuple[str, str, float]]
-    shards: dict[str, int]
+    samples: Counter[tuple[str, str, float]] = field(default_factory=Counter)
+    shards: dict[str, int] = field(default_factory=dict)
+    changed: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def count(self, split: str, sample: Sample) -> None:
+        self.samples[split, sample.values["edit"], sample.values["strength"]] += 1
+
+    def leave_out(self, source: ChangedSource) -> None:
+        self.changed += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(source.key)
 
 
 def take_snapshot(store: Store, stage: str) -> Snapshot:
@@ -91,14 +103,17 @@ def export(
         raise UserError(f"no row of {run.url} is {' or '.join(settings.statuses)}: there are {there}")
     _claim(output, {"format": 1, "commits": snapshot.digest, "settings": asdict(settings)})
     output.delete(CARD)
-    exported = Exported(Counter(), {})
+    exported = Exported()
     samples = read_samples(run, stage, snapshot.shards, settings.statuses, settings.with_source)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(SplitWriter(output, name, settings)) for name in settings.splits}
         for sample in watch(samples):
+            if isinstance(sample, ChangedSource):
+                exported.leave_out(sample)
+                continue
             split = split_of(sample.values["key"], settings.splits, settings.seed)
             writers[split].add(sample)
-            exported.samples[split, sample.values["edit"], sample.values["strength"]] += 1
+            exported.count(split, sample)
     exported.shards.update({split: writer.shards for split, writer in writers.items()})
     output.write(CARD, make_card(exported).encode())
     return exported

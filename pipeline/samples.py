@@ -1,7 +1,9 @@
 """The rows of a run with their images, as its commits name them: what a data set is made of."""
 
+import hashlib
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
 
@@ -10,7 +12,7 @@ from PIL import Image
 from asyrp.errors import UserError
 from pipeline.additions import CurrentRows
 from pipeline.containers import EncodedImage, Sample
-from pipeline.fetch import fetch
+from pipeline.fetch import Changed, fetch
 from pipeline.images import FORMATS
 from pipeline.manifest import Row, source_of
 from pipeline.parallel import read_ahead
@@ -18,20 +20,30 @@ from pipeline.sinks import read_output
 from pipeline.storage import Store
 
 
+@dataclass(frozen=True)
+class ChangedSource:
+    """Stands for the samples of an image whose source is another by now than when it was edited."""
+
+    key: str
+
+
 def read_samples(
     store: Store, stage: str, shards: Iterable[int], statuses: Collection[str], with_source: bool
-) -> Iterator[Sample]:
+) -> Iterator[Sample | ChangedSource]:
     """The samples of committed shards in the order of the plan, a few images in memory at a time.
 
-    A source is read once for all the edits of its image, as it is now.
+    A source is read once for all the edits of its image, and they come with the source that was edited or not at all.
 
     Raises:
         UserError: if an image is not what was committed, or a source cannot be read.
     """
 
-    def read(rows: list[Row]) -> list[Sample]:
+    def read(rows: list[Row]) -> Sequence[Sample | ChangedSource]:
         wants_source = with_source and any(row["output_uri"] for row in rows)
-        source = _source(rows[0]) if wants_source else None
+        try:
+            source = _source(rows[0]) if wants_source else None
+        except Changed:
+            return [ChangedSource(rows[0]["key"])]
         return [_sample(store, row, source) for row in rows]
 
     wanted = (row for row in CurrentRows(store).of(stage, shards) if row["status"] in statuses)
@@ -48,13 +60,18 @@ def _sample(store: Store, row: Row, source: EncodedImage | None) -> Sample:
 
 
 def _source(row: Row) -> EncodedImage:
+    """The source of a row. Raises Changed if it is not the one that was edited."""
     try:
         data = fetch(source_of(row))
+    except Changed:
+        raise
     except OSError as error:
         raise UserError(
             f"cannot read the source {row['source_uri']} ({type(error).__name__}): bring it back, or export without "
             "--with-source"
         ) from error
+    if row["source_sha256"] not in (None, hashlib.sha256(data).hexdigest()):
+        raise Changed("it has other bytes than when it was edited")
     return EncodedImage(data, _extension(row["key"]) or _extension_of(data))
 
 

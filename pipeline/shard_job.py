@@ -45,6 +45,7 @@ class Item:
     pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None once it is known to be no use
     outputs: NDArray[np.float32] | None = None  # [V_out, C, H, W]
     failure: Failure | None = None
+    sha256: str | None = None  # of the source's bytes, as are width and height
     width: int | None = None
     height: int | None = None
     fetch_ms: float = 0.0
@@ -156,6 +157,7 @@ class ShardJob:
             "source_offset": plan.offset,
             "source_size": plan.size,
             "source_etag": plan.etag,
+            "source_sha256": item.sha256,
             "source_columns": plan.columns,
             "source_width": item.width,
             "source_height": item.height,
