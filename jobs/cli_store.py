@@ -81,7 +81,7 @@ def _print_report(report: Report, root: str) -> None:
     for finding in report.findings:
         out.print(f"{finding.kind}: {finding.message}", soft_wrap=True, highlight=False, markup=False)
     if report.garbage:
-        text = f"no commit names {_amount(report.garbage)}: asyrp gc {root} deletes them"
+        text = f"nothing names {_amount(report.garbage)}: asyrp gc {root} deletes them"
         out.print(text, soft_wrap=True, highlight=False, markup=False)
     verdict = "whole" if report.whole else "not whole"
     out.print(f"{verdict}: {counted(report.files, 'file')}, {decimal(report.bytes)}", highlight=False)
@@ -95,7 +95,9 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what killed attempts left: the files that no commit names. A run may be at work meanwhile.
+    """Delete what killed attempts left: files that no commit names, parts of additions without a record.
+
+    A run may be at work meanwhile.
 
     **Example:** asyrp gc edited/ --dry-run
     """

@@ -21,6 +21,7 @@ from pipeline.stage import SAMPLE_STAGE
 from pipeline.storage import Store
 
 FOLDER = "additions"
+PARTS = f"{FOLDER}/parts"
 Kind = Literal["extend", "retry"]
 Statuses = dict[str, dict[str, int]]
 """Manifest rows by status, by stage."""
@@ -60,7 +61,7 @@ def add(
     before = read_additions(store)
     last = max([planned, *(addition.shard_ids.stop for addition in before)])
     first = -(-last // SHARDS_PER_PART) * SHARDS_PER_PART  # apart from the plan's own, for whoever reads the numbers
-    folder = f"{FOLDER}/parts/{uuid.uuid4().hex[:12]}"
+    folder = f"{PARTS}/{uuid.uuid4().hex[:12]}"
     parts, shards, total = write_parts(store, images, shard_size, folder, first)
     addition = Addition(len(before) + 1, kind, first, shards, total, tuple(parts), replaces)
     if not store.create(f"{FOLDER}/{addition.number:05d}.json", json.dumps(asdict(addition), indent=1).encode()):
