@@ -195,10 +195,14 @@ def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_pat
     source = make_faces(tmp_path / "faces", 2)
     (source / "0001.png").write_bytes(b"")
     flags = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--no-check")
-    assert asyrp("run", "-s", source, "-o", tmp_path / "out", *flags).returncode == 0
+    first = asyrp("run", "-s", source, "-o", tmp_path / "out", "--json", *flags)
+    facts = json.loads(first.stdout)
+    assert first.returncode == 0 and facts["complete"] and facts["session"]["finished"]
+    assert facts["stages"]["boost"]["rows"] == {"ok": 1, "decode_error": 1}
     (source / "0001.png").write_bytes((source / "0000.png").read_bytes())
-    again = asyrp("retry", tmp_path / "out", "--status", "decode_error", "--no-check")
+    again = asyrp("retry", tmp_path / "out", "--status", "decode_error", "--no-check", "--json")
     assert again.returncode == 0 and "1 images to do again" in again.stderr, again.stderr
+    assert json.loads(again.stdout)["added"] == 1
     status = json.loads(asyrp("status", tmp_path / "out", "--json").stdout)
     assert status["complete"] and status["stages"]["boost"]["rows"] == {"ok": 2}
     verified = asyrp("verify", tmp_path / "out", "--deep", "--json")
