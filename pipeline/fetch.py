@@ -103,7 +103,8 @@ def _range(fs: AbstractFileSystem, path: str, start: int | None, end: int | None
 class ParquetCells:
     """Reads cells of Parquet columns. The row groups read last are kept: images of a shard lie side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT_ROW_GROUPS) -> None:
+        self.kept = kept
         self._groups: OrderedDict[tuple[str, str, int], list[bytes | None]] = OrderedDict()
         self._starts: dict[str, list[int]] = {}
         self._lock = Lock()
@@ -115,7 +116,7 @@ class ParquetCells:
             name = (path, column, group)
             if name not in self._groups:
                 self._groups[name] = self._load(fs, path, column, group)
-                while len(self._groups) > KEPT_ROW_GROUPS:
+                while len(self._groups) > self.kept:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(name)
             cells = self._groups[name]

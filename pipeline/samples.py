@@ -12,12 +12,15 @@ from PIL import Image
 from asyrp.errors import UserError
 from pipeline.additions import CurrentRows
 from pipeline.containers import EncodedImage, Sample
-from pipeline.fetch import Changed, fetch
+from pipeline.fetch import Changed, ParquetCells, fetch
 from pipeline.images import FORMATS
 from pipeline.manifest import Row, source_of
 from pipeline.parallel import read_ahead
 from pipeline.sinks import read_output
 from pipeline.storage import Store
+
+KEPT_ROW_GROUPS = 8
+"""Of the run's tables: the edits of as many images as there are threads lie in no more."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,15 @@ def read_samples(
         UserError: if an image is not what was committed, or a source cannot be read.
     """
 
+    cells = ParquetCells(KEPT_ROW_GROUPS)
+
     def read(rows: list[Row]) -> Sequence[Sample | ChangedSource]:
         wants_source = with_source and any(row["output_uri"] for row in rows)
         try:
             source = _source(rows[0]) if wants_source else None
         except Changed:
             return [ChangedSource(rows[0]["key"])]
-        return [_sample(store, row, source) for row in rows]
+        return [_sample(store, row, source, cells) for row in rows]
 
     wanted = (row for row in CurrentRows(store).of(stage, shards) if row["status"] in statuses)
     by_image = (list(rows) for _, rows in groupby(wanted, key=lambda row: row["key"]))
@@ -52,10 +57,10 @@ def read_samples(
         yield from samples
 
 
-def _sample(store: Store, row: Row, source: EncodedImage | None) -> Sample:
+def _sample(store: Store, row: Row, source: EncodedImage | None, cells: ParquetCells) -> Sample:
     if row["output_uri"] is None:
         return Sample.of(row, None)
-    edited = EncodedImage(read_output(store, row), _extension(row["output_member"] or row["output_uri"]))
+    edited = EncodedImage(read_output(store, row, cells), _extension(row["output_member"] or row["output_uri"]))
     return Sample.of(row, edited, source)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from PIL import Image
 
 from jobs.record import open_run
 from jobs.resolve import resolve
-from pipeline import manifest, sheet, sinks
+from pipeline import containers, manifest, sheet, sinks
 from pipeline.commit import Attempt, committed, read_commit
 from pipeline.containers import COLUMNS
-from pipeline.fetch import fetch
+from pipeline.fetch import ParquetCells, fetch
 from pipeline.sinks import DamagedOutput, open_sink, read_output
 from pipeline.sources import list_images
 from pipeline.storage import Store
@@ -204,6 +205,26 @@ def in_a_json(root: Path) -> int:
 def test_a_run_is_whole_with_every_sink(cli, made, sink, deep):
     code, out, _ = cli("verify", made / sink, "--json", *deep)
     assert code == 0 and json.loads(out)["findings"] == []
+
+
+def test_verify_and_export_load_a_row_group_of_a_table_once(cli, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "ROWS_PER_GROUP", 3)
+    store = stand_in_run(made / "faces", tmp_path / "run", sink="parquet", shard_size=5)
+    loaded: Counter[tuple[str, int]] = Counter()
+    load = ParquetCells._load
+
+    def counting(fs: Any, path: str, column: str, group: int) -> list[bytes | None]:
+        loaded[path, group] += 1
+        return load(fs, path, column, group)
+
+    monkeypatch.setattr(ParquetCells, "_load", staticmethod(counting))
+    for command in (
+        ["verify", store.url, "--deep"],
+        ["export", store.url, "--to", "webdataset", "-o", tmp_path / "set"],
+    ):
+        assert cli(*command)[0] == 0
+        assert len(loaded) > 4 and set(loaded.values()) == {1}
+        loaded.clear()
 
 
 @pytest.mark.parametrize("place", [in_an_image, in_a_json])
