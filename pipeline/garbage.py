@@ -1,5 +1,5 @@
-"""Files that nothing names: what is left of attempts that were killed, or lost the race to commit, and the plan parts
-of additions that were killed or refused before their record.
+"""Files that nothing names: what is left of attempts that were killed, or lost the race to commit, and the part files
+of plans and additions that were killed or refused before their record.
 
 A run may be at work meanwhile. What keeps its attempts safe is the order of reading, and age:
 
@@ -8,8 +8,8 @@ A run may be at work meanwhile. What keeps its attempts safe is the order of rea
 2. A listed attempt that is not committed yet is still being written by its actor, or its actor is dead. The first
    is in flight in the actor's heartbeat, read between the two, and is left alone. For an actor whose heartbeats do
    not come through there is age: its attempt must have been silent for as long as the caller says.
-3. The parts of additions are listed before their records are read. A command that is still adding sends no heartbeats:
-   there is age alone.
+3. Parts of plans and additions are listed before their records are read. A command that is still writing them sends no
+   heartbeats: there is age alone.
 """
 
 import time
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from asyrp.errors import UserError
-from pipeline import additions
+from pipeline import additions, plan
 from pipeline.commit import Commit, DamagedCommit, committed, read_commit, shard_name
 from pipeline.parallel import read_ahead
 from pipeline.progress import is_at_work, read_heartbeats
@@ -69,7 +69,7 @@ def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_
 
 def find_garbage(store: Store, stages: Iterable[str]) -> list[Garbage]:
     """The attempts that no commit or record names and no actor at work has in flight."""
-    return [*_abandoned_attempts(store, stages), *_abandoned_additions(store)]
+    return [*_abandoned_attempts(store, stages), *_abandoned_parts(store)]
 
 
 def _abandoned_attempts(store: Store, stages: Iterable[str]) -> Iterator[Garbage]:
@@ -84,14 +84,15 @@ def _abandoned_attempts(store: Store, stages: Iterable[str]) -> Iterator[Garbage
                 yield _measure(store, unnamed)
 
 
-def _abandoned_additions(store: Store) -> Iterator[Garbage]:
-    """Folders of plan parts that no record names, and torn records."""
-    listed = [*store.entries(additions.PARTS), *store.entries(additions.FOLDER)]
+def _abandoned_parts(store: Store) -> Iterator[Garbage]:
+    """Folders of part files that neither run.json nor the record of an addition names, and torn records."""
+    listed = [entry for folder in (plan.FOLDER, additions.PARTS, additions.FOLDER) for entry in store.entries(folder)]
     named = {part.rpartition("/")[0] for addition in additions.read_additions(store) for part in addition.parts}
+    named |= {plan.planned(store).folder, additions.FOLDER}
     for entry in listed:
-        is_torn = entry.is_file and entry.name.rpartition("/")[2].startswith(".")
-        is_unnamed = entry.name.startswith(f"{additions.PARTS}/") and entry.name not in named
-        if is_torn or is_unnamed:
+        folder, _, name = entry.name.rpartition("/")
+        is_torn = entry.is_file and name.startswith(".")
+        if is_torn or not {entry.name, folder} & named:
             yield _measure(store, [entry])
 
 

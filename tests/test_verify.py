@@ -419,6 +419,24 @@ def test_gc_deletes_the_parts_of_an_addition_without_a_record_and_keeps_those_of
     assert read_additions(store) == [kept] and [row.key for row in read_shard(store, 1024)] == ["kept.png"]
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["now", "as an earlier version planned"])
+def test_gc_deletes_a_plan_that_lost_and_keeps_the_one_that_counts(root, flat):
+    run = root("fused")
+    store = Store(str(run))
+    record = read_run(store)
+    if flat:
+        for part in (run / record["plan"]["folder"]).iterdir():
+            part.rename(run / "plan" / part.name)
+        (run / record["plan"]["folder"]).rmdir()
+        record["plan"]["folder"] = "plan"
+        (run / "run.json").write_text(json.dumps(record))
+        assert collect_garbage(store, stages_of(run), older_than=0).freed == []
+    else:
+        write_parts(store, [SourceImage("x.png", "/nowhere")], 5, "plan/0123456789ab")
+        assert [g.names for g in collect_garbage(store, stages_of(run), older_than=0).freed] == [("plan/0123456789ab",)]
+    assert check(run, deep=True).whole
+
+
 def test_gc_leaves_an_addition_alone_that_is_being_made(root, monkeypatch):
     run = root("fused")
     store, young = Store(str(run)), add_parts(run, age=60)
