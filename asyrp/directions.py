@@ -14,7 +14,6 @@ from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -25,12 +24,6 @@ from asyrp.errors import UserError
 from asyrp.unet import Encoded
 
 GROUPS = 32
-
-
-class Form(Protocol):
-    """How a direction turns a bottleneck into delta_h."""
-
-    def __call__(self, encoded: Encoded, t: int) -> Tensor: ...
 
 
 class GlobalDirection(nn.Module):

@@ -10,8 +10,7 @@ from asyrp.errors import UserError
 from jobs.record import output_names, read_run
 from jobs.resolve import Job
 from jobs.spec import EngineSpec, JobSpec
-from pipeline.additions import Addition, add, current_rows, read_additions, read_everything, read_shard
-from pipeline.commit import committed
+from pipeline.additions import Addition, CurrentRows, add, read_everything
 from pipeline.manifest import OK, STATUSES
 from pipeline.plan import NameCheck, hash64, source_image
 from pipeline.recipe import FINAL
@@ -56,29 +55,16 @@ def retry(root: str, statuses: frozenset[str]) -> Addition | None:
         raise UserError(f"--status {min(unknown)}: give {', '.join(sorted(STATUSES - {OK}))}")
     store, record = Store(root), read_run(Store(root))
     stages = [name for name in record["stages"] if name != SAMPLE_STAGE]
-    keys = {row["key"] for row in current_rows(store, FINAL) if row["status"] in statuses} - _waiting(store)
+    current = CurrentRows(store)
+    keys = {row["key"] for row in current.of(FINAL) if row["status"] in statuses} - current.waiting(FINAL)
     if not keys:
         return None
     rows = {row.key: row for row in read_everything(store) if row.key in keys}
     replaces = {
-        stage: dict(Counter(row["status"] for row in current_rows(store, stage) if row["key"] in keys))
-        for stage in stages
+        stage: dict(Counter(row["status"] for row in current.of(stage) if row["key"] in keys)) for stage in stages
     }
     images = (_as_it_is_now(source_image(row)) for row in rows.values())
     return add(store, "retry", images, record["plan"]["shards"], record["plan"]["shard_size"], replaces)
-
-
-def _waiting(store: Store) -> set[str]:
-    """The images of retries that are not through."""
-    done = committed(store, FINAL)
-    retries = [addition for addition in read_additions(store) if addition.kind == "retry"]
-    return {
-        row.key
-        for addition in retries
-        for shard in addition.shard_ids
-        if shard not in done
-        for row in read_shard(store, shard)
-    }
 
 
 def _as_it_is_now(image: SourceImage) -> SourceImage:

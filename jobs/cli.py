@@ -1,11 +1,10 @@
 """The `asyrp` command. Results go to stdout, everything else to stderr."""
 
-import json
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.logging import RichHandler
@@ -22,13 +21,17 @@ from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, Root, takes
 from jobs.cli_score import sample
 from jobs.cli_store import export, gc, verify
-from jobs.display import MODEL_HELP, console, out, state_table
+from jobs.completion import complete_direction, complete_model
+from jobs.display import MODEL_HELP, console, out, report, state_table
 from jobs.report import read_state, run_and_report
 from jobs.resolve import resolve
 from jobs.spec import JobSpec, load_spec
 from pipeline.credentials import redacted
 from pipeline.progress import RunState
 from pipeline.storage import Store
+
+if TYPE_CHECKING:  # torch loads only when a command needs it
+    from jobs.estimate import Estimate
 
 EXIT_USAGE = 2
 WATCH_SECONDS = 2.0
@@ -64,10 +67,17 @@ Columns = Annotated[
     list[str] | None, typer.Option("--column", help="A column of the source for the manifest to carry. Repeat.")
 ]
 ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Of a table: where its images or URLs are.")]
-ModelName = Annotated[str | None, typer.Option("--model", help=f"{MODEL_HELP} [default: avatars]")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help=f"{MODEL_HELP} [default: avatars]", autocompletion=complete_model)
+]
 Edits = Annotated[
     list[str] | None,
-    typer.Option("--edit", "-e", help="direction=strength, or a sum: 'smile=1,beard=-0.5'. Repeat for more edits."),
+    typer.Option(
+        "--edit",
+        "-e",
+        help="direction=strength, or a sum: 'smile=1,beard=-0.5'. Repeat for more edits.",
+        autocompletion=complete_direction,
+    ),
 ]
 Directions = Annotated[
     list[str] | None, typer.Option("--direction", help="NAME=FILE: a direction file to use in edits. Repeat.")
@@ -99,6 +109,10 @@ FitOption = Annotated[
     typer.Option("--fit", help="crop: centre-crop and resize. exact: refuse other sizes. [default: crop]"),
 ]
 CodecOption = Annotated[str | None, typer.Option("--codec", help="png, jpeg or webp. [default: png]")]
+SinkOption = Annotated[
+    str | None,
+    typer.Option("--sink", help="files, or webdataset or parquet: one tar or table a shard. [default: files]"),
+]
 Name = Annotated[
     str | None,
     typer.Option("--name", help="Output names, of {key} {stem} {name} {parent} {edit} {strength}."),
@@ -140,6 +154,7 @@ def spec_from_flags(
     image_size: ImageSize = None,
     fit: FitOption = None,
     codec: CodecOption = None,
+    sink: SinkOption = None,
     name: Name = None,
     shard_size: ShardSize = None,
     preview: Preview = None,
@@ -176,6 +191,7 @@ def spec_from_flags(
         "image_size": image_size,
         "fit": fit,
         "codec": codec,
+        "sink": sink,
         "name": name,
         "shard_size": shard_size,
         "preview": preview,
@@ -201,7 +217,7 @@ def _named_files(pairs: list[str]) -> dict[str, str]:
 
 @app.command("run")
 @takes(spec_from_flags)
-def run_command(spec: JobSpec) -> None:
+def run_command(spec: JobSpec, as_json: AsJson = False) -> None:
     """Edit every image of a source. Safe to repeat: what is committed is not done again.
 
     Exit codes: 0 all committed, 2 usage, 3 finished with quarantined shards, 4 too many images failed or the device
@@ -209,7 +225,7 @@ def run_command(spec: JobSpec) -> None:
 
     **Example:** asyrp run -s photos/ -o edited/ -e glasses=1 -e "smile=1,beard=-0.5"
     """
-    raise typer.Exit(run_and_report(spec))
+    raise typer.Exit(run_and_report(spec, as_json))
 
 
 @app.command("plan")
@@ -221,11 +237,11 @@ def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
     """
     from jobs.estimate import estimate
 
-    job = resolve(spec)
-    cost = estimate(job)
-    if as_json:
-        typer.echo(json.dumps(cost.as_json(), indent=1))
-        return
+    cost = estimate(resolve(spec))
+    report(cost.as_json(), as_json, lambda: out.print(cost_table(cost, spec)))
+
+
+def cost_table(cost: "Estimate", spec: JobSpec) -> Table:
     table = Table(show_header=False)
     table.add_row("images", f"{cost.images:,}")
     table.add_row("shards", f"{cost.shards:,} of up to {spec.shard_size} images")
@@ -238,18 +254,19 @@ def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
     hours = cost.hours
     time_text = f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
     table.add_row("computing time", f"{time_text} on one device as here ({cost.device})")
-    out.print(table)
+    return table
 
 
 @app.command("demo")
 def demo_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the run goes.")] = Path("asyrp-demo"),
+    as_json: AsJson = False,
 ) -> None:
     """Edit 64 bundled cartoon faces with two edits and draw a contact sheet. Needs no network and no GPU."""
     samples = registry.BUNDLED / "avatars" / "samples"
     edits = ["glasses=1", "smile=1"]
     flags = {"source": str(samples), "output": str(output), "edits": edits, "refine": 2, "shard_size": 16}
-    raise typer.Exit(run_and_report(load_spec(None, flags, [])))
+    raise typer.Exit(run_and_report(load_spec(None, flags, []), as_json))
 
 
 @app.command("status")
@@ -262,14 +279,15 @@ def status_command(
     store = Store(root)
     while True:
         state = read_state(store)
-        if as_json:
-            typer.echo(json.dumps(state_json(state)))
-        else:
-            out.print(state_table(state))
-            out.print(f"{'complete' if state.complete else 'not complete'}, {len(state.actors)} actors at work")
+        report(state_json(state), as_json, lambda: print_state(state))  # noqa: B023
         if not watch or state.complete:
             return
         time.sleep(WATCH_SECONDS)
+
+
+def print_state(state: RunState) -> None:
+    out.print(state_table(state))
+    out.print(f"{'complete' if state.complete else 'not complete'}, {len(state.actors)} actors at work")
 
 
 def state_json(state: RunState) -> dict[str, Any]:
@@ -281,7 +299,7 @@ def main() -> None:
     """Run the command line. A user's mistake is one sentence and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
     try:
-        app()
+        app(prog_name="asyrp")
     except UserError as error:
         console.print(f"[bold red]error:[/bold red] {escape(redacted(str(error)))}", soft_wrap=True, highlight=False)
         sys.exit(EXIT_USAGE)

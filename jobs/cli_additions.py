@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli_options import Root, engine_from_flags, takes
+from jobs.cli_options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console
 from jobs.report import run_and_report
 from jobs.spec import EngineSpec, absolute_url
@@ -17,6 +17,7 @@ def retry(
     status: Annotated[
         list[str] | None, typer.Option("--status", help="A status of rows to redo. Repeat. [default: fetch_error]")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Do the images again whose rows have a status, such as fetch_error: only those, with the same settings.
 
@@ -30,11 +31,11 @@ def retry(
     spec = spec_of(root, engine)
     addition = retry(root, frozenset(status or ["fetch_error"]))
     console.print(f"{addition.images} images to do again" if addition else "no image to do again", highlight=False)
-    raise typer.Exit(run_and_report(spec))
+    raise typer.Exit(run_and_report(spec, as_json, {"added": addition.images if addition else 0}))
 
 
 @takes(engine_from_flags)
-def extend(engine: EngineSpec, root: Root) -> None:
+def extend(engine: EngineSpec, root: Root, as_json: AsJson = False) -> None:
     """Edit the images that are new in the source of a run; say which have changed or are gone.
 
     What is committed stays as it is: a changed image is edited again with `retry` only if its row failed. Exit codes as
@@ -53,4 +54,5 @@ def extend(engine: EngineSpec, root: Root) -> None:
     for what, keys in found.examples.items():
         for key in keys:
             console.print(f"  {what}: {key}", highlight=False)
-    raise typer.Exit(run_and_report(spec))
+    facts = {"added": images, "changed": found.changed, "deleted": found.deleted, "examples": found.examples}
+    raise typer.Exit(run_and_report(spec, as_json, facts))

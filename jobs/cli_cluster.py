@@ -1,6 +1,5 @@
 """`asyrp cluster` and `asyrp submit`: runs on more than one machine."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.table import Table
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, one_of, print_paths
 from jobs.cluster import Cluster, NodeType, check_cluster
-from jobs.display import console, out
+from jobs.display import console, out, report
 from jobs.spec import load_spec
 from jobs.submit import Job, batch_script, parse_time, ray_job
 
@@ -28,9 +27,10 @@ def cluster_check(
     **Example:** asyrp cluster check ray_cluster.yaml
     """
     cluster = check_cluster(file)
-    if as_json:
-        typer.echo(json.dumps(cluster.as_json()))
-        return
+    report(cluster.as_json(), as_json, lambda: _print_cluster(cluster))
+
+
+def _print_cluster(cluster: Cluster) -> None:
     out.print(_table(cluster))
     for note in cluster.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)

@@ -1,6 +1,5 @@
 """`asyrp directions`: list, show, learn and import."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,8 @@ from jobs.cli_learn import learn_app
 from jobs.cli_math import average, combine, compare, preview, project, scale
 from jobs.cli_options import CLIP_HELP, AsJson, ModelArgument, direction_file
 from jobs.cli_score import score
-from jobs.display import MODEL_HELP, out, print_facts
+from jobs.completion import complete_data_set, complete_direction, complete_model
+from jobs.display import MODEL_HELP, console, out, print_facts, report
 from pipeline.model_source import fetch, find_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
@@ -34,19 +34,23 @@ for command in (score, project, combine, scale, average, compare, preview):
 def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -> None:
     """The directions that come with a model."""
     infos = [read_info(path) for path in find_model(model).direction_files().values()]
-    if as_json:
-        typer.echo(json.dumps([asdict(info) for info in infos]))
-        return
     table = Table("name", "form", "t_edit", "t_boost", "strength 1 is")
     for info in infos:
         table.add_row(info.name, info.form, str(info.t_edit), str(info.t_boost), info.unit)
-    out.print(table)
+    report([asdict(info) for info in infos], as_json, lambda: out.print(table))
 
 
 @directions_app.command("show")
 def directions_show(
-    direction: Annotated[str, typer.Argument(help="A direction file, or the name of one that comes with the model.")],
-    model: Annotated[str, typer.Option("--model", help="The model whose directions are meant.")] = "avatars",
+    direction: Annotated[
+        str,
+        typer.Argument(
+            help="A direction file, or the name of one that comes with the model.", autocompletion=complete_direction
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="The model whose directions are meant.", autocompletion=complete_model)
+    ] = "avatars",
     sweep: Annotated[
         Path | None, typer.Option("--sweep", help="Draw what it does at strengths from -2 to 2, to this PNG.")
     ] = None,
@@ -68,13 +72,14 @@ def directions_show(
     if sweep:
         _draw_sweep(path, info.name, model, source, sweep)
     facts = {"file": str(path), **asdict(info)}
-    if as_json:
-        by_timestep = lengths and dict(zip(lengths[0], lengths[1].tolist(), strict=True))
-        print_facts({**facts, "length_of_delta_h": by_timestep}, as_json)
-        return
-    print_facts(facts, as_json)
-    if lengths:
-        out.print(_length_plot(*lengths))
+    by_timestep = lengths and dict(zip(lengths[0], lengths[1].tolist(), strict=True))
+
+    def show() -> None:
+        print_facts(facts)
+        if lengths:
+            out.print(_length_plot(*lengths))
+
+    report({**facts, "length_of_delta_h": by_timestep}, as_json, show)
 
 
 def _draw_sweep(path: Path, name: str, model: str, source: str | None, output: Path) -> None:
@@ -98,7 +103,10 @@ def _length_plot(timesteps: list[int], lengths: "Tensor") -> Table:
 @directions_app.command("import")
 def directions_import(
     file: Annotated[str, typer.Argument(help="A .pth of the official code; any fsspec URL.")],
-    model: Annotated[str, typer.Option("--model", help=f"The model that it was trained on. {MODEL_HELP}")],
+    model: Annotated[
+        str,
+        typer.Option("--model", help=f"The model that it was trained on. {MODEL_HELP}", autocompletion=complete_model),
+    ],
     name: Annotated[str, typer.Option("--name", help="The direction's name, as edits will use it.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The direction file. [default: NAME.safetensors]")
@@ -112,7 +120,9 @@ def directions_import(
     data_set: Annotated[
         str | None,
         typer.Option(
-            "--data-set", help="Whose intervals: celeba, church, bedroom, afhq or metface. [default: of its name]"
+            "--data-set",
+            help="Whose intervals: celeba, church, bedroom, afhq or metface. [default: of its name]",
+            autocompletion=complete_data_set,
         ),
     ] = None,
     text_cosine: Annotated[
@@ -129,6 +139,7 @@ def directions_import(
     t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="[default: of the data set]")] = None,
     t_boost: Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="[default: of the data set]")] = None,
     block: Annotated[str | None, typer.Option("--block", help="Which block, of a file with several.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a direction file of a delta block, or of tensors per timestep, of the official code.
 
@@ -151,9 +162,10 @@ def directions_import(
     direction = import_direction(released, find_model(model), name, stated, block)
     path = output or Path(f"{name}.safetensors")
     save(direction, path)
-    print_facts({"file": str(path), **asdict(direction.info)}, as_json=False)
+    facts = {"file": str(path), **asdict(direction.info)}
+    report(facts, as_json, lambda: print_facts(facts))
     if direction.info.t_edit is None:
-        out.print("its data set is not known, so it suggests no interval: edit with --t-edit (400 to 700 is usual)")
+        console.print("its data set is not known, so it suggests no interval: edit with --t-edit (400 to 700 is usual)")
 
 
 def _text_cosine(clip: str, texts: tuple[str, str] | None) -> float:

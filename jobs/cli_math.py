@@ -1,6 +1,5 @@
 """`asyrp directions project, combine, scale, average, compare, preview`: what one does with directions."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,8 @@ from rich.table import Table
 
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, Device, ModelOption, NoCheck, OutputFile, Source, direction_file
-from jobs.display import out
+from jobs.completion import complete_direction
+from jobs.display import out, report
 from jobs.spec import load_engine
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
@@ -17,7 +17,10 @@ if TYPE_CHECKING:  # torch loads only when a command needs it
 
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new direction. [default: the file's]")]
 DirectionArgument = Annotated[
-    str, typer.Argument(help="A direction file, or the name of one that comes with the model.")
+    str,
+    typer.Argument(
+        help="A direction file, or the name of one that comes with the model.", autocompletion=complete_direction
+    ),
 ]
 
 
@@ -104,7 +107,10 @@ def average(
 
 
 def compare(
-    directions: Annotated[list[str], typer.Argument(help="Two or more direction files, or names of the model's.")],
+    directions: Annotated[
+        list[str],
+        typer.Argument(help="Two or more direction files, or names of the model's.", autocompletion=complete_direction),
+    ],
     model: ModelOption = "avatars",
     as_json: AsJson = False,
 ) -> None:
@@ -116,13 +122,10 @@ def compare(
 
     loaded = [_load(direction, model) for direction in directions]
     values, names = direction_math.cosines(loaded).tolist(), [direction.info.name for direction in loaded]
-    if as_json:
-        typer.echo(json.dumps({"names": names, "cosines": values}))
-        return
     table = Table("", *names)
     for name, row in zip(names, values, strict=True):
         table.add_row(name, *(f"{value:.2f}" for value in row))
-    out.print(table)
+    report({"names": names, "cosines": values}, as_json, lambda: out.print(table))
 
 
 def preview(

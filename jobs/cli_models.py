@@ -1,9 +1,8 @@
 """`asyrp models`: list, show, check and convert."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,8 +10,11 @@ from rich.table import Table
 from asyrp import presets, registry
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, ModelArgument
-from jobs.display import console, out, print_facts
+from jobs.display import console, out, print_facts, report
 from pipeline.model_source import fetch, find_model
+
+if TYPE_CHECKING:  # torch loads only when a command needs it
+    from asyrp.selfcheck import Report
 
 models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
 
@@ -24,13 +26,10 @@ def models_list(as_json: AsJson = False) -> None:
     """The models that have a short name."""
     models = dict.fromkeys(registry.bundled_names(), "comes with the package")
     models |= {name: model.repo for name, model in registry.HUB_MODELS.items()}
-    if as_json:
-        typer.echo(json.dumps(list(models)))
-        return
     table = Table("name", "where")
     for name, where in models.items():
         table.add_row(name, where)
-    out.print(table)
+    report(list(models), as_json, lambda: out.print(table))
 
 
 @models_app.command("show")
@@ -53,7 +52,7 @@ def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> Non
         "directions": list(folder.direction_files()),
         "notes": [folder.record.source, *folder.record.notes] if folder.record else [],
     }
-    print_facts(facts, as_json)
+    report(facts, as_json, lambda: print_facts(facts))
 
 
 def intervals(data_set: str) -> dict[str, object]:
@@ -84,19 +83,21 @@ def models_check(
 
     folder = find_model(name)
     digest = folder.digest
-    report = self_check(models.load(folder, device), folder, images)
-    if as_json:
-        facts = {"name": name, "digest": digest, "passes": report.passes, "mistake": report.mistake}
-        typer.echo(json.dumps(facts | {"levels": [asdict(level) for level in report.levels]}))
-    else:
-        table = Table("t", "error of eps", "of a linear filter", "passes up to")
-        for level in report.levels:
-            error = f"{level.error:.4f}" if level.passes else f"[red]{level.error:.4f}[/red]"
-            table.add_row(str(level.t), error, f"{level.linear_filter:.4f}", f"{level.allowed:.4f}")
-        out.print(table)
-    if report.mistake:
-        raise UserError(f"model {name} fails its self-check: {report.mistake}")
-    if not as_json:
+    check = self_check(models.load(folder, device), folder, images)
+    facts = {"name": name, "digest": digest, "passes": check.passes, "mistake": check.mistake}
+    facts["levels"] = [asdict(level) for level in check.levels]
+    report(facts, as_json, lambda: _print_check(name, check))
+    if check.mistake:
+        raise UserError(f"model {name} fails its self-check: {check.mistake}")
+
+
+def _print_check(name: str, check: "Report") -> None:
+    table = Table("t", "error of eps", "of a linear filter", "passes up to")
+    for level in check.levels:
+        error = f"{level.error:.4f}" if level.passes else f"[red]{level.error:.4f}[/red]"
+        table.add_row(str(level.t), error, f"{level.linear_filter:.4f}", f"{level.allowed:.4f}")
+    out.print(table)
+    if not check.mistake:
         out.print(f"{name} works")
 
 

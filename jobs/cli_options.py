@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from asyrp.errors import UserError
+from jobs.completion import complete_model
 from jobs.display import MODEL_HELP, out
 from jobs.spec import EngineSpec, absolute_model, absolute_url, load_engine
 from pipeline.model_source import fetch, find_model
@@ -17,8 +18,8 @@ CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Root = Annotated[str, typer.Argument(help="The root of a run, on any fsspec URL.")]
-ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
-ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)]
+ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP, autocompletion=complete_model)]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's self-check.")]
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The direction file to write.")]
 Source = Annotated[str, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from asyrp.errors import UserError
-from jobs.cli_options import CLIP_HELP, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
-from jobs.display import out
+from jobs.cli_options import CLIP_HELP, AsJson, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
+from jobs.display import out, report
 from jobs.spec import absolute_model, absolute_url
 
 
@@ -29,6 +29,7 @@ def score(
         str | None,
         typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]"),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Label images by texts or classifiers: a table that `learn labels` and `learn classifier` take.
 
@@ -55,7 +56,9 @@ def score(
         raise UserError("nothing to score by: give --text or --classifier")
     table = score(common.source, common.model, tuple(scorers), common.work, common.engine)
     write_labels(table, absolute_url(output))
-    out.print(f"{len(table.keys)} images: {output}", soft_wrap=True, highlight=False)
+    facts = {"images": len(table.keys), "columns": list(table.columns), "output": output}
+    line = f"{len(table.keys)} images: {output}"
+    report(facts, as_json, lambda: out.print(line, soft_wrap=True, highlight=False))
 
 
 def _absolute(classifier: str) -> str:
@@ -83,6 +86,7 @@ def sample(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per network call.")] = 8,
     device: Device = "auto",
     no_check: NoCheck = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw images from a model. Those that are there already are not drawn again.
 
@@ -95,4 +99,6 @@ def sample(
     drawn = sample(
         absolute_model(model), absolute_url(output), count, first, seed, n_gen, device, batch_size, not no_check
     )
-    out.print(f"{drawn} of {count} images drawn: {output}", soft_wrap=True, highlight=False)
+    facts = {"drawn": drawn, "images": count, "output": output}
+    line = f"{drawn} of {count} images drawn: {output}"
+    report(facts, as_json, lambda: out.print(line, soft_wrap=True, highlight=False))

@@ -1,6 +1,5 @@
 """`asyrp verify`, `gc` and `export`: what is done with the storage of a run, and nothing else."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from rich.progress import track
 
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, Root, one_of
-from jobs.display import console, out, state_table
+from jobs.display import console, out, report, state_table
 from jobs.record import read_run, recorded_stages
 from jobs.spec import absolute_url
 from pipeline.additions import grown, read_additions
@@ -52,12 +51,9 @@ def verify(
     plan = PlanSummary(**record["plan"])
     sizes = grown(store, record["stages"])
     images = plan.images + sum(addition.images for addition in read_additions(store))
-    report = verify_run(store, plan, recorded_stages(record), sizes, deep, _bar("verifying", images))
-    if as_json:
-        typer.echo(json.dumps(_report_json(report), indent=1))
-    else:
-        _print_report(report, root)
-    raise typer.Exit(0 if report.whole else EXIT_NOT_WHOLE)
+    found = verify_run(store, plan, recorded_stages(record), sizes, deep, _bar("verifying", images))
+    report(_found_json(found), as_json, lambda: _print_found(found, root))
+    raise typer.Exit(0 if found.whole else EXIT_NOT_WHOLE)
 
 
 def _bar(title: str, total: int) -> Callable[[Iterable[Item]], Iterable[Item]]:
@@ -65,26 +61,26 @@ def _bar(title: str, total: int) -> Callable[[Iterable[Item]], Iterable[Item]]:
     return lambda items: track(items, title, total, console=console, disable=not console.is_terminal)
 
 
-def _report_json(report: Report) -> dict[str, Any]:
+def _found_json(found: Report) -> dict[str, Any]:
     return {
-        "whole": report.whole,
-        "stages": {name: {**vars(state), "rows": dict(state.rows)} for name, state in report.stages.items()},
-        "findings": [asdict(finding) for finding in report.findings],
-        "garbage": _totals(report.garbage),
-        "files": report.files,
-        "bytes": report.bytes,
+        "whole": found.whole,
+        "stages": {name: {**vars(state), "rows": dict(state.rows)} for name, state in found.stages.items()},
+        "findings": [asdict(finding) for finding in found.findings],
+        "garbage": _totals(found.garbage),
+        "files": found.files,
+        "bytes": found.bytes,
     }
 
 
-def _print_report(report: Report, root: str) -> None:
-    out.print(state_table(RunState(report.stages, [])))
-    for finding in report.findings:
+def _print_found(found: Report, root: str) -> None:
+    out.print(state_table(RunState(found.stages, [])))
+    for finding in found.findings:
         out.print(f"{finding.kind}: {finding.message}", soft_wrap=True, highlight=False, markup=False)
-    if report.garbage:
-        text = f"no commit names {_amount(report.garbage)}: asyrp gc {root} deletes them"
+    if found.garbage:
+        text = f"nothing names {_amount(found.garbage)}: asyrp gc {root} deletes them"
         out.print(text, soft_wrap=True, highlight=False, markup=False)
-    verdict = "whole" if report.whole else "not whole"
-    out.print(f"{verdict}: {counted(report.files, 'file')}, {decimal(report.bytes)}", highlight=False)
+    verdict = "whole" if found.whole else "not whole"
+    out.print(f"{verdict}: {counted(found.files, 'file')}, {decimal(found.bytes)}", highlight=False)
 
 
 def gc(
@@ -95,18 +91,17 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what killed attempts left: the files that no commit names. A run may be at work meanwhile.
+    """Delete what killed attempts left: files that no commit names, parts of additions without a record.
+
+    A run may be at work meanwhile.
 
     **Example:** asyrp gc edited/ --dry-run
     """
     seconds = _seconds(older_than)
     store = Store(absolute_url(root))
     collected = collect_garbage(store, read_run(store)["stages"], seconds, dry_run)
-    if as_json:
-        facts = {"dry_run": dry_run, "freed": _totals(collected.freed), "young": _totals(collected.young)}
-        typer.echo(json.dumps(facts, indent=1))
-    else:
-        _print_collected(collected, dry_run, older_than)
+    facts = {"dry_run": dry_run, "freed": _totals(collected.freed), "young": _totals(collected.young)}
+    report(facts, as_json, lambda: _print_collected(collected, dry_run, older_than))
 
 
 def export(
@@ -119,7 +114,9 @@ def export(
     seed: Annotated[int, typer.Option("--seed", help="Another seed splits otherwise.")] = 0,
     statuses: Annotated[str, typer.Option("--statuses", help="Rows to take, such as ok,decode_error.")] = "ok",
     shard_bytes: Annotated[str, typer.Option("--shard-bytes", help="Images per shard, as in 256MB or 1GB.")] = "256MB",
-    with_source: Annotated[bool, typer.Option("--with-source", help="The source images too, as they are.")] = False,
+    with_source: Annotated[
+        bool, typer.Option("--with-source", help="The source images too, if they are those that were edited.")
+    ] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Of a run that is not complete: what there is.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -148,16 +145,20 @@ def export(
     exported = export_run(
         run, FINAL, snapshot, target, settings, lambda done: make_card(record, settings, snapshot, done), watch
     )
-    _print_exported(exported, target.path(CARD), as_json)
-
-
-def _print_exported(exported: "Exported", card: str, as_json: bool) -> None:
+    card = target.path(CARD)
     samples = {name: sum(n for (at, *_), n in exported.samples.items() if at == name) for name in exported.shards}
-    if as_json:
-        typer.echo(json.dumps({"samples": samples, "shards": exported.shards, "card": card}, indent=1))
-        return
+    changed = {"images": exported.changed, "examples": exported.examples}
+    facts = {"samples": samples, "shards": exported.shards, "changed_sources": changed, "card": card}
+    report(facts, as_json, lambda: _print_exported(exported, samples, card))
+
+
+def _print_exported(exported: "Exported", samples: dict[str, int], card: str) -> None:
     for name, count in samples.items():
         out.print(f"{name}: {counted(count, 'sample')} in {counted(exported.shards[name], 'shard')}", highlight=False)
+    if exported.changed:
+        which = ", ".join(exported.examples) + (", ..." if exported.changed > len(exported.examples) else "")
+        text = f"left out {counted(exported.changed, 'image')} whose source is not the one that was edited: {which}"
+        out.print(text, soft_wrap=True, highlight=False, markup=False)
     out.print(card, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -1,10 +1,11 @@
-"""What a person sees of a run: a bar in a terminal, a line every 30 s elsewhere, and tables. All on stderr."""
+"""What a person sees of a run: a bar in a terminal, a line every 30 s elsewhere, and tables, all on stderr. And what
+commands report on stdout."""
 
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,11 +26,16 @@ out = Console()
 MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders and files on any fsspec URL."
 
 
-def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
-    """Names and values to stdout, as a table or as JSON."""
+def report(facts: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """What a command has found, to stdout: as one line of JSON and nothing else, or as `show` prints it."""
     if as_json:
         typer.echo(json.dumps(facts))
-        return
+    else:
+        show()
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Names and values to stdout, as a table."""
     table = Table(show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
@@ -131,7 +137,7 @@ def state_table(state: RunState) -> Table:
     return table
 
 
-def summary(result: RunResult, state: RunState) -> None:
+def show_summary(result: RunResult, state: RunState) -> None:
     """The tables at the end of a run: what became of the rows, and where the time went."""
     console.print(state_table(state))
     outcome = result.outcome

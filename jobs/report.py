@@ -1,21 +1,31 @@
 """A run with its tables: what the commands that edit have in common."""
 
-from jobs.display import live, out, summary
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.display import live, out, report, show_summary
 from jobs.record import read_run
-from jobs.run import exit_code, run
+from jobs.run import exit_code, run, summary
 from jobs.spec import JobSpec
 from pipeline.additions import grown
 from pipeline.progress import RunState, StateReader
 from pipeline.storage import Store
 
 
-def run_and_report(spec: JobSpec) -> int:
-    """Run, print the tables, and give the exit code; the contact sheet's path goes to stdout."""
+def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None = None) -> int:
+    """Run, print the tables to stderr, and give the exit code; the contact sheet's path goes to stdout. As JSON, after
+    what the command has `found` before: the summary of the run."""
     result = run(spec, live)
     store = Store(spec.output)
-    summary(result, read_state(store))
-    if result.sheet:
-        out.print(f"contact sheet: {store.path(result.sheet)}", soft_wrap=True, highlight=False)
+    state = read_state(store)
+    show_summary(result, state)
+    sheet = store.path(result.sheet) if result.sheet else None
+
+    def show() -> None:
+        if sheet:
+            out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False)
+
+    report({**(found or {}), **summary(result.outcome, state), "sheet": sheet}, as_json, show)
     return exit_code(result)
 
 

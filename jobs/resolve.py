@@ -72,7 +72,7 @@ def resolve(spec: JobSpec) -> Job:
     variants = tuple(Variant(bound.edit.name, bound.edit.strength, columns[bound]) for bound in edits)
     staged = spec.stages == "staged" or spec.inversions is not None
     stages = declare_stages(variants, settings.columns(), staged, spec.inversions, spec.preview)
-    image_format = ImageFormat(size, spec.fit, spec.codec, spec.quality, spec.name, spec.latent_dtype)
+    image_format = ImageFormat(size, spec.fit, spec.codec, spec.quality, spec.name, spec.latent_dtype, spec.sink)
     identity = spec.identity() | {
         "edits": [bound.edit.id for bound in edits],
         "image_size": size,

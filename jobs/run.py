@@ -73,10 +73,11 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
     return RunResult(plan, outcome, drawn)
 
 
-def summary(outcome: "Outcome", state: RunState) -> dict[str, Any]:
-    """How a session ended and how far the run is, for machines; `seconds` are of this session, over all actors."""
+def summary(outcome: "Outcome | None", state: RunState) -> dict[str, Any]:
+    """How a session ended and how far the run is, for machines; `seconds` are of this session, over all actors. Without
+    an outcome there was nothing to do."""
     stages = {name: {"images": stage.images_done, "rows": dict(stage.rows)} for name, stage in state.stages.items()}
-    return {"complete": state.complete, "stages": stages, "session": outcome.as_json()}
+    return {"complete": state.complete, "stages": stages, "session": outcome.as_json() if outcome else None}
 
 
 def compute(

@@ -13,6 +13,7 @@ from asyrp.registry import bundled_names
 from pipeline.credentials import refuse_credentials
 from pipeline.images import Codec, Fit
 from pipeline.selection import Condition, Selection
+from pipeline.sinks import SinkName
 
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 
@@ -90,6 +91,7 @@ class JobSpec(BaseModel):
     fit: Fit = "crop"
     codec: Codec = "png"
     quality: int = Field(95, ge=1, le=100)
+    sink: SinkName = Field("files", description="edited images as files, or as one tar or Parquet file a shard")
     name: str = "{stem}_{edit}_{strength}"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     latent_dtype: Literal["float32", "float16"] = "float32"

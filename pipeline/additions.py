@@ -7,7 +7,8 @@ that two commands at once do not mix theirs up; the one whose record is second g
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -20,6 +21,7 @@ from pipeline.stage import SAMPLE_STAGE
 from pipeline.storage import Store
 
 FOLDER = "additions"
+PARTS = f"{FOLDER}/parts"
 Kind = Literal["extend", "retry"]
 Statuses = dict[str, dict[str, int]]
 """Manifest rows by status, by stage."""
@@ -59,7 +61,7 @@ def add(
     before = read_additions(store)
     last = max([planned, *(addition.shard_ids.stop for addition in before)])
     first = -(-last // SHARDS_PER_PART) * SHARDS_PER_PART  # apart from the plan's own, for whoever reads the numbers
-    folder = f"{FOLDER}/parts/{uuid.uuid4().hex[:12]}"
+    folder = f"{PARTS}/{uuid.uuid4().hex[:12]}"
     parts, shards, total = write_parts(store, images, shard_size, folder, first)
     addition = Addition(len(before) + 1, kind, first, shards, total, tuple(parts), replaces)
     if not store.create(f"{FOLDER}/{addition.number:05d}.json", json.dumps(asdict(addition), indent=1).encode()):
@@ -84,24 +86,53 @@ def read_everything(store: Store) -> Iterator[PlanRow]:
     """All rows of the plan, then of the additions."""
     yield from read_plan(store)
     for addition in read_additions(store):
-        for part in addition.parts:
-            yield from read_part(store, part)
+        yield from read_addition(store, addition)
 
 
-def current_rows(store: Store, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
-    """The manifest rows of a stage, of all its committed shards or of these, as they stand: the rows of an image that
-    was tried again are those of its last time."""
-    done = committed(store, stage)
-    now = _shards_of_retried(store, done)
-    for shard in sorted(done) if shards is None else shards:
-        yield from (row for row in committed_rows(store, stage, [shard]) if now.get(row["key"], shard) == shard)
+def read_addition(store: Store, addition: Addition) -> Iterator[PlanRow]:
+    """All rows of an addition, a shard in memory at a time."""
+    for part in addition.parts:
+        yield from read_part(store, part)
 
 
-def _shards_of_retried(store: Store, done: set[int]) -> dict[str, int]:
-    """The images that were tried again and are through, each with the shard that holds its rows now."""
-    retries = [addition for addition in read_additions(store) if addition.kind == "retry"]
-    shards = (shard for addition in retries for shard in addition.shard_ids if shard in done)
-    return {row.key: shard for shard in shards for row in read_shard(store, shard)}
+class CurrentRows:
+    """The manifest rows of a run as they stand: the rows of an image that was tried again are those of its last time.
+
+    Additions are listed once, commits once a stage: what it tells is of one moment.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        retries = (addition for addition in read_additions(store) if addition.kind == "retry")
+        self._retried = [(row.key, row.shard) for retry in retries for row in read_addition(store, retry)]
+        self._committed: dict[str, set[int]] = {}
+
+    def of(self, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
+        """The rows of a stage, of its committed shards or of these, as if there were no others."""
+        there = self._done(stage) if shards is None else set(shards)
+        now = {key: shard for key, shard in self._retried if shard in there}
+        for row in committed_rows(self.store, stage, sorted(there)):
+            if now.get(row["key"], row["shard"]) == row["shard"]:
+                yield row
+
+    def waiting(self, stage: str) -> set[str]:
+        """The images whose retry is not through."""
+        return {key for key, shard in self._retried if shard not in self._done(stage)}
+
+    def _done(self, stage: str) -> set[int]:
+        if stage not in self._committed:
+            self._committed[stage] = committed(self.store, stage)
+        return self._committed[stage]
+
+
+def replaced_rows(additions: Iterable[Addition], stage: str, done: Container[int]) -> Counter[str]:
+    """The rows of a stage by status that count no more, given its committed shards: retries that are through have
+    replaced them."""
+    replaced: Counter[str] = Counter()
+    for addition in additions:
+        if all(shard in done for shard in addition.shard_ids):
+            replaced.update(addition.replaces.get(stage, {}))
+    return replaced
 
 
 def shard_ids(store: Store, planned: int) -> list[int]:

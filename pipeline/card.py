@@ -26,7 +26,7 @@ def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Sna
         "",
         *_table(("edit", "strength", *splits), _counts(exported, splits)),
         "",
-        *_left_out(record, settings, snapshot),
+        *_left_out(record, settings, snapshot, exported),
         "## How it was made",
         "",
         *_table(("", ""), _facts(record).items()),
@@ -45,11 +45,16 @@ def _counts(exported: Exported, splits: Sequence[str]) -> Iterator[tuple[str, ..
         yield (edit, f"{strength:g}", *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
 
 
-def _left_out(record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot) -> Iterator[str]:
+def _left_out(
+    record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported
+) -> Iterator[str]:
     """What of the run is not in the data set, as far as there is something."""
     rest = [f"{count:,} {status}" for status, count in snapshot.rows.items() if status not in settings.statuses]
     if rest:
         yield f"Rows of the run that were left out, by status: {', '.join(rest)}."
+        yield ""
+    if exported.changed:
+        yield f"Images that were left out, as their sources have changed since they were edited: {exported.changed:,}."
         yield ""
     if len(snapshot.shards) < record["plan"]["shards"]:
         of = f"{len(snapshot.shards):,} of {record['plan']['shards']:,} shards"

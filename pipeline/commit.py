@@ -5,12 +5,15 @@ commit exists nothing names the attempt's files; once it exists they are all com
 """
 
 import hashlib
+import io
 import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from threading import Lock
+from typing import IO
 
 from asyrp.errors import UserError
 from pipeline import manifest
@@ -60,6 +63,16 @@ class Attempt:
         """Write one data file of the attempt; safe from several threads."""
         return self._write(f"{self.folder}/{name}", data)
 
+    @contextmanager
+    def writing(self, name: str) -> Iterator[tuple[str, IO[bytes]]]:
+        """The path of a data file, and a stream that becomes it: for what is too large for memory."""
+        path = f"{self.folder}/{name}"
+        with self.store.writing(path) as file:
+            stream = HashingStream(file)
+            yield path, stream
+        with self._lock:
+            self.files.append(FileEntry(path, stream.tell(), stream.digest.hexdigest()))
+
     def commit(self, rows: Sequence[manifest.Row], images: int, input_digest: str | None) -> bool:
         """Write the manifest, then the commit. False if another attempt counts.
 
@@ -93,6 +106,24 @@ class Attempt:
         with self._lock:
             self.files.append(entry)
         return entry
+
+
+class HashingStream(io.BufferedIOBase, IO[bytes]):
+    """Passes on what is written to it, and knows its length and SHA-256."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.digest, self._written = stream, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.digest.update(data)
+        self._written += len(data)
+        return self.stream.write(data)
+
+    def tell(self) -> int:
+        return self._written
 
 
 def committed(store: Store, stage: str) -> set[int]:

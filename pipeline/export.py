@@ -10,21 +10,24 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
 from asyrp.errors import UserError
+from pipeline.additions import read_additions, replaced_rows
 from pipeline.commit import committed, read_commit
+from pipeline.containers import Sample
 from pipeline.formats import FORMATS, Add, Format
 from pipeline.parallel import read_ahead
-from pipeline.samples import Sample, read_samples
+from pipeline.samples import ChangedSource, read_samples
 from pipeline.splits import split_of
 from pipeline.storage import Store
 
 RECORD = ".asyrp-export.json"
 CARD = "README.md"
-Watch = Callable[[Iterable[Sample]], Iterable[Sample]]
+EXAMPLES = 5
+Watch = Callable[[Iterable[Sample | ChangedSource]], Iterable[Sample | ChangedSource]]
 """Hands samples on, and shows how many there have been."""
 
 
@@ -42,19 +45,30 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The committed shards of a stage at one moment: the rows in them by status, and a digest over their attempts."""
+    """The committed shards of a stage at one moment: their current rows by status, and a digest over their attempts."""
 
     shards: list[int]
     rows: Counter[str]
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exported:
-    """What was written: samples by (split, edit, strength), and shards by split."""
+    """What was written: samples by (split, edit, strength), and shards by split. Images whose source has changed since
+    they were edited were left out: how many, and some of their keys."""
 
-    samples: Counter[tuple[str, str, float]]
-    shards: dict[str, int]
+    samples: Counter[tuple[str, str, float]] = field(default_factory=Counter)
+    shards: dict[str, int] = field(default_factory=dict)
+    changed: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def count(self, split: str, sample: Sample) -> None:
+        self.samples[split, sample.values["edit"], sample.values["strength"]] += 1
+
+    def leave_out(self, source: ChangedSource) -> None:
+        self.changed += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(source.key)
 
 
 def take_snapshot(store: Store, stage: str) -> Snapshot:
@@ -65,6 +79,7 @@ def take_snapshot(store: Store, stage: str) -> Snapshot:
     for commit in read_ahead(lambda shard: read_commit(store, stage, shard), shards):
         rows.update(commit.statuses)
         digest.update(f"{commit.shard} {commit.attempt}\n".encode())
+    rows -= replaced_rows(read_additions(store), stage, set(shards))
     return Snapshot(shards, rows, digest.hexdigest())
 
 
@@ -88,14 +103,17 @@ def export(
         raise UserError(f"no row of {run.url} is {' or '.join(settings.statuses)}: there are {there}")
     _claim(output, {"format": 1, "commits": snapshot.digest, "settings": asdict(settings)})
     output.delete(CARD)
-    exported = Exported(Counter(), {})
+    exported = Exported()
     samples = read_samples(run, stage, snapshot.shards, settings.statuses, settings.with_source)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(SplitWriter(output, name, settings)) for name in settings.splits}
         for sample in watch(samples):
+            if isinstance(sample, ChangedSource):
+                exported.leave_out(sample)
+                continue
             split = split_of(sample.values["key"], settings.splits, settings.seed)
             writers[split].add(sample)
-            exported.samples[split, sample.values["edit"], sample.values["strength"]] += 1
+            exported.count(split, sample)
     exported.shards.update({split: writer.shards for split, writer in writers.items()})
     output.write(CARD, make_card(exported).encode())
     return exported
@@ -125,7 +143,7 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
     def add(self, sample: Sample) -> None:
         if self._add is None or min(self._room) <= 0:
             self._add = self._next_shard()
-        self._add(self.samples, sample)
+        self._add(f"{self.samples:08d}", sample)
         self.samples += 1
         self._room = (self._room[0] - sample.bytes, self._room[1] - 1)
 

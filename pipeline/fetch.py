@@ -52,8 +52,8 @@ class NoDriver(OSError):
 FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NoDriver)
 
 
-def fetch(image: Located) -> bytes:
-    """The bytes of an image.
+def fetch(image: Located, cells: "ParquetCells | None" = None) -> bytes:
+    """The bytes of an image. `cells` keeps what was read of tables; by default one that all threads share.
 
     Raises:
         OSError: if they cannot be had: at once where trying again is no use (not there, not allowed, no driver for its
@@ -61,7 +61,7 @@ def fetch(image: Located) -> bytes:
     """
     if image.uri.startswith(DENIED):
         raise PermissionError(image.uri.removeprefix(DENIED))
-    data = patiently(image.uri, lambda: _read(image))
+    data = patiently(image.uri, lambda: _read(image, cells or _cells))
     if image.size is not None and len(data) != image.size:
         raise Changed(f"it had {image.size} bytes when it was planned and has {len(data)} now")
     return data
@@ -93,7 +93,7 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError | EOFError) and not isinstance(error, FINAL_ERRORS)
 
 
-def _read(image: Located) -> bytes:
+def _read(image: Located, cells: "ParquetCells") -> bytes:
     try:
         fs, path = open_filesystem(image.uri)
     except UserError as error:
@@ -103,7 +103,7 @@ def _read(image: Located) -> bytes:
     if path.lower().endswith(".tar"):
         assert image.size is not None
         return _range(fs, path, image.offset, image.offset + image.size)
-    return _cells.read(fs, path, image.member, image.offset)
+    return cells.read(fs, path, image.member, image.offset)
 
 
 def _range(fs: AbstractFileSystem, path: str, start: int | None, end: int | None) -> bytes:
@@ -116,7 +116,8 @@ def _range(fs: AbstractFileSystem, path: str, start: int | None, end: int | None
 class ParquetCells:
     """Reads cells of Parquet columns. The row groups read last are kept: images of a shard lie side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT_ROW_GROUPS) -> None:
+        self.kept = kept
         self._groups: OrderedDict[tuple[str, str, int], list[bytes | None]] = OrderedDict()
         self._starts: dict[str, list[int]] = {}
         self._lock = Lock()
@@ -128,7 +129,7 @@ class ParquetCells:
             name = (path, column, group)
             if name not in self._groups:
                 self._groups[name] = self._load(fs, path, column, group)
-                while len(self._groups) > KEPT_ROW_GROUPS:
+                while len(self._groups) > self.kept:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(name)
             cells = self._groups[name]

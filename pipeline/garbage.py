@@ -1,4 +1,5 @@
-"""Files that no commit names: what is left of attempts that were killed, or lost the race to commit.
+"""Files that nothing names: what is left of attempts that were killed, or lost the race to commit, and the part files
+of plans and additions that were killed or refused before their record.
 
 A run may be at work meanwhile. What keeps its attempts safe is the order of reading, and age:
 
@@ -7,14 +8,17 @@ A run may be at work meanwhile. What keeps its attempts safe is the order of rea
 2. A listed attempt that is not committed yet is still being written by its actor, or its actor is dead. The first
    is in flight in the actor's heartbeat, read between the two, and is left alone. For an actor whose heartbeats do
    not come through there is age: its attempt must have been silent for as long as the caller says.
+3. Parts of plans and additions are listed before their records are read. A command that is still writing them sends no
+   heartbeats: there is age alone.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from asyrp.errors import UserError
+from pipeline import additions, plan
 from pipeline.commit import Commit, DamagedCommit, committed, read_commit, shard_name
 from pipeline.parallel import read_ahead
 from pipeline.progress import is_at_work, read_heartbeats
@@ -23,11 +27,10 @@ from pipeline.storage import Entry, Store
 
 @dataclass(frozen=True)
 class Garbage:
-    """What is left of one attempt. `modified`: when its newest file was written; None where the store does not say."""
+    """What is left of one attempt, at a shard or at an addition. `modified`: when its newest file was written; None
+    where the store does not say."""
 
-    stage: str
-    attempt: str  # <shard>.<id>
-    names: tuple[str, ...]  # a folder of data and a manifest, as far as they are there
+    names: tuple[str, ...]  # files and folders
     files: int
     bytes: int
     modified: float | None
@@ -42,7 +45,7 @@ class Collected:
 
 
 def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_run: bool = False) -> Collected:
-    """Delete the attempts that no commit names and that have been silent for `older_than` seconds.
+    """Delete the attempts that nothing names and that have been silent for `older_than` seconds.
 
     Raises:
         UserError: if the store does not say when files were written, unless `older_than` is 0.
@@ -65,18 +68,32 @@ def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_
 
 
 def find_garbage(store: Store, stages: Iterable[str]) -> list[Garbage]:
-    """The attempts that no commit names and no actor at work has in flight."""
+    """The attempts that no commit or record names and no actor at work has in flight."""
+    return [*_abandoned_attempts(store, stages), *_abandoned_parts(store)]
+
+
+def _abandoned_attempts(store: Store, stages: Iterable[str]) -> Iterator[Garbage]:
     listed = {stage: _attempts(store, stage) for stage in stages}
     in_flight = _in_flight(store)
-    found = []
     for stage, attempts in listed.items():
         named, unreadable = _named(store, stage)
         kept = unreadable | {shard for at, shard in in_flight if at == stage}
         for attempt, entries in sorted(attempts.items()):
             unnamed = [entry for entry in entries if entry.name not in named]
             if unnamed and attempt.split(".")[0] not in kept:
-                found.append(_measure(store, stage, attempt, unnamed))
-    return found
+                yield _measure(store, unnamed)
+
+
+def _abandoned_parts(store: Store) -> Iterator[Garbage]:
+    """Folders of part files that neither run.json nor the record of an addition names, and torn records."""
+    listed = [entry for folder in (plan.FOLDER, additions.PARTS, additions.FOLDER) for entry in store.entries(folder)]
+    named = {part.rpartition("/")[0] for addition in additions.read_additions(store) for part in addition.parts}
+    named |= {plan.planned(store).folder, additions.FOLDER}
+    for entry in listed:
+        folder, _, name = entry.name.rpartition("/")
+        is_torn = entry.is_file and name.startswith(".")
+        if is_torn or not {entry.name, folder} & named:
+            yield _measure(store, [entry])
 
 
 def _attempts(store: Store, stage: str) -> dict[str, list[Entry]]:
@@ -115,9 +132,9 @@ def _named(store: Store, stage: str) -> tuple[set[str], set[str]]:
     return named, unreadable
 
 
-def _measure(store: Store, stage: str, attempt: str, entries: list[Entry]) -> Garbage:
+def _measure(store: Store, entries: list[Entry]) -> Garbage:
     files = [file for entry in entries for file in ([entry] if entry.is_file else store.files(entry.name))]
     times = [file.modified for file in files or entries]
     modified = None if None in times else max(time for time in times if time is not None)
     names = tuple(entry.name for entry in entries)
-    return Garbage(stage, attempt, names, len(files), sum(file.bytes for file in files), modified)
+    return Garbage(names, len(files), sum(file.bytes for file in files), modified)

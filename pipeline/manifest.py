@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.source_image import SourceImage
 
-VERSION = "2"
+VERSION = "3"
 OK = "ok"
 STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", "rejected_quality"))
 
@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         ("source_offset", pa.int64()),
         ("source_size", pa.int64()),
         ("source_etag", pa.string()),
+        ("source_sha256", pa.string()),
         ("source_columns", pa.string()),
         ("source_width", pa.int32()),
         ("source_height", pa.int32()),
@@ -45,6 +46,7 @@ SCHEMA = pa.schema(
         ("attempt", pa.string()),
         ("output_uri", pa.string()),
         ("output_member", pa.string()),
+        ("output_offset", pa.int64()),
         ("output_bytes", pa.int64()),
         ("output_sha256", pa.string()),
         ("width", pa.int32()),
@@ -71,7 +73,8 @@ def to_bytes(rows: Iterable[Row]) -> bytes:
 
 
 def from_bytes(data: bytes) -> list[Row]:
-    return pq.read_table(io.BytesIO(data)).to_pylist()
+    """The rows of a manifest; a column that an earlier version did not write is null."""
+    return pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
 
 
 def source_of(row: Row) -> SourceImage:

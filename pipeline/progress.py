@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pipeline.additions import Addition, read_additions
+from pipeline.additions import Addition, read_additions, replaced_rows
 from pipeline.commit import Commit, committed, read_commit
 from pipeline.parallel import read_ahead
 from pipeline.storage import Store
@@ -110,18 +110,15 @@ class StateReader:
 
     def _state(self, name: str, actors: Sequence[dict[str, Any]], additions: Sequence[Addition]) -> StageState:
         tally = self._tallies[name]
-        replaced: Counter[str] = Counter()
-        for addition in additions:
-            if tally.shards.issuperset(addition.shard_ids):
-                replaced.update(addition.replaces.get(name, {}))
         in_flight = sum(
             flight["done"]
             for actor in actors
             for flight in actor["in_flight"]
             if flight["stage"] == name and flight["shard"] not in tally.shards
         )
+        rows = tally.rows - replaced_rows(additions, name, tally.shards)
         shards, images = self.stages[name]
-        return StageState(shards, images, len(tally.shards), tally.images, in_flight, tally.rows - replaced)
+        return StageState(shards, images, len(tally.shards), tally.images, in_flight, rows)
 
 
 def is_at_work(heartbeat: dict[str, Any]) -> bool:

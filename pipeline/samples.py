@@ -2,117 +2,81 @@
 
 import hashlib
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any
 
 from PIL import Image
 
 from asyrp.errors import UserError
-from pipeline.additions import current_rows
-from pipeline.fetch import fetch
+from pipeline.additions import CurrentRows
+from pipeline.containers import EncodedImage, Sample
+from pipeline.fetch import Changed, ParquetCells, fetch
 from pipeline.images import FORMATS
 from pipeline.manifest import Row, source_of
 from pipeline.parallel import read_ahead
+from pipeline.sinks import read_output
 from pipeline.storage import Store
 
-COLUMNS = (
-    "key",
-    "edit",
-    "strength",
-    "status",
-    "error_type",
-    "width",
-    "height",
-    "source_width",
-    "source_height",
-    "image_size",
-    "t_edit",
-    "t_boost",
-    "eta",
-    "seed",
-    "n_inv",
-    "n_gen",
-    "dtype",
-    "direction_digest",
-    "model_digest",
-    "output_sha256",
-    "source_columns",
-)
-"""The manifest's columns that a data set keeps: those that say nothing of where and when the run was."""
+KEPT_ROW_GROUPS = 8
+"""Of the run's tables: the edits of as many images as there are threads lie in no more."""
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """The bytes of an image file; `extension` with its dot, in lower case."""
+class ChangedSource:
+    """Stands for the samples of an image whose source is another by now than when it was edited."""
 
-    data: bytes
-    extension: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row of a data set. `edited` is None where the row has no image, `source` also where none is asked for."""
-
-    values: dict[str, Any]  # COLUMNS
-    edited: EncodedImage | None
-    source: EncodedImage | None
-
-    @property
-    def bytes(self) -> int:
-        return sum(len(image.data) for image in (self.edited, self.source) if image is not None)
+    key: str
 
 
 def read_samples(
     store: Store, stage: str, shards: Iterable[int], statuses: Collection[str], with_source: bool
-) -> Iterator[Sample]:
+) -> Iterator[Sample | ChangedSource]:
     """The samples of committed shards in the order of the plan, a few images in memory at a time.
 
-    A source is read once for all the edits of its image, as it is now.
+    A source is read once for all the edits of its image, and they come with the source that was edited or not at all.
 
     Raises:
         UserError: if an image is not what was committed, or a source cannot be read.
     """
 
-    def read(rows: list[Row]) -> list[Sample]:
-        wants_source = with_source and any(row["output_uri"] for row in rows)
-        source = _source(rows[0]) if wants_source else None
-        return [_sample(store, row, source) for row in rows]
+    cells = ParquetCells(KEPT_ROW_GROUPS)
 
-    wanted = (row for row in current_rows(store, stage, shards) if row["status"] in statuses)
+    def read(rows: list[Row]) -> Sequence[Sample | ChangedSource]:
+        wants_source = with_source and any(row["output_uri"] for row in rows)
+        try:
+            source = _source(rows[0]) if wants_source else None
+        except Changed:
+            return [ChangedSource(rows[0]["key"])]
+        return [_sample(store, row, source, cells) for row in rows]
+
+    wanted = (row for row in CurrentRows(store).of(stage, shards) if row["status"] in statuses)
     by_image = (list(rows) for _, rows in groupby(wanted, key=lambda row: row["key"]))
     for samples in read_ahead(read, by_image):
         yield from samples
 
 
-def _sample(store: Store, row: Row, source: EncodedImage | None) -> Sample:
-    values = {name: row[name] for name in COLUMNS}
+def _sample(store: Store, row: Row, source: EncodedImage | None, cells: ParquetCells) -> Sample:
     if row["output_uri"] is None:
-        return Sample(values, None, None)
-    return Sample(values, _edited(store, row), source)
-
-
-def _edited(store: Store, row: Row) -> EncodedImage:
-    name = row["output_uri"]
-    try:
-        data = store.read(name)
-    except FileNotFoundError:
-        raise UserError(f"{name} is missing at {store.url}: asyrp verify says what to do") from None
-    if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
-        raise UserError(f"{name} at {store.url} is not what was committed: asyrp verify --deep says what to do")
-    return EncodedImage(data, _extension(name))
+        return Sample.of(row, None)
+    edited = EncodedImage(read_output(store, row, cells), _extension(row["output_member"] or row["output_uri"]))
+    return Sample.of(row, edited, source)
 
 
 def _source(row: Row) -> EncodedImage:
+    """The source of a row. Raises Changed if it is not the one that was edited."""
     try:
         data = fetch(source_of(row))
+    except Changed:
+        raise
     except OSError as error:
         raise UserError(
             f"cannot read the source {row['source_uri']} ({type(error).__name__}): bring it back, or export without "
             "--with-source"
         ) from error
+    if row["source_sha256"] not in (None, hashlib.sha256(data).hexdigest()):
+        raise Changed("it has other bytes than when it was edited")
     return EncodedImage(data, _extension(row["key"]) or _extension_of(data))
 
 

@@ -17,6 +17,7 @@ from pipeline.commit import Attempt
 from pipeline.credentials import redacted
 from pipeline.latents import ShardLatents, read_input
 from pipeline.plan import PlanRow
+from pipeline.sinks import open_sink
 from pipeline.stage import ImageFormat, Reducer, Stage
 from pipeline.storage import Store
 
@@ -45,6 +46,7 @@ class Item:
     pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None once it is known to be no use
     outputs: NDArray[np.float32] | None = None  # [V_out, C, H, W]
     failure: Failure | None = None
+    sha256: str | None = None  # of the source's bytes, as are width and height
     width: int | None = None
     height: int | None = None
     fetch_ms: float = 0.0
@@ -80,6 +82,7 @@ class ShardJob:
         self.input: ShardLatents | None = read_input(store, stage, shard)
         self.plan: list[PlanRow] = read_shard(store, shard)[: stage.sample]
         self.future: Future[ShardReport] = Future()
+        self._sink = open_sink(image_format.sink, self.attempt, len(self.plan) * len(stage.variants))
         self._rows: dict[int, list[manifest.Row]] = {}
         self._latents: latents.Latents = {}
         self._reducer = reducer
@@ -111,6 +114,7 @@ class ShardJob:
             if self.future.done():
                 return
             self.future.set_exception(error)
+        self._sink.close()
         self.attempt.discard()
 
     def _finish_variant(self, item: Item, index: int) -> manifest.Row:
@@ -125,7 +129,7 @@ class ShardJob:
             return row
         if self.stage.writes == "latents":
             return row | self._keep_latent(item.plan.row, index, item.outputs[index])
-        return row | self._write_image(item, index, item.outputs[index])
+        return row | self._put_image(item, index, item.outputs[index])
 
     def _output(self, item: Item, index: int) -> NDArray[np.float32]:
         """What one manifest row stands for: a variant, or all that goes into the statistics."""
@@ -154,6 +158,7 @@ class ShardJob:
             "source_offset": plan.offset,
             "source_size": plan.size,
             "source_etag": plan.etag,
+            "source_sha256": item.sha256,
             "source_columns": plan.columns,
             "source_width": item.width,
             "source_height": item.height,
@@ -182,23 +187,19 @@ class ShardJob:
             self._latents[name] = output.astype(self.image_format.latent_dtype)
         return {"output_member": name}
 
-    def _write_image(self, item: Item, index: int, output: NDArray[np.float32]) -> manifest.Row:
+    def _put_image(self, item: Item, index: int, output: NDArray[np.float32]) -> manifest.Row:
         start = perf_counter()
         data = images.encode(output, self.image_format.codec, self.image_format.quality)
         encode_ms = 1000 * (perf_counter() - start)
         name = self.image_format.output_name(item.plan.key, self.stage.variants[index])
-        file = self.attempt.write(name, data)
-        return {
-            "output_uri": file.path,
-            "output_bytes": file.bytes,
-            "output_sha256": file.sha256,
-            "width": output.shape[2],
-            "height": output.shape[1],
-            "encode_ms": encode_ms,
-        }
+        number = item.plan.row * len(self.stage.variants) + index
+        size = {"width": output.shape[2], "height": output.shape[1]}
+        return {**self._sink.put(number, name, data), **size, "encode_ms": encode_ms}
 
     def _commit(self) -> None:
         rows = [row for index in sorted(self._rows) for row in self._rows[index]]
+        self._sink.finish(rows)
+        self._sink.close()
         if self._latents:
             file = self.attempt.write(latents.FILE_NAME, latents.to_bytes(self._latents))
             for row in rows:

@@ -9,6 +9,7 @@ from pipeline.commit import committed, committed_rows
 from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, to_uint8
 from pipeline.manifest import OK, Row, source_of
+from pipeline.sinks import read_output
 from pipeline.stage import ImageFormat, Stage
 from pipeline.storage import Store
 
@@ -64,4 +65,4 @@ def _source_tile(row: Row, image_format: ImageFormat) -> Image.Image | None:
 def _output_tile(store: Store, row: Row | None) -> Image.Image | None:
     if row is None or row["status"] != OK:
         return None
-    return Image.open(io.BytesIO(store.read(row["output_uri"]))).convert("RGB")
+    return Image.open(io.BytesIO(read_output(store, row))).convert("RGB")

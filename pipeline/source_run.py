@@ -1,14 +1,19 @@
 """The images that a run has made, as the source of another."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from asyrp.errors import UserError
-from pipeline.additions import current_rows
+from pipeline.additions import CurrentRows
 from pipeline.commit import committed
 from pipeline.manifest import OK
+from pipeline.plan import RUN
 from pipeline.recipe import FINAL
 from pipeline.selection import Selection
+from pipeline.sinks import output_image
 from pipeline.source_image import SourceImage
+from pipeline.stage import output_name
 from pipeline.storage import Store
 
 CARRIED = ("key", "edit", "strength", "source_uri")
@@ -23,9 +28,9 @@ def images_of_run(url: str, selection: Selection) -> Iterator[SourceImage]:  # n
     store = Store(url)
     if not committed(store, FINAL):
         raise UserError(f"the run at {url} has no edited images yet: finish it first")
-    for row in current_rows(store, FINAL):
+    spec = json.loads(store.read(RUN))["spec"]
+    for row in CurrentRows(store).of(FINAL):
         if row["status"] == OK:
-            name = row["output_uri"].split("/", 3)[3]  # data/<stage>/<shard>.<attempt>/<name>
+            name = output_name(spec["name"], spec["codec"], row["key"], row["edit"], row["strength"])
             columns = {f"source_{column}" if column == "key" else column: row[column] for column in CARRIED}
-            uri = store.fs.unstrip_protocol(store.path(row["output_uri"]))
-            yield SourceImage(name, uri, row["output_bytes"], row["output_sha256"], columns=columns)
+            yield replace(output_image(store, row), key=name, columns=columns)

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.images import EXTENSION, Codec, Fit
+from pipeline.sinks import SinkName
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np
@@ -65,6 +66,13 @@ class Stage:
         return planned if self.sample is None else planned[:1]
 
 
+def output_name(template: str, codec: Codec, key: str, edit: str | None, strength: float | None) -> str:
+    """The name of an output: a path below its attempt's folder."""
+    path = PurePosixPath(key)
+    values = {"key": key, "stem": str(path.with_suffix("")), "name": path.stem, "parent": str(path.parent)}
+    return template.format(**values, edit=edit, strength=f"{strength:g}") + EXTENSION[codec]
+
+
 @dataclass(frozen=True)
 class ImageFormat:
     """How images are read to squares of `size` pixels, and written."""
@@ -75,9 +83,8 @@ class ImageFormat:
     quality: int = 95
     name: str = "{stem}_{edit}_{strength}"
     latent_dtype: Literal["float32", "float16"] = "float32"
+    sink: SinkName = "files"
 
     def output_name(self, key: str, variant: Variant) -> str:
-        """The file name of an output below its attempt's folder."""
-        path = PurePosixPath(key)
-        values = {"key": key, "stem": str(path.with_suffix("")), "name": path.stem, "parent": str(path.parent)}
-        return self.name.format(**values, edit=variant.edit, strength=f"{variant.strength:g}") + EXTENSION[self.codec]
+        """The name of the output of one variant."""
+        return output_name(self.name, self.codec, key, variant.edit, variant.strength)

@@ -6,7 +6,7 @@ meanwhile looks incomplete, never damaged.
 
 import hashlib
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,13 +15,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from pipeline import manifest
-from pipeline.additions import read_everything, shard_ids
+from pipeline.additions import read_additions, read_everything, replaced_rows, shard_ids
 from pipeline.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
+from pipeline.fetch import ParquetCells
 from pipeline.garbage import Garbage, find_garbage
 from pipeline.images import ImageRefused, decode
 from pipeline.parallel import read_ahead
 from pipeline.plan import PlanRow, PlanSummary, is_intact
 from pipeline.progress import StageState
+from pipeline.sinks import DamagedOutput, read_output
 from pipeline.stage import Stage
 from pipeline.storage import Store
 
@@ -76,6 +78,9 @@ def verify(
         text = "plan/ is not what run.json was written with: bring it back from a copy, or make the run anew elsewhere"
         report.findings.append(Finding("damaged", None, (), text))
         return report
+    if gone := [part for addition in read_additions(store) for part in addition.parts if not store.exists(part)]:
+        report.findings.append(Finding("damaged", None, (), f"{_these(gone)} missing: bring it back from a copy"))
+        return report
     shards = shard_ids(store, plan.shards)
     committed_shards = {stage.name: committed(store, stage.name) for stage in stages}
     checker = Checker(store, stages, deep)
@@ -85,6 +90,9 @@ def verify(
         report.findings += findings
         if commit is not None:
             _count(report, commit)
+    additions = read_additions(store)
+    for name, state in report.stages.items():
+        state.rows -= replaced_rows(additions, name, committed_shards[name])
     report.garbage = find_garbage(store, sizes)
     return report
 
@@ -188,16 +196,49 @@ class Checker:
 
     def _content_faults(self, unit: Unit, rows: list[manifest.Row], files: list[FileEntry]) -> Iterator[str]:
         changed, unreadable = [], []
+        rows_of = defaultdict(list)
+        for row in rows:
+            rows_of[row["output_uri"]].append(row)
         for file in files:
-            data = self.store.read(file.path)
-            if hashlib.sha256(data).hexdigest() != file.sha256:
+            try:
+                self._read_deeply(unit.stage, file, rows_of[file.path])
+            except DamagedOutput:
                 changed.append(file.path)
-            elif not _decodes(unit.stage, data, [row for row in rows if row["output_uri"] == file.path]):
+            except (ImageRefused, SafetensorError):
                 unreadable.append(file.path)
         if changed:
             yield f"{_these(changed)} not what was committed: the SHA-256 differs"
         if unreadable:
             yield f"{_these(unreadable)} committed, but cannot be decoded to what the manifest says"
+
+    def _read_deeply(self, stage: Stage, file: FileEntry, rows: Sequence[manifest.Row]) -> None:
+        """Compare the SHA-256 of a file and decode what its rows say is in it.
+
+        Raises:
+            DamagedOutput: if it is not what was committed.
+            ImageRefused, SafetensorError: if it cannot be decoded.
+        """
+        if stage.writes == "images":
+            if not _is_one_image(rows):  # an image's own SHA-256 is that of its file
+                with self.store.fs.open(self.store.path(file.path), "rb") as stream:
+                    _compare(file, hashlib.file_digest(stream, "sha256").hexdigest())
+            cells = ParquetCells()
+            for row in rows:
+                decode(read_output(self.store, row, cells), row["width"], "exact")
+            return
+        data = self.store.read(file.path)
+        _compare(file, hashlib.sha256(data).hexdigest())
+        if lacking := {row["output_member"] for row in rows} - load(data).keys():
+            raise SafetensorError(f"it lacks {lacking}")
+
+
+def _compare(file: FileEntry, digest: str) -> None:
+    if digest != file.sha256:
+        raise DamagedOutput(f"{file.path} is not what was committed")
+
+
+def _is_one_image(rows: Sequence[manifest.Row]) -> bool:
+    return len(rows) == 1 and rows[0]["output_member"] is None
 
 
 def _row_faults(unit: Unit, commit: Commit, rows: list[manifest.Row]) -> Iterator[str]:
@@ -225,17 +266,7 @@ def _output_is_named(stage: Stage, row: manifest.Row, named: Mapping[str, str]) 
     uri = row["output_uri"]
     if uri is None:
         return row["status"] != manifest.OK or stage.writes == "statistics"
-    return uri in named and row["output_sha256"] in (None, named[uri])
-
-
-def _decodes(stage: Stage, data: bytes, rows: Sequence[manifest.Row]) -> bool:
-    """Whether the content of a file is what its rows say."""
-    try:
-        if stage.writes == "images":
-            return all(decode(data, row["width"], "exact") for row in rows)
-        return {row["output_member"] for row in rows} <= load(data).keys()
-    except (ImageRefused, SafetensorError):
-        return False
+    return uri in named and (row["output_member"] is not None or row["output_sha256"] == named[uri])
 
 
 def counted(count: int, noun: str) -> str:

@@ -15,6 +15,7 @@ number or size of shards. The time the device thread spends on either bound is r
 and "writer-bound" mean.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -181,6 +182,7 @@ class Worker:
         except (OSError, EOFError) as error:
             item.failure = Failure.of("fetch_error", error)
             return
+        item.sha256 = hashlib.sha256(data).hexdigest()
         fetched = time.perf_counter()
         item.fetch_ms = 1000 * (fetched - start)
         try:
@@ -200,6 +202,7 @@ class Worker:
         assert item.job.input is not None
         rows = item.job.input.rows[item.plan.row]
         item.width, item.height = rows[0]["source_width"], rows[0]["source_height"]
+        item.sha256 = rows[0]["source_sha256"]
         return any(row["output_member"] is not None for row in rows)
 
     # The device thread

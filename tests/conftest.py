@@ -1,5 +1,6 @@
 """Shared by the tests: small images, fast runs, and one Ray cluster where a test needs one."""
 
+import io
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from jobs.spec import JobSpec
 from pipeline.commit import committed, committed_rows
 from pipeline.manifest import Row
 from pipeline.plan import RUN, PlanSummary
+from pipeline.sinks import read_output
 from pipeline.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage import Store
 from pipeline.worker import Worker, WorkerOptions
@@ -76,19 +78,23 @@ def digests(root: Path | str) -> dict[tuple[str, str | None, float | None], str]
 
 
 def pixels(root: Path | str, row: Row) -> np.ndarray:
-    return np.asarray(Image.open(Path(root) / row["output_uri"])).astype(int)
+    return np.asarray(Image.open(io.BytesIO(read_output(Store(str(root)), row)))).astype(int)
 
 
 def run_here(
-    job: Job, batch_size: int = 4, make: MakeFunctions | None = None, stages: list[Stage] | None = None
+    job: Job,
+    batch_size: int = 4,
+    make: MakeFunctions | None = None,
+    stages: list[Stage] | None = None,
+    shards: Sequence[int] | None = None,
 ) -> None:
-    """Do a whole run with one worker in this process."""
+    """Do a whole run, or some shards of it, with one worker in this process."""
     store = Store(job.spec.output)
     plan = open_run(store, job)
     worker = Worker(store.url, "here", make or job.settings, job.image_format, WorkerOptions(batch_size, 2, 2))
     try:
         for stage in stages or job.stages:
-            for shard in stage.shards(range(plan.shards)):
+            for shard in stage.shards(range(plan.shards) if shards is None else shards):
                 worker.run(stage, shard)
     finally:
         worker.close()

@@ -3,7 +3,18 @@
 import json
 
 import pytest
-from conftest import SAMPLES, asyrp, digests, make_faces, record_plan, rows, spec
+from conftest import (
+    SAMPLES,
+    asyrp,
+    digests,
+    make_faces,
+    record_plan,
+    rows,
+    run_here,
+    spec,
+    stand_in_run,
+    stand_in_stages,
+)
 
 from asyrp.errors import UserError
 from jobs.additions import extend, retry, spec_of
@@ -12,7 +23,7 @@ from jobs.report import read_state
 from jobs.resolve import resolve
 from jobs.run import exit_code, run
 from jobs.spec import EngineSpec
-from pipeline.additions import add, current_rows, read_additions, read_everything, read_shard
+from pipeline.additions import CurrentRows, add, read_additions, read_everything, read_shard
 from pipeline.plan import SHARDS_PER_PART, write_plan
 from pipeline.source_image import SourceImage
 from pipeline.storage import Store
@@ -67,6 +78,20 @@ def test_of_two_additions_at_once_one_is_refused_and_the_other_whole(planned, mo
     assert len(list(planned.fs.find(planned.path("additions/parts")))) == 1
 
 
+def test_current_rows_of_some_shards_are_as_if_there_were_no_others(tmp_path):
+    source = make_faces(tmp_path / "faces", 4)
+    (source / "0001.png").write_bytes(b"")
+    store = stand_in_run(source, tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=2)
+    assert retry(store.url, frozenset({"decode_error"})) is not None
+    job = resolve(spec(source, tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=2))
+    assert CurrentRows(store).waiting("boost") == {"0001.png"}
+    run_here(job, make=stand_in_stages, shards=[SHARDS_PER_PART])
+    current = CurrentRows(store)
+    assert {row["shard"] for row in current.of("boost") if row["key"] == "0001.png"} == {SHARDS_PER_PART}
+    assert {row["shard"] for row in current.of("boost", [0, 1]) if row["key"] == "0001.png"} == {0}
+    assert current.waiting("boost") == set()
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_had_failed(tmp_path):
     source = make_faces(tmp_path / "faces", 7)
@@ -89,7 +114,7 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     assert added is not None and (added.images, added.replaces["boost"]) == (2, {"decode_error": 2})
     assert retry(str(root), frozenset({"decode_error"})) is None, "they are waiting to be done already"
     assert exit_code(run(job)) == 0
-    now = {row["key"]: row for row in current_rows(Store(str(root)), "boost")}
+    now = {row["key"]: row for row in CurrentRows(Store(str(root))).of("boost")}
     assert {key: row["output_sha256"] for key, row in now.items()} == {key: sha for (key, _, _), sha in whole.items()}
     assert sum(now[key]["attempt"] != attempt for key, attempt in before.items()) == 2
     state = read_state(Store(str(root)))
@@ -111,7 +136,7 @@ def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_
     for _ in range(2):
         assert retry(job.output, frozenset({"decode_error"})) is not None
         assert exit_code(run(job)) == 0
-        found = [(row["key"], row["status"]) for row in current_rows(Store(job.output), "boost")]
+        found = [(row["key"], row["status"]) for row in CurrentRows(Store(job.output)).of("boost")]
         assert sorted(found) == [("0000.png", "ok"), ("0001.png", "decode_error"), ("0002.png", "ok")]
         assert dict(read_state(Store(job.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
 
@@ -170,14 +195,19 @@ def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_pat
     source = make_faces(tmp_path / "faces", 2)
     (source / "0001.png").write_bytes(b"")
     flags = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--no-check")
-    assert asyrp("run", "-s", source, "-o", tmp_path / "out", *flags).returncode == 0
+    first = asyrp("run", "-s", source, "-o", tmp_path / "out", "--json", *flags)
+    facts = json.loads(first.stdout)
+    assert first.returncode == 0 and facts["complete"] and facts["session"]["finished"]
+    assert facts["stages"]["boost"]["rows"] == {"ok": 1, "decode_error": 1}
     (source / "0001.png").write_bytes((source / "0000.png").read_bytes())
-    again = asyrp("retry", tmp_path / "out", "--status", "decode_error", "--no-check")
+    again = asyrp("retry", tmp_path / "out", "--status", "decode_error", "--no-check", "--json")
     assert again.returncode == 0 and "1 images to do again" in again.stderr, again.stderr
+    assert json.loads(again.stdout)["added"] == 1
     status = json.loads(asyrp("status", tmp_path / "out", "--json").stdout)
     assert status["complete"] and status["stages"]["boost"]["rows"] == {"ok": 2}
-    verified = asyrp("verify", tmp_path / "out", "--deep")
+    verified = asyrp("verify", tmp_path / "out", "--deep", "--json")
     assert verified.returncode == 0, verified.stdout
+    assert json.loads(verified.stdout)["stages"]["boost"]["rows"] == {"ok": 2}, "rows that were replaced do not count"
     for arguments, sentence in {
         ("retry", tmp_path / "none"): "there is no run at",
         ("retry", tmp_path / "out", "--status", "bad"): "--status bad: give decode_error, fetch_error, nonfinite",

@@ -1,12 +1,16 @@
 """The command line, in this process except where a run is started."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
 import yaml
-from conftest import SAMPLES, digests, rows
+from conftest import SAMPLES, digests, make_faces, rows, stand_in_run
 
 from asyrp.direction_info import read_info
+from jobs.cli import app
 
 FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "2")
 
@@ -97,6 +101,79 @@ def test_models_and_directions_are_listed_and_shown(cli):
     infos = json.loads(cli("directions", "list", "--json")[1])
     assert all(info["model_digest"] == shown["digest"] and info["unit"] for info in infos)
     assert json.loads(cli("directions", "show", "smile", "--json")[1])["name"] == "smile"
+
+
+MAKERS = {"submit", "models convert", *(f"directions {name}" for name in (
+    "project", "combine", "scale", "average", "preview", "learn text", "learn labels", "learn classifier", "learn pca",
+    "learn jacobian",
+))}  # fmt: skip
+"""Commands that make a file and print where it is."""
+
+
+def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+def test_every_command_that_reports_can_do_so_in_json():
+    lacking = {
+        name
+        for name, command in commands(typer.main.get_command(app))
+        if not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert lacking == MAKERS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    stand_in_run(make_faces(folder / "faces", 2), folder / "run")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status {run}",
+        "verify {run}",
+        "gc {run} --dry-run",
+        "export {run} --to parquet -o {run}-set",
+        "models list",
+        "models show",
+        "directions list",
+        "directions show smile",
+        "directions compare smile beard",
+        "cluster check ray_cluster.yaml",
+    ],
+)
+def test_with_json_one_document_and_nothing_else_is_on_stdout(cli, made, command):
+    code, out, _ = cli(*command.replace("{run}", str(made / "run")).split(), "--json")
+    assert code == 0 and json.loads(out) and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("asyrp mod", ["models"]),
+        ("asyrp models show ch", ["church-ddpm"]),
+        ("asyrp run --model av", ["avatars"]),
+        ("asyrp run -e s", ["smile"]),
+        ("asyrp directions compare gl", ["glasses"]),
+        ("asyrp directions import x.pth --data-set be", ["bedroom"]),
+    ],
+)
+def test_the_shell_completes_commands_and_the_names_that_come_with_the_package(cli, monkeypatch, typed, completed):
+    monkeypatch.setenv("_ASYRP_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    assert cli()[1].split() == completed
+
+
+def test_completion_is_installed_by_an_option(cli):
+    assert "--install-completion" in cli("--help")[1]
 
 
 def test_a_direction_learned_from_labels_can_be_used_at_once(cli, tmp_path):

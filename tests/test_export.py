@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import polars
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -25,6 +26,8 @@ from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline import formats
+from pipeline.containers import COLUMNS
+from pipeline.fetch import ParquetCells, fetch
 from pipeline.parallel import read_ahead
 from pipeline.splits import parse_shares, split_of
 from pipeline.storage import Store
@@ -119,7 +122,7 @@ def test_every_edited_row_is_in_the_data_set_once_with_its_images_to_the_byte(ex
     for name, row in together.items():
         assert row["image"] == (made / "run" / expected[name]["output_uri"]).read_bytes()
         assert row["source"] == (made / "faces" / row["key"]).read_bytes()
-        assert all(row[column] == expected[name][column] for column in formats.COLUMNS)
+        assert all(row[column] == expected[name][column] for column in COLUMNS)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -345,9 +348,65 @@ def test_a_finished_export_that_is_repeated_and_stopped_has_no_card(cli, export,
 def test_shards_that_the_same_export_no_longer_fills_are_deleted(export, monkeypatch):
     arguments = ("--with-source", "--shard-bytes", "10KB")
     before = contents(export("parquet", *arguments))
-    monkeypatch.setattr("pipeline.samples.fetch", lambda _: b"x")
+    monkeypatch.setattr("pipeline.samples.fetch", lambda image: fetch(image) if image.key < "0005" else b"x")
     after = contents(export("parquet", *arguments))
     assert 1 < len(after) < len(before)
+
+
+@pytest.mark.parametrize("sources", ["faces", "faces.tar", "faces.parquet"])
+@pytest.mark.parametrize("stages", ["fused", "staged"])
+def test_a_source_that_has_changed_is_told_and_paired_with_nothing(cli, tmp_path, monkeypatch, sources, stages):
+    """Of the same length, so that only the content tells."""
+    make_faces(tmp_path / "faces", 4)
+    SOURCES[sources](tmp_path)
+    stand_in_run(tmp_path / sources, tmp_path / "run", stages=stages)
+    path = tmp_path / "faces" / "0002.png"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    SOURCES[sources](tmp_path)
+    monkeypatch.setattr("pipeline.fetch._cells", ParquetCells())  # an export is a process of its own
+    command = ("export", tmp_path / "run", "--to", "webdataset", "-o", tmp_path / "set", "--with-source")
+    code, out, err = cli(*command, "--json")
+    facts = json.loads(out)
+    assert code == 0, err
+    assert facts["changed_sources"]["images"] == 1 and "0002" in facts["changed_sources"]["examples"][0]
+    found = read_webdataset(tmp_path / "set", "train")
+    assert len(found) == facts["samples"]["train"] == 6 and not [key for key, _, _ in found if "0002" in key]
+    assert (
+        "left out, as their sources have changed since they were edited: 1."
+        in (tmp_path / "set" / "README.md").read_text()
+    )
+    code, out, _ = cli(*command)
+    assert code == 0 and "left out 1 image whose source is not the one that was edited" in out.replace("\n", " ")
+
+
+def pack_tar(folder: Path) -> None:
+    with tarfile.open(folder / "faces.tar", "w") as tar:
+        for path in sorted((folder / "faces").iterdir()):
+            tar.add(path, path.name)
+
+
+def pack_parquet(folder: Path) -> None:
+    names = sorted((folder / "faces").iterdir())
+    table = pa.table({"key": [p.name for p in names], "image": [p.read_bytes() for p in names]})
+    pq.write_table(table, folder / "faces.parquet")
+
+
+SOURCES: dict[str, Callable[[Path], None]] = {
+    "faces": lambda _: None,
+    "faces.tar": pack_tar,
+    "faces.parquet": pack_parquet,
+}
+
+
+def test_a_source_of_another_size_is_left_out_and_one_that_is_gone_stops_the_export(cli, faces, tmp_path):
+    source = faces(3)
+    stand_in_run(source, tmp_path / "run")
+    (source / "0001.png").write_bytes(b"short")
+    command = ("export", tmp_path / "run", "--to", "parquet", "-o", tmp_path / "set", "--with-source", "--json")
+    assert json.loads(cli(*command)[1])["changed_sources"] == {"images": 1, "examples": ["0001.png"]}
+    (source / "0001.png").unlink()
+    code, _, err = cli(*command)
+    assert code == 2 and "cannot read the source" in err
 
 
 def test_an_incomplete_run_is_exported_on_request_only(cli, export, made, tmp_path):

@@ -9,14 +9,18 @@ import time
 
 import fsspec
 import pytest
-from conftest import SAMPLES, asyrp, rows
+from conftest import SAMPLES, asyrp, rows, stand_in_run
 from servers import SERVERS
 
 from asyrp.errors import UserError
+from jobs.record import read_run, recorded_stages
 from pipeline.commit import Attempt, committed, read_commit
 from pipeline.fetch import fetch
+from pipeline.plan import PlanSummary
+from pipeline.sinks import read_output
 from pipeline.sources import list_images
 from pipeline.storage import Store
+from pipeline.verify import verify
 
 FACES = sorted(SAMPLES.glob("*.png"))[:12]
 FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")
@@ -87,6 +91,18 @@ def test_the_same_key_is_listed_and_fetched_from_a_store_as_from_a_folder(bucket
     there, here = list(list_images(f"{bucket}/faces")), list(list_images(str(SAMPLES)))[: len(FACES)]
     assert [image.key for image in there] == [image.key for image in here]
     assert fetch(there[3]) == fetch(here[3])
+
+
+@pytest.mark.parametrize("sink", ["webdataset", "parquet"])
+def test_images_in_a_tar_or_table_on_a_store_are_the_same_as_on_a_disk(bucket, tmp_path, sink):
+    here = stand_in_run(SAMPLES, tmp_path / "out", limit=4, shard_size=3)
+    there = stand_in_run(f"{bucket}/faces", f"{bucket}/{sink}", limit=4, shard_size=3, sink=sink)
+    found = {name: read_output(there, row) for name, row in rows(there.url).items()}
+    assert found == {name: read_output(here, row) for name, row in rows(here.url).items()}
+    assert [fetch(image) for image in list_images(there.url)] == list(found.values())
+    record = read_run(there)
+    plan = PlanSummary(**record["plan"])
+    assert verify(there, plan, recorded_stages(record), record["stages"], deep=True).whole
 
 
 def test_of_two_attempts_the_first_commit_counts_and_the_other_is_gone(server):

@@ -17,9 +17,11 @@ from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
 from jobs.resolve import resolve
 from pipeline import manifest
+from pipeline.additions import Addition, add, read_additions, read_shard
 from pipeline.commit import Attempt, read_commit
 from pipeline.garbage import collect_garbage, find_garbage
-from pipeline.plan import PlanSummary
+from pipeline.plan import PlanSummary, write_parts
+from pipeline.source_image import SourceImage
 from pipeline.storage import Store
 from pipeline.verify import Report, verify
 
@@ -292,7 +294,7 @@ def test_an_image_without_output_that_claims_to_be_edited_is_told(root):
 def test_a_committed_output_that_is_no_image_is_found_by_decoding(root):
     def spoil(rows: list[manifest.Row], attempt: Attempt) -> None:
         file = attempt.write("spoiled.png", b"no image")
-        rows[0].update(output_uri=file.path, output_sha256=file.sha256)
+        rows[0].update(output_uri=file.path, output_sha256=file.sha256, output_bytes=file.bytes)
 
     run = root("fused")
     recommit(run, spoil)
@@ -345,7 +347,7 @@ def test_garbage_does_not_make_a_run_less_whole(cli, root):
     run = root("fused")
     leave(run)
     code, out, _ = cli("verify", run)
-    assert code == 0 and f"no commit names 1 file of 1 attempt, 6 bytes: asyrp gc {run} deletes them" in out
+    assert code == 0 and f"nothing names 1 file of 1 attempt, 6 bytes: asyrp gc {run} deletes them" in out
 
 
 def test_gc_keeps_an_attempt_that_was_written_to_lately(cli, root):
@@ -390,6 +392,74 @@ def test_gc_touches_no_attempt_at_a_shard_whose_commit_cannot_be_read(root):
     dead = leave(run)
     collect_garbage(Store(str(run)), stages_of(run), older_than=0)
     assert (run / dead.folder).exists() and len(outputs(run)) == 8
+
+
+def add_parts(run: Path, age: float = 7200) -> Path:
+    """What `extend` leaves that is killed before its record."""
+    folder = run / "additions" / "parts" / uuid.uuid4().hex[:12]
+    write_parts(
+        Store(str(run)), [SourceImage("new.png", "/nowhere/new.png")], 5, folder.relative_to(run).as_posix(), 1024
+    )
+    set_age(folder / "part-00000.parquet", age)
+    return folder
+
+
+def test_gc_deletes_the_parts_of_an_addition_without_a_record_and_keeps_those_of_another(cli, root):
+    run = root("fused")
+    store = Store(str(run))
+    kept = add(store, "extend", [SourceImage("kept.png", "/nowhere/kept.png")], 3, 5, {})
+    set_age(run / kept.parts[0], 7200)
+    dead = add_parts(run)
+    (run / "additions" / ".0123.tmp").write_bytes(b"torn")
+    set_age(run / "additions" / ".0123.tmp", 7200)
+    assert json.loads(cli("verify", run, "--json")[1])["garbage"]["files"] == 2
+    code, out, _ = cli("gc", run)
+    assert code == 0 and dead.relative_to(run).as_posix() in out
+    assert not dead.exists() and not (run / "additions" / ".0123.tmp").exists()
+    assert read_additions(store) == [kept] and [row.key for row in read_shard(store, 1024)] == ["kept.png"]
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["now", "as an earlier version planned"])
+def test_gc_deletes_a_plan_that_lost_and_keeps_the_one_that_counts(root, flat):
+    run = root("fused")
+    store = Store(str(run))
+    record = read_run(store)
+    if flat:
+        for part in (run / record["plan"]["folder"]).iterdir():
+            part.rename(run / "plan" / part.name)
+        (run / record["plan"]["folder"]).rmdir()
+        record["plan"]["folder"] = "plan"
+        (run / "run.json").write_text(json.dumps(record))
+        assert collect_garbage(store, stages_of(run), older_than=0).freed == []
+    else:
+        write_parts(store, [SourceImage("x.png", "/nowhere")], 5, "plan/0123456789ab")
+        assert [g.names for g in collect_garbage(store, stages_of(run), older_than=0).freed] == [("plan/0123456789ab",)]
+    assert check(run, deep=True).whole
+
+
+def test_gc_leaves_an_addition_alone_that_is_being_made(root, monkeypatch):
+    run = root("fused")
+    store, young = Store(str(run)), add_parts(run, age=60)
+    assert collect_garbage(store, stages_of(run), older_than=3600).freed == [] and young.exists()
+    late: list[Addition] = []
+    entries = store.entries
+
+    def entries_then_record(folder):
+        found = entries(folder)
+        if folder == "additions/parts" and not late:
+            late.append(add(Store(str(run)), "extend", [SourceImage("late.png", "/nowhere")], 3, 5, {}))
+        return found
+
+    monkeypatch.setattr(store, "entries", entries_then_record)
+    collect_garbage(store, stages_of(run), older_than=0)
+    assert not young.exists() and (run / late[0].parts[0]).exists()
+
+
+def test_parts_of_an_addition_that_are_gone_are_told(root):
+    run = root("fused")
+    added = add(Store(str(run)), "extend", [SourceImage("new.png", "/nowhere/new.png")], 3, 5, {})
+    (run / added.parts[0]).unlink()
+    assert only(check(run)) == f"{added.parts[0]} is missing: bring it back from a copy"
 
 
 def test_a_dry_run_of_gc_deletes_nothing(cli, root):

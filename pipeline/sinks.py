@@ -1,0 +1,141 @@
+"""Where the finished images of an attempt go, and how any of them is read again.
+
+| sink | an attempt's images are |
+|---|---|
+| files | a file each, under its output name |
+| webdataset | members of one tar, each with the values of its row in a JSON member beside it |
+| parquet | cells of one table, with the values of their rows in the other columns |
+
+The bytes of an image are the same in all of them. The manifest says where they are: `output_uri` names the file, and
+for a tar or table `output_member` the image in it, which begins at byte or is in row `output_offset`.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
+from threading import Lock
+from typing import IO, Literal, Protocol
+
+import pyarrow as pa
+
+from asyrp.errors import UserError
+from pipeline.commit import Attempt
+from pipeline.containers import IMAGE_COLUMN, AddSample, EncodedImage, Sample, parquet_writer, tar_writer
+from pipeline.fetch import Changed, ParquetCells, fetch
+from pipeline.manifest import Row
+from pipeline.source_image import SourceImage
+from pipeline.storage import Store
+
+SinkName = Literal["files", "webdataset", "parquet"]
+
+FILES_PER_FOLDER = 2_000
+SPOOLED_BYTES = 64_000_000
+"""Encoded images of a shard that wait in memory; the rest wait on the local disk."""
+
+
+class Sink(Protocol):
+    """Takes the finished images of one attempt, in any order and from several threads."""
+
+    def put(self, number: int, name: str, data: bytes) -> Row:
+        """Take in the image of row `number` of the manifest; the columns that are known by now."""
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Write what has waited, given all rows of the manifest, and complete them."""
+
+    def close(self) -> None:
+        """Let go of what has waited."""
+
+
+def open_sink(name: SinkName, attempt: Attempt, rows: int) -> Sink:
+    """The sink of an attempt whose manifest will have `rows` rows."""
+    if name == "files":
+        return FileSink(attempt, rows)
+    if name == "webdataset":
+        return ContainerSink(attempt, "images.tar", tar_writer)
+    return ContainerSink(attempt, "images.parquet", parquet_writer)
+
+
+class FileSink:
+    """Image files; where there are many, in numbered folders, so that no folder holds more than FILES_PER_FOLDER."""
+
+    def __init__(self, attempt: Attempt, rows: int) -> None:
+        self.attempt, self.fans_out = attempt, rows > FILES_PER_FOLDER
+
+    def put(self, number: int, name: str, data: bytes) -> Row:
+        folder = f"{number // FILES_PER_FOLDER:04d}/" if self.fans_out else ""
+        file = self.attempt.write(folder + name, data)
+        return {"output_uri": file.path, "output_bytes": file.bytes, "output_sha256": file.sha256}
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ContainerSink:
+    """One file with all images, in the order of the manifest whatever the order in which they come: until the shard is
+    through they wait in a spool."""
+
+    def __init__(
+        self, attempt: Attempt, name: str, writer: Callable[[IO[bytes]], AbstractContextManager[AddSample]]
+    ) -> None:
+        self.attempt, self.name, self.writer = attempt, name, writer
+        self._spool = tempfile.SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115
+        self._waiting: dict[int, tuple[str, int]] = {}  # by row: the image's name, and where it is in the spool
+        self._lock = Lock()
+
+    def put(self, number: int, name: str, data: bytes) -> Row:
+        with self._lock:
+            self._waiting[number] = name, self._spool.seek(0, os.SEEK_END)
+            self._spool.write(data)
+        return {"output_bytes": len(data), "output_sha256": hashlib.sha256(data).hexdigest()}
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        if not self._waiting:
+            return
+        with self.attempt.writing(self.name) as (path, stream), self.writer(stream) as add:
+            for number, (name, start) in sorted(self._waiting.items()):
+                row, path_in_sink = rows[number], PurePosixPath(name)
+                self._spool.seek(start)
+                image = EncodedImage(self._spool.read(row["output_bytes"]), path_in_sink.suffix)
+                place = add(str(path_in_sink.with_suffix("")), Sample.of(row, image))
+                assert place is not None
+                row |= {"output_uri": path, "output_member": place.member, "output_offset": place.offset}
+
+    def close(self) -> None:
+        self._spool.close()
+
+
+class DamagedOutput(UserError):
+    """A finished image is missing or not what was committed."""
+
+
+def output_image(store: Store, row: Row) -> SourceImage:
+    """The finished image of a row, for `fetch`. Its key is that of its source."""
+    uri = store.fs.unstrip_protocol(store.path(row["output_uri"]))
+    member = f"{IMAGE_COLUMN}.bytes" if uri.endswith(".parquet") else row["output_member"]
+    return SourceImage(row["key"], uri, row["output_bytes"], row["output_sha256"], member, row["output_offset"])
+
+
+def read_output(store: Store, row: Row, cells: ParquetCells | None = None) -> bytes:
+    """The bytes of the finished image of a row, as they were committed. `cells` as in `fetch`.
+
+    Raises:
+        DamagedOutput: if they are not there, or others.
+        OSError: if the store does not answer.
+    """
+    name = " in ".join(filter(None, (row["output_member"], row["output_uri"])))
+    changed = DamagedOutput(f"{name} at {store.url} is not what was committed: asyrp verify --deep says what to do")
+    try:
+        data = fetch(output_image(store, row), cells)
+    except FileNotFoundError:
+        raise DamagedOutput(f"{name} is missing at {store.url}: asyrp verify says what to do") from None
+    except (Changed, pa.ArrowException) as error:
+        raise changed from error
+    if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
+        raise changed
+    return data
