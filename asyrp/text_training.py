@@ -79,9 +79,7 @@ class TextTraining:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.block: DeltaBlock = DELTA_BLOCKS[family](h_channels, emb)
-        with torch.no_grad():
-            for parameter in self.block.last_layer.parameters():
-                parameter.mul_(recipe.initial_scale)
+        self.scale(recipe.initial_scale)
         self.block.to(model.unet.device)
         rate = recipe.learning_rate
         parameters = self.block.parameters()
@@ -90,6 +88,12 @@ class TextTraining:
         )
         pairs = generation_pairs(recipe.n_steps, len(model.schedule) - 1)
         self.pairs = [(t, t_next) for t, t_next in pairs if t >= recipe.t_edit]
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply delta_h, which is linear in the block's last layer."""
+        for parameter in self.block.last_layer.parameters():
+            parameter.mul_(factor)
 
     def set_rate(self, epoch: int, progress: float) -> None:
         """Set the learning rate for a batch: of which pass over the images, and after which share of all batches."""

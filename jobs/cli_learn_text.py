@@ -94,6 +94,13 @@ def learn_text(
         bool,
         typer.Option("--lacking", help="Only images that CLIP puts nearer to the source text than to the target text."),
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Make strength 1 what puts the target on most images, not what was trained.",
+        ),
+    ] = True,
     n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps.")] = 40,
     t_boost: TBoost = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
@@ -123,6 +130,7 @@ def learn_text(
         epochs=epochs or preset["epochs"],
         batch_size=batch_size,
         lacking=lacking,
+        calibrate=calibrate,
         n_inv=n_inv,
         t_boost=t_boost,
         device=device,

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from asyrp import directions, models
+from asyrp.calibration import ENOUGH, STRENGTHS, unit_strength
 from asyrp.clip import Clip, default_clip
 from asyrp.direction_info import DirectionInfo
 from asyrp.errors import UserError
@@ -32,6 +33,7 @@ from pipeline.sources import list_images
 from pipeline.stages import self_check
 from pipeline.storage import Store
 
+CALIBRATION_IMAGES = 16
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"images": 1000, "epochs": 1, "n_steps": 40, "source_term": "paper", "decay_epochs": None},
     "released": {"images": 100, "epochs": 5, "n_steps": 50, "source_term": "released", "decay_epochs": 3},
@@ -44,7 +46,8 @@ class TextRequest:
     """What to train, on which images. Beside `output` the state is kept after every batch, to go on after a stop.
 
     `lacking` leaves out the images that CLIP puts nearer to the target text than to the source text: what is to be
-    added is there already, and the loss would have something else change.
+    added is there already, and the loss would have something else change. `calibrate` makes strength 1 what puts the
+    target on most images, to CLIP, rather than what was trained.
     """
 
     source: str
@@ -56,6 +59,7 @@ class TextRequest:
     epochs: int
     batch_size: int = 4
     lacking: bool = False
+    calibrate: bool = True
     n_inv: int = 40
     t_boost: int | None = None
     device: str = "cpu"
@@ -98,11 +102,37 @@ def learn_text(request: TextRequest) -> Path:
             progress.update(task, advance=1, description=_text(losses))
             if not console.is_terminal:
                 console.print(f"batch {number + 1} of {len(steps)}: {_text(losses)}", highlight=False)
+    unit = _calibrate(request, folder, training, data) if request.calibrate else None
     directions.save(
-        directions.Direction(_info(request, folder, len(data.keys), training), training.block), request.output
+        directions.Direction(_info(request, folder, len(data.keys), training, unit), training.block), request.output
     )
     state.forget()
     return request.output
+
+
+def _calibrate(request: TextRequest, folder: ModelFolder, training: TextTraining, data: "TrainingImages") -> str | None:
+    """Scale f_t so that strength 1 puts the target on most images that lack it: that unit in words, or None."""
+    recipe, clip = request.recipe, training.clip
+
+    def lack(x: Tensor) -> Tensor:
+        return clip.lack(x, recipe.source_text, recipe.target_text)
+
+    chosen = data.pixels[lack(data.pixels)][:CALIBRATION_IMAGES].to(request.device)
+    if len(chosen) == 0:
+        console.print("strength 1 stays what was trained: to CLIP every image has the target already", highlight=False)
+        return None
+    trained = directions.Direction(_info(request, folder, len(data.keys), training), training.block)
+    strength = unit_strength(training.model, trained, data.inverted(chosen), recipe.t_edit, lambda x: ~lack(x))
+    if strength is None:
+        console.print(
+            f"strength 1 stays what was trained: to CLIP not even {STRENGTHS[-1]:g} times that puts the target on "
+            f"{100 * ENOUGH:.0f} % of the images",
+            highlight=False,
+        )
+        return None
+    training.scale(strength)
+    share = f"{100 * ENOUGH:.0f} % of the images that lack it"
+    return f"what puts the target on {share} (to CLIP), at {recipe.n_steps} generation steps; trained x {strength:g}"
 
 
 def _text(losses: list[Losses]) -> str:
@@ -110,7 +140,9 @@ def _text(losses: list[Losses]) -> str:
     return f"clip {clip:.3f}, l1 {l1:.3f}"
 
 
-def _info(request: TextRequest, folder: ModelFolder, images: int, training: TextTraining) -> DirectionInfo:
+def _info(
+    request: TextRequest, folder: ModelFolder, images: int, training: TextTraining, unit: str | None = None
+) -> DirectionInfo:
     recipe = request.recipe
     return DirectionInfo(
         name=request.output.stem,
@@ -119,7 +151,7 @@ def _info(request: TextRequest, folder: ModelFolder, images: int, training: Text
         n_steps=recipe.n_steps,
         t_edit=recipe.t_edit,
         t_boost=request.t_boost,
-        unit=f"what was trained, at {recipe.n_steps} generation steps",
+        unit=unit or f"what was trained, at {recipe.n_steps} generation steps",
         found_by=f"training with CLIP {request.clip_name} (Kwon et al. 2023)",
         found_on=f"{images} images{' without it' if request.lacking else ''}, {request.epochs} times",
         notes={
@@ -155,7 +187,7 @@ class TrainingImages:
         chosen = order[index * size : (index + 1) * size]
         x_0 = self.pixels[chosen].to(self.request.device)
         if self.request.epochs == 1:
-            return x_0, self._inverted(x_0)
+            return x_0, self.inverted(x_0)
         # Inverted in the order of the source: a latent must not depend on the epoch in which it is first asked for.
         blocks = [self._block(int(image) // size)[int(image) % size] for image in chosen]
         return x_0, torch.stack(blocks).to(x_0.device)
@@ -165,11 +197,12 @@ class TrainingImages:
         if block not in self._latents:
             size = self.request.batch_size
             pixels = self.pixels[block * size : (block + 1) * size]
-            self._latents[block] = self._inverted(pixels.to(self.request.device)).cpu()
+            self._latents[block] = self.inverted(pixels.to(self.request.device)).cpu()
         return self._latents[block]
 
     @torch.no_grad()
-    def _inverted(self, x_0: Tensor) -> Tensor:
+    def inverted(self, x_0: Tensor) -> Tensor:
+        """The latents x_T of images [B, 3, H, W]."""
         return invert(self.model.unet, self.model.schedule, x_0, self.pairs)
 
 

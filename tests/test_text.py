@@ -15,7 +15,7 @@ import torch
 from conftest import SAMPLES, asyrp
 from PIL import Image
 
-from asyrp import directions, models, registry
+from asyrp import calibration, directions, models, registry
 from asyrp.clip import Clip
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
@@ -154,7 +154,8 @@ def test_a_small_start_scales_the_first_delta_h_and_nothing_else(clip, model, fa
 
 def request(output, **changes) -> TextRequest:
     values = {"source": str(SAMPLES), "model": "avatars", "clip": "avatars", "output": output,
-              "recipe": GLASSES, "images": 6, "epochs": 2, "batch_size": 2, "n_inv": 6, "check": False}  # fmt: skip
+              "recipe": GLASSES, "images": 6, "epochs": 2, "batch_size": 2, "n_inv": 6, "check": False,
+              "calibrate": False}  # fmt: skip
     return TextRequest(**values | changes)
 
 
@@ -166,7 +167,8 @@ def undisturbed(tmp_path_factory):
 FLAGS = ("directions", "learn", "text", "-s", SAMPLES,
          "--source-text", "person", "--target-text", "person with glasses",
          "--clip", "avatars", "--t-edit", "800", "--n-steps", "10", "--lr", "0.01", "--optimizer", "adam",
-         "--images", "6", "--epochs", "2", "--batch-size", "2", "--n-inv", "6", "--no-check")  # fmt: skip
+         "--images", "6", "--epochs", "2", "--batch-size", "2", "--n-inv", "6", "--no-check",
+         "--no-calibrate")  # fmt: skip
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path):
@@ -205,6 +207,38 @@ def test_a_sheet_shows_what_is_learned_so_far_and_changes_nothing(undisturbed, t
         assert sheet.size == (4 * side, 2 * side)
         first = Image.open(sorted(SAMPLES.glob("*.png"))[0]).convert("RGB")
         np.testing.assert_allclose(np.asarray(sheet)[:side, :side], np.asarray(first), atol=1)
+    ours, theirs = (directions.load(file).form.state_dict() for file in (path, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def seen_at_strength(monkeypatch, seen_at):
+    """Stands in for CLIP's eye: images lack the target until `edit` is called with strength `seen_at`."""
+    strength = []
+
+    def edited(unet, schedule, x_T, pairs, shift):  # noqa: ARG001
+        strength.append(shift.terms[0][1])
+        return x_T
+
+    monkeypatch.setattr(calibration, "edit", edited)
+    monkeypatch.setattr(Clip, "lack", lambda _, x, *__: torch.full((len(x),), not strength or strength[-1] < seen_at))
+    return strength
+
+
+def test_strength_1_is_the_least_that_puts_the_target_on_most_images(undisturbed, tmp_path, monkeypatch):
+    tried = seen_at_strength(monkeypatch, seen_at=1.5)
+    path = learn_text(request(tmp_path / "g.safetensors", calibrate=True))
+    assert tried == [0.5, 0.75, 1.0, 1.25, 1.5]
+    assert "90 % of the images that lack it" in read_info(path).unit
+    ours, theirs = directions.load(path).form, directions.load(undisturbed).form
+    encoded = models.load(registry.find("avatars")).unet.encode(torch.ones(1, 3, 32, 32), 900)
+    torch.testing.assert_close(ours(encoded, 900), 1.5 * theirs(encoded, 900), rtol=1e-4, atol=1e-6)
+
+
+def test_strength_1_stays_what_was_trained_where_no_strength_is_enough(undisturbed, tmp_path, monkeypatch, capsys):
+    seen_at_strength(monkeypatch, seen_at=100)
+    path = learn_text(request(tmp_path / "g.safetensors", calibrate=True))
+    assert "not even 3 times that" in capsys.readouterr().err.replace("\n", " ")
+    assert read_info(path).unit == read_info(undisturbed).unit
     ours, theirs = (directions.load(file).form.state_dict() for file in (path, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -1,0 +1,32 @@
+"""How strong strength 1 is, for a direction whose training does not say: found by looking at edited images."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from asyrp.directions import Direction
+from asyrp.models import Model
+from asyrp.process import edit
+from asyrp.schedule import generation_pairs
+from asyrp.shift import EditShift
+
+STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+ENOUGH = 0.9
+
+
+@torch.no_grad()
+def unit_strength(
+    model: Model, direction: Direction, x_T: Tensor, t_edit: int, has: Callable[[Tensor], Tensor]
+) -> float | None:
+    """The least of STRENGTHS at which ENOUGH of the images from latents x_T [B, 3, H, W] have what is to be added.
+
+    `has` says which images do, bool [B]. None: not even the greatest strength is enough.
+    """
+    n_steps = direction.info.n_steps
+    pairs = generation_pairs(n_steps, len(model.schedule) - 1)
+    for strength in STRENGTHS:
+        shift = EditShift(((direction, strength, t_edit),), n_steps)
+        if has(edit(model.unet, model.schedule, x_T, pairs, shift)).float().mean() >= ENOUGH:
+            return strength
+    return None
