@@ -76,8 +76,8 @@ class Bench:
     def labels(self) -> str:
         return str(self.folder / "labels.csv")
 
-    def request(self, name: str, source: str | None = None) -> LearnRequest:
-        return LearnRequest(source or self.source, "avatars", self.folder / name, N_STEPS, T_EDIT)
+    def request(self, name: str, source: str | None = None, n_steps: int = N_STEPS) -> LearnRequest:
+        return LearnRequest(source or self.source, "avatars", self.folder / name, n_steps, T_EDIT)
 
 
 def write_faces(folder: Path, count: int) -> None:
@@ -184,9 +184,9 @@ def judge_pca(bench: Bench) -> None:
 def judge_jacobian(bench: Bench) -> None:
     few = bench.folder / "few"
     few.mkdir()
-    for path in sorted(Path(bench.source).iterdir())[:32]:
+    for path in sorted(Path(bench.source).iterdir())[:8]:
         (few / path.name).write_bytes(path.read_bytes())
-    for path in learn_jacobian(bench.request("jacobian", str(few)), JacobianQuestion(6, 3)):
+    for path in learn_jacobian(bench.request("jacobian", str(few), 10), JacobianQuestion(4, 2)):
         print_named(f"jacobian, {path.stem}", directions.load(path), bench.faces)
 
 

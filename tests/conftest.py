@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,24 +128,29 @@ def stand_in_run(source: Path | str, output: Path | str, **changes: Any) -> Stor
     return Store(job.spec.output)
 
 
+def asyrp(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Call the command line in this process: a process of its own would load torch again."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["asyrp", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        sys.argv = before
+    code = ended.value.code or 0
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture
-def cli(monkeypatch, capsys):
+def cli() -> Callable[..., tuple[int, str, str]]:
     """Call the command line; its exit code, stdout and stderr."""
 
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["asyrp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code or 0, printed.out, printed.err
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        done = asyrp(*arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return call
-
-
-def asyrp(*arguments: str | Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,9 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(cli, faces, tmp_path, argumen
 
 def test_the_spec_of_a_run_comes_from_yaml_and_flags_override_it(cli, faces, tmp_path):
     config = {"source": str(faces(3)), "output": str(tmp_path / "out"), "edits": ["smile=1"], "n_inv": 3, "n_gen": 9}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**config, "engine": {"batch_size": 2}, "preview": 1}))
+    (tmp_path / "job.yaml").write_text(
+        yaml.safe_dump({**config, "engine": {"batch_size": 2, "check": False}, "preview": 1})
+    )
     code, out, err = cli("run", "-c", tmp_path / "job.yaml", "--n-gen", "4", "--set", "seed=7")
     assert code == 0, err
     record = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLES, asyrp
+from conftest import FEW_STEPS, SAMPLES, asyrp
 from PIL import Image
 
 from asyrp import direction_math as dm
@@ -15,7 +15,9 @@ from asyrp.directions import Direction, GlobalDirection, HoDeltaBlock, TimestepD
 from asyrp.errors import UserError
 from asyrp.labels import noised_h
 from asyrp.models import load as load_model
+from jobs import preview
 from jobs.learn import LearnRequest, average_over_images
+from jobs.run import run
 from pipeline.images import decode
 
 
@@ -92,6 +94,7 @@ def test_directions_of_other_models_and_functions_are_refused():
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_mean_of_an_implicit_direction_is_that_over_the_images(tmp_path):
     folder = registry.find("avatars")
     torch.manual_seed(0)
@@ -126,10 +129,17 @@ def test_the_commands_make_directions_that_can_be_used(tmp_path):
     assert table["cosines"][0][1] > 0.5
 
 
-def test_show_draws_a_sweep_on_the_models_samples_and_the_length_of_delta_h(tmp_path):
-    done = asyrp("directions", "show", "glasses", "--sweep", tmp_path / "sweep.png", "--json")
-    assert done.returncode == 0, done.stderr
-    lengths = json.loads(done.stdout)["length_of_delta_h"]
+@pytest.fixture
+def few_steps(monkeypatch, ray_cluster):  # noqa: ARG001
+    """Sheets in fewer steps than their commands take."""
+    monkeypatch.setattr(preview, "run", lambda spec: run(spec.model_copy(update=FEW_STEPS | {"preview": spec.preview})))
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_show_draws_a_sweep_on_the_models_samples_and_the_length_of_delta_h(tmp_path, cli):
+    code, out, err = cli("directions", "show", "glasses", "--sweep", tmp_path / "sweep.png", "--json")
+    assert code == 0, err
+    lengths = json.loads(out)["length_of_delta_h"]
     direction = directions.load(registry.find("avatars").direction_files()["glasses"])
     expected = direction.form.delta_h.flatten(1).norm(dim=1)
     assert list(map(int, lengths)) == direction.form.steps
@@ -138,9 +148,11 @@ def test_show_draws_a_sweep_on_the_models_samples_and_the_length_of_delta_h(tmp_
         assert sheet.width > 7 * sheet.height / 5
 
 
-def test_a_preview_shows_images_by_strengths(tmp_path):
-    done = asyrp("directions", "preview", "glasses", "-s", SAMPLES, "-o", tmp_path / "p.png", "--rows", "2")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("few_steps")
+def test_a_preview_shows_images_by_strengths(tmp_path, cli):
+    command = ("directions", "preview", "glasses", "-s", SAMPLES, "-o", tmp_path / "p.png", "--rows", "2")
+    code, _, err = cli(*command, "--no-check")
+    assert code == 0, err
     with Image.open(tmp_path / "p.png") as sheet:
         assert sheet.width > 8 * 128 and sheet.height > 2 * 128
 
@@ -153,8 +165,8 @@ def test_a_preview_shows_images_by_strengths(tmp_path):
         (("scale", "smlie", "2"), "there is no direction file"),
     ],
 )
-def test_a_mistake_in_a_command_is_one_sentence(command, message, tmp_path):
-    done = asyrp("directions", *command, "-o", tmp_path / "x.safetensors")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_mistake_in_a_command_is_one_sentence(command, message, tmp_path, cli):
+    code, _, err = cli("directions", *command, "-o", tmp_path / "x.safetensors")
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err

@@ -60,7 +60,7 @@ def only_once(marker: Path):
 
 
 def test_one_and_two_actors_edit_every_image_once_and_alike(faces, tmp_path):
-    source, steps = faces(8), {"n_inv": 20, "n_gen": 20}
+    source, steps = faces(8), {"n_inv": 10, "n_gen": 10}
     for actors in (1, 2):
         job = spec(source, tmp_path / str(actors), shard_size=3, engine={"actors": actors}, preview=2, **steps)
         assert exit_code(run(job)) == 0

@@ -91,7 +91,7 @@ def test_what_jacobians_have_in_common_is_their_stacked_svd_however_they_are_mer
 
 def request(output, source=SAMPLES) -> LearnRequest:
     engine = EngineSpec.model_validate({"check": False, "batch_size": 4})
-    return LearnRequest(str(source), "avatars", output, n_steps=4, t_edit=600, engine=engine)
+    return LearnRequest(str(source), "avatars", output, n_steps=2, t_edit=600, engine=engine)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -94,7 +94,7 @@ def test_the_t_value_of_a_label_that_means_nothing_is_about_one():
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    return make_faces(tmp_path_factory.mktemp("learn") / "faces", 96)
+    return make_faces(tmp_path_factory.mktemp("learn") / "faces", 64)
 
 
 def request(source, output, **changes) -> LearnRequest:

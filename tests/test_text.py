@@ -255,7 +255,6 @@ def test_training_only_on_images_that_lack_what_the_target_says_takes_those_by_t
 
 def test_the_state_of_another_training_is_refused(tmp_path):
     output = tmp_path / "g.safetensors"
-    learn_text(request(output))
     state = tmp_path / "g.safetensors.training"
     torch.save({"identity": "another", "done": 1, "training": {}}, state)
     with pytest.raises(UserError, match="is the state of another training"):
