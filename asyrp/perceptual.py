@@ -1,7 +1,9 @@
 """How far two images are from each other to the eye: LPIPS, or a distance of the same form between CLIP's features."""
 
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pickle import UnpicklingError
 
 import lpips
@@ -35,7 +37,7 @@ def load_measure(name: str, device: str) -> Measure:
 
 def _lpips(device: str) -> Measure:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # torch.hub says there what it fetches
             warnings.simplefilter("ignore", UserWarning)  # lpips asks torchvision in its old way
             net = lpips.LPIPS(net="alex", verbose=False).to(device)
     except (OSError, RuntimeError, UnpicklingError) as error:

@@ -8,9 +8,10 @@ import typer
 from rich.table import Table
 
 from asyrp.errors import UserError
-from asyrp.intervals import Intervals, learned_path, load, save
-from jobs.cli_options import CLIP_HELP, AsJson, Collecting, collecting_from_flags, print_paths, takes
+from asyrp.intervals import Intervals, learned_path, load, load_for, save
+from jobs.cli_options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
 from jobs.display import out, print_facts, report
+from pipeline.model_source import find_model
 
 if TYPE_CHECKING:  # Pillow loads only when a chart is drawn
     from jobs.chart import Chart
@@ -55,7 +56,10 @@ def intervals_learn(
 
 @intervals_app.command("show")
 def intervals_show(
-    file: Annotated[Path, typer.Argument(help="What 'intervals learn' wrote.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="What 'intervals learn' wrote. [default: what it learned for the model here]")
+    ] = None,
+    model: ModelOption = "avatars",
     text_cosine: Annotated[
         float | None, typer.Option("--text-cosine", help="Of source and target text in CLIP. [default: 1]")
     ] = None,
@@ -67,14 +71,14 @@ def intervals_show(
 ) -> None:
     """t_edit and t_boost by the rules of the paper, and the curves that they are read from.
 
-    **Example:** asyrp intervals show faces.json --text-cosine 0.9 -o curves.png
+    **Example:** asyrp intervals show --model celebahq-ddpm --text-cosine 0.9 -o curves.png
     """
-    intervals = load(file)
+    intervals = load(file) if file else load_for(None, find_model(model).digest, model)
     if source_text or target_text:
         text_cosine = _text_cosine(intervals, source_text, target_text, clip)
     cosine = 1.0 if text_cosine is None else text_cosine
     facts: dict[str, Any] = {
-        "file": str(file),
+        "file": str(file or learned_path(intervals.model_digest)),
         "model": intervals.model,
         "model_digest": intervals.model_digest,
         "measure": intervals.measure,
