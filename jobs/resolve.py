@@ -123,7 +123,7 @@ def _with_learned_intervals(spec: JobSpec, infos: dict[str, DirectionInfo], fold
         found["t_edit"] = {name: _learned_t_edit(learned, name, info) for name, info in infos.items()}
     if spec.t_boost == AUTO:
         found["t_boost"] = _reached(learned.t_boost(), "t_boost", learned.thresholds.t_boost)
-        log.info("t_boost is %d", found["t_boost"])
+        log.info("t_boost is %d, measured by %s", found["t_boost"], learned.measure)
     return spec.model_copy(update=found)
 
 
@@ -134,7 +134,7 @@ def _learned_t_edit(learned: Intervals, name: str, info: DirectionInfo) -> int:
     if cosine <= 0:
         raise UserError(f"the texts of direction '{name}' are opposites (cosine {cosine:g}): give --t-edit as a number")
     t_edit = _reached(learned.t_edit(cosine), "t_edit", learned.thresholds.t_edit * cosine)
-    log.info("t_edit of %s is %d: its texts' cosine is %s", name, t_edit, noted or "not known and taken as 1")
+    log.info("t_edit of %s is %d: the cosine of its texts is %s", name, t_edit, noted or "not known, and taken as 1")
     return t_edit
 
 
