@@ -57,12 +57,21 @@ class Clip:
 
     def images(self, x: Tensor) -> Tensor:
         """Unit vectors [B, D] of images [B, 3, H, W] in [-1, 1], square; gradients flow back to them."""
+        return self.model.encode_image(self._prepared(x), normalize=True)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What every block of the image tower makes of images [B, 3, H, W] in [-1, 1], square: [B, C, h, w] each."""
+        return self.model.visual.forward_intermediates(self._prepared(x), intermediates_only=True)[
+            "image_intermediates"
+        ]
+
+    def _prepared(self, x: Tensor) -> Tensor:
         scaled = (x.to(self.device).float() + 1) / 2
         if scaled.shape[-1] != self.size:
             scaled = torch.nn.functional.interpolate(
                 scaled, (self.size, self.size), mode="bicubic", align_corners=False, antialias=True
             )
-        return self.model.encode_image((scaled - self.mean) / self.std, normalize=True)
+        return (scaled - self.mean) / self.std
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:

@@ -1,6 +1,6 @@
 """The shift of h that an edit makes while denoising."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,17 +35,19 @@ class EditShift:
         return torch.stack(torch.broadcast_tensors(*deltas)).sum(0) if len(deltas) > 1 else deltas[0]
 
 
-def make_shift(edit: Edit, directions: Mapping[str, Direction], n_steps: int, t_edit: int | None) -> EditShift:
-    """Bind an edit to its directions; `t_edit` overrides what the direction files suggest.
+def make_shift(
+    edit: Edit, directions: Mapping[str, Direction], n_steps: int, t_edits: Sequence[int] | None = None
+) -> EditShift:
+    """Bind an edit to its directions; `t_edits`, one for each of its terms, override what the direction files suggest.
 
     Raises:
         UserError: if a direction has no t_edit of its own and none is given.
     """
     terms = []
-    for name, weight in edit.weights:
+    for index, (name, weight) in enumerate(edit.weights):
         direction = directions[name]
-        last = direction.info.t_edit if t_edit is None else t_edit
+        last = t_edits[index] if t_edits else direction.info.t_edit
         if last is None:
-            raise UserError(f"direction '{name}' suggests no t_edit; give one with --t-edit (400-700 is usual)")
+            raise UserError(f"direction '{name}' suggests no t_edit: give one (400 to 700 is usual)")
         terms.append((direction, edit.strength * weight, last))
     return EditShift(tuple(terms), n_steps)

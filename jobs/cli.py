@@ -17,6 +17,7 @@ from asyrp.errors import UserError
 from jobs.cli_additions import extend, retry
 from jobs.cli_cluster import cluster_app, submit
 from jobs.cli_directions import directions_app
+from jobs.cli_intervals import intervals_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, Root, takes
 from jobs.cli_score import sample
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
+app.add_typer(intervals_app, name="intervals")
 app.add_typer(cluster_app, name="cluster")
 app.command()(sample)
 app.command()(retry)
@@ -94,8 +96,20 @@ Refine = Annotated[
     typer.Option("--refine", help="Fixed-point iterations per inversion step: 2 reconstructs better. [default: 0]"),
 ]
 NGen = Annotated[int | None, typer.Option("--n-gen", help="Generation steps. [default: 40]")]
-TEdit = Annotated[int | None, typer.Option("--t-edit", help="Last timestep that is edited. [default: the direction's]")]
-TBoost = Annotated[int | None, typer.Option("--t-boost", help="Fresh noise below this. [default: the direction's]")]
+TEdit = Annotated[
+    str | None,
+    typer.Option(
+        "--t-edit", help="Last timestep that is edited, or auto: by learned intervals. [default: the direction's]"
+    ),
+]
+TBoost = Annotated[
+    str | None,
+    typer.Option("--t-boost", help="Fresh noise below this, or auto: by learned intervals. [default: the direction's]"),
+]
+IntervalsFile = Annotated[
+    str | None,
+    typer.Option("--intervals", help="What 'intervals learn' wrote. [default: what it learned for this model here]"),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the boosting noise. [default: 0]")]
 Stages = Annotated[
     str | None, typer.Option("--stages", help="fused: one pass. staged: keep the inversions. [default: fused]")
@@ -148,6 +162,7 @@ def spec_from_flags(
     n_gen: NGen = None,
     t_edit: TEdit = None,
     t_boost: TBoost = None,
+    intervals: IntervalsFile = None,
     seed: Seed = None,
     stages: Stages = None,
     inversions: Inversions = None,
@@ -185,6 +200,7 @@ def spec_from_flags(
         "n_gen": n_gen,
         "t_edit": t_edit,
         "t_boost": t_boost,
+        "intervals": intervals,
         "seed": seed,
         "stages": stages,
         "inversions": inversions,
@@ -298,6 +314,7 @@ def state_json(state: RunState) -> dict[str, Any]:
 def main() -> None:
     """Run the command line. A user's mistake is one sentence and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
+    logging.getLogger("jobs").setLevel(logging.INFO)
     try:
         app(prog_name="asyrp")
     except UserError as error:

@@ -1,22 +1,27 @@
 """From a spec to a job: the model, the directions and the stages that it names, found and checked."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+from asyrp import intervals
 from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.edits import Edit, official_sum
 from asyrp.errors import UserError
+from asyrp.intervals import Intervals
 from asyrp.registry import ModelFolder
-from jobs.spec import JobSpec
-from pipeline.model_source import direction_path, find_model
+from jobs.spec import AUTO, JobSpec
+from pipeline.model_source import direction_path, fetch, find_model
 from pipeline.plan import PlanSummary
 from pipeline.recipe import FINAL, BoundEdit, DirectionSource, MethodSettings, declare_stages
 from pipeline.stage import ImageFormat, Stage, Variant
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Job:
-    """A spec with all that it names found: ready to be planned and run."""
+    """A spec with all that it names found: ready to be planned and run. In `spec` no timestep is 'auto' any more."""
 
     spec: JobSpec
     settings: MethodSettings
@@ -48,6 +53,7 @@ def resolve(spec: JobSpec) -> Job:
     """
     folder = find_model(spec.model)
     infos, sources = _directions(spec, folder)
+    spec = _with_learned_intervals(spec, infos, folder)
     edits = tuple(_bind(edit, spec, infos) for edit in spec.parsed_edits())
     size = spec.image_size or folder.image_size
     step = 2 ** (len(folder.config["block_out_channels"]) - 1)
@@ -68,7 +74,7 @@ def resolve(spec: JobSpec) -> Job:
         check=spec.engine.check,
     )
     digests = {name: source.digest for name, source in sources.items()}
-    columns = {bound: _columns(bound, infos, digests) for bound in edits}
+    columns = {bound: _columns(bound, digests) for bound in edits}
     variants = tuple(Variant(bound.edit.name, bound.edit.strength, columns[bound]) for bound in edits)
     staged = spec.stages == "staged" or spec.inversions is not None
     stages = declare_stages(variants, settings.columns(), staged, spec.inversions, spec.preview)
@@ -102,29 +108,69 @@ def _directions(spec: JobSpec, folder: ModelFolder) -> tuple[dict[str, Direction
     return infos, sources
 
 
+def _with_learned_intervals(spec: JobSpec, infos: dict[str, DirectionInfo], folder: ModelFolder) -> JobSpec:
+    """The spec with the timesteps that learned intervals say in place of 'auto', so that a run is known by numbers."""
+    if isinstance(spec.t_edit, dict) and (unknown := spec.t_edit.keys() - infos.keys()):
+        raise UserError(f"t_edit: no edit uses a direction '{min(unknown)}'")
+    if AUTO not in (spec.t_edit, spec.t_boost):
+        if spec.intervals:
+            raise UserError("--intervals is of no use without --t-edit auto or --t-boost auto")
+        return spec
+    path = fetch(spec.intervals) if spec.intervals else None
+    learned = intervals.load_for(path, folder.digest, spec.model)
+    found: dict[str, Any] = {"intervals": None}
+    if spec.t_edit == AUTO:
+        found["t_edit"] = {name: _learned_t_edit(learned, name, info) for name, info in infos.items()}
+    if spec.t_boost == AUTO:
+        found["t_boost"] = _reached(learned.t_boost(), "t_boost", learned.thresholds.t_boost)
+        log.info("t_boost is %d, measured by %s", found["t_boost"], learned.measure)
+    return spec.model_copy(update=found)
+
+
+def _learned_t_edit(learned: Intervals, name: str, info: DirectionInfo) -> int:
+    """By the cosine of a direction's texts where its file says it; 1 where it was not found by texts."""
+    noted = info.notes.get("text_cosine")
+    cosine = 1.0 if noted is None else float(noted)
+    if cosine <= 0:
+        raise UserError(f"the texts of direction '{name}' are opposites (cosine {cosine:g}): give --t-edit as a number")
+    t_edit = _reached(learned.t_edit(cosine), "t_edit", learned.thresholds.t_edit * cosine)
+    log.info("t_edit of %s is %d: the cosine of its texts is %s", name, t_edit, noted or "not known, and taken as 1")
+    return t_edit
+
+
+def _reached(t: int | None, name: str, threshold: float) -> int:
+    if t is None:
+        raise UserError(f"the distances of these intervals never reach {threshold:g}: give --{name.replace('_', '-')}")
+    return t
+
+
 def _bind(edit: Edit, spec: JobSpec, infos: dict[str, DirectionInfo]) -> BoundEdit:
     """t_boost belongs to the data: of several suggestions the smallest, which adds the least noise, holds."""
     of_edit = [infos[name] for name, _ in edit.weights]
-    for info in of_edit:
-        if spec.t_edit is None and info.t_edit is None:
-            raise UserError(f"direction '{info.name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
-    t_edit, suggested = spec.t_edit, [info.t_boost for info in of_edit if info.t_boost is not None]
-    t_boost = spec.t_boost if spec.t_boost is not None else min(suggested, default=0)
+    t_edits = [_t_edit(name, spec, infos) for name, _ in edit.weights]
+    t_boost = min((info.t_boost for info in of_edit if info.t_boost is not None), default=0)
     if spec.combine == "official" and len(of_edit) > 1:
         # Both bounds are those of the direction whose texts are the most alike: the one with the largest t_edit.
-        closest = max(of_edit, key=lambda info: info.t_edit or 0)
-        t_edit = closest.t_edit if spec.t_edit is None else spec.t_edit
-        t_boost = closest.t_boost or 0 if spec.t_boost is None else spec.t_boost
+        closest = max(range(len(of_edit)), key=lambda i: (t_edits[i], of_edit[i].t_edit or 0))
+        t_edits = [t_edits[closest]] * len(t_edits)
+        t_boost = of_edit[closest].t_boost or 0
         edit = official_sum(edit)
-    return BoundEdit(edit, t_edit, t_boost)
+    return BoundEdit(edit, tuple(t_edits), t_boost if spec.t_boost is None else int(spec.t_boost))
 
 
-def _columns(bound: BoundEdit, infos: dict[str, DirectionInfo], digests: dict[str, str]) -> dict[str, Any]:
-    names = [name for name, _ in bound.edit.weights]
-    own = [t for name in names if (t := infos[name].t_edit) is not None]
+def _t_edit(name: str, spec: JobSpec, infos: dict[str, DirectionInfo]) -> int:
+    """The end of a direction's interval: as the spec says, else as its file suggests."""
+    given = spec.t_edit.get(name) if isinstance(spec.t_edit, dict) else spec.t_edit
+    t_edit = infos[name].t_edit if given is None else int(given)
+    if t_edit is None:
+        raise UserError(f"direction '{infos[name].name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
+    return t_edit
+
+
+def _columns(bound: BoundEdit, digests: dict[str, str]) -> dict[str, Any]:
     return {
-        "direction_digest": ",".join(digests[name] for name in names) or None,
-        "t_edit": bound.t_edit if bound.t_edit is not None else min(own, default=None),
+        "direction_digest": ",".join(digests[name] for name, _ in bound.edit.weights) or None,
+        "t_edit": min(bound.t_edits, default=None),
         "t_boost": bound.t_boost,
         "eta": 1.0 if bound.t_boost else 0.0,
     }

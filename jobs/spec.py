@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
@@ -41,6 +41,18 @@ def absolute_model(model: str) -> str:
 
 Url = Annotated[str, AfterValidator(absolute_url)]
 Timestep = Annotated[int, Field(ge=0, le=999)]
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+"""In place of a timestep: the one that learned intervals say."""
+
+
+def _kind(value: Any) -> str:
+    return "auto" if value == AUTO else "by direction" if isinstance(value, dict) else "timestep"
+
+
+One = Annotated[Timestep, Tag("timestep")] | Annotated[Auto, Tag("auto")]
+Each = Annotated[dict[str, Timestep], Tag("by direction")]
+KINDS = ("timestep", "auto", "by direction")
 
 
 class EngineSpec(BaseModel):
@@ -62,7 +74,7 @@ class EngineSpec(BaseModel):
 
 
 class JobSpec(BaseModel):
-    """A whole run. All but `output` and `engine` is identity (of the model, its weights)."""
+    """A whole run. All but `output` and `engine` is identity (of the model its weights, of `intervals` the numbers)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,8 +94,11 @@ class JobSpec(BaseModel):
     n_inv: int = Field(40, ge=2, le=1000)
     refine: int = Field(0, ge=0, le=10, description="fixed-point iterations per inversion step; 0 as in the papers")
     n_gen: int = Field(40, ge=2, le=1000)
-    t_edit: Timestep | None = None
-    t_boost: Timestep | None = None
+    t_edit: Annotated[One | Each, Discriminator(_kind)] | None = Field(
+        None, description="where edits end; 'auto': as learned intervals say; a mapping: of each direction"
+    )
+    t_boost: Annotated[One, Discriminator(_kind)] | None = None
+    intervals: Url | None = Field(None, description="for 'auto': their file; default: those learned for the model here")
     seed: int = Field(0, ge=0, lt=2**63)
     stages: Literal["fused", "staged"] = "fused"
     inversions: Url | None = None
@@ -140,7 +155,7 @@ class JobSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What the outputs depend on, as far as the spec says it."""
-        return self.model_dump(mode="json", exclude={"output", "engine", "model"})
+        return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals"})
 
 
 def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> JobSpec:
@@ -195,7 +210,7 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _sentence(error: ValidationError, config: Path | None) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if part not in KINDS)
     prefix = f"{config}: " if config else ""
     if first["type"] == "missing":
         return f"{prefix}{where} is missing: give --{where} or '{where}:' in the config"

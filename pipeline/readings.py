@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from asyrp.interval_curves import inversion_distances
 from asyrp.jacobian import singular_vectors
 from asyrp.labels import noised_h
 from asyrp.models import Model
+from asyrp.perceptual import load_measure
 from asyrp.registry import ModelFolder
 from asyrp.scorers import ScorerSource, load_scorer
 from asyrp.unet import Encoded
@@ -102,6 +104,26 @@ class JacobianOfH:
 
     def identity(self) -> dict[str, Any]:
         return asdict(self) | {"keys": self.keys and sorted(self.keys)}
+
+
+@dataclass(frozen=True)
+class InversionDistances:
+    """How far the images are from their P_t and x_t, by a perceptual measure, at each timestep of `grid`: [2, T]."""
+
+    grid: tuple[int, ...]
+    measure: str
+
+    def function(self, load: Callable[[], Loaded], device: str) -> BatchFunction:
+        _, model = load()
+        measure = load_measure(self.measure, device)
+
+        def read(batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG001
+            return inversion_distances(model.unet, model.schedule, measure, batch[:, 0].to(device), self.grid)
+
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ FINAL = "boost"
 
 @dataclass(frozen=True)
 class BoundEdit:
-    """An edit with the interval bounds that hold for it in this run."""
+    """An edit with the interval bounds that hold for it in this run: a t_edit for each of its directions."""
 
     edit: Edit
-    t_edit: int | None  # overrides the directions' own; None: each direction's own
+    t_edits: tuple[int, ...]
     t_boost: int
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from asyrp.interval_curves import CurveSums
 from asyrp.jacobian import JacobianSums
 from asyrp.labels import LabelSums
 from asyrp.pca import PcaSketch
@@ -78,6 +79,19 @@ class JacobianReducer:
     def add(self, key: str, output: NDArray[np.float32]) -> None:  # noqa: ARG002
         both = torch.from_numpy(output)  # [T, 1 + k, C, h, w]
         self.sums.add(both[:, 0], both[:, 1:])
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}
+
+
+class CurveReducer:
+    """A shard's sums of distances."""
+
+    def __init__(self) -> None:
+        self.sums = CurveSums()
+
+    def add(self, key: str, output: NDArray[np.float32]) -> None:  # noqa: ARG002
+        self.sums.add(torch.from_numpy(output))
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}

@@ -49,7 +49,7 @@ class Method:
         loaded = {name: load_direction(folder, name, source) for name, source in settings.directions.items()}
         for direction in loaded.values():
             direction.form.to(self.device)
-        self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edit) for bound in settings.edits}
+        self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edits) for bound in settings.edits}
         t_0 = len(self.schedule) - 1
         self.inversion = inversion_pairs(settings.n_inv, t_0)
         self.generation = generation_pairs(settings.n_gen, t_0)

@@ -105,7 +105,7 @@ def test_models_and_directions_are_listed_and_shown(cli):
     assert json.loads(cli("directions", "show", "smile", "--json")[1])["name"] == "smile"
 
 
-MAKERS = {"submit", "models convert", *(f"directions {name}" for name in (
+MAKERS = {"submit", "models convert", "intervals learn", *(f"directions {name}" for name in (
     "project", "combine", "scale", "average", "preview", "learn text", "learn labels", "learn classifier", "learn pca",
     "learn jacobian",
 ))}  # fmt: skip

@@ -236,7 +236,7 @@ def test_delta_h_is_scaled_to_the_number_of_steps():
 def test_in_a_sum_each_direction_acts_in_its_own_interval():
     ones = Direction(DirectionInfo("a", "global", "", 10, t_edit=500), GlobalDirection(torch.ones(32, 8, 8)))
     twos = Direction(DirectionInfo("b", "global", "", 10, t_edit=300), GlobalDirection(2 * torch.ones(32, 8, 8)))
-    shift = make_shift(parse_edit("a=1,b=-0.5"), {"a": ones, "b": twos}, 10, None)
+    shift = make_shift(parse_edit("a=1,b=-0.5"), {"a": ones, "b": twos}, 10)
     encoded = HSpaceUNet(small_unet()).encode(torch.randn(1, 3, 16, 16), 999)
     assert shift.t_edit == 300
     assert shift(encoded, 600).unique().tolist() == [0.0]

@@ -7,8 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+from asyrp.intervals import T_BOOST_LPIPS, T_EDIT_LPIPS, first_at_least
+
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
-T_EDIT_LPIPS, T_BOOST_LPIPS = 0.33, 1.2
 NO_TEXT_LPIPS = 0.30
 """What the release's own table of t_edit without a text amounts to."""
 
@@ -20,22 +21,19 @@ SOURCE = (
 )
 
 
-def read_curve(path: Path) -> list[tuple[int, float]]:
-    """Timestep and mean LPIPS, ascending."""
+def read_curve(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Timesteps, ascending, and mean LPIPS."""
     rows = (line.split("\t") for line in path.read_text().splitlines() if line.strip())
-    return sorted((int(t), float(value)) for t, value in rows)
-
-
-def first_at_least(curve: list[tuple[int, float]], threshold: float) -> int:
-    return next(t for t, value in curve if value >= threshold)
+    timesteps, values = zip(*sorted((int(t), float(value)) for t, value in rows), strict=True)
+    return timesteps, values
 
 
 def preset(folder: Path, name: str) -> dict[str, object]:
     edits, boosts = (read_curve(folder / f"{name}_LPIPS_distance_{kind}.tsv") for kind in ("x0_t", "x"))
     return {
-        "t_edit": [first_at_least(edits, T_EDIT_LPIPS * cosine) for cosine in COSINES],
-        "t_edit_without_text": first_at_least(edits, NO_TEXT_LPIPS),
-        "t_boost": first_at_least(boosts, T_BOOST_LPIPS),
+        "t_edit": [first_at_least(*edits, T_EDIT_LPIPS * cosine) for cosine in COSINES],
+        "t_edit_without_text": first_at_least(*edits, NO_TEXT_LPIPS),
+        "t_boost": first_at_least(*boosts, T_BOOST_LPIPS),
     }
 
 

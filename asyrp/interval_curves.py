@@ -1,0 +1,66 @@
+"""The distances that intervals are found by, measured while images are inverted."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from asyrp.intervals import Curve
+from asyrp.perceptual import Measure
+from asyrp.process import ddim_step, predict, predicted_x0
+from asyrp.schedule import NoiseSchedule
+from asyrp.unet import SplitUNet
+
+CURVES = ("p_t", "x_t")
+
+
+@torch.inference_mode()
+def inversion_distances(
+    unet: SplitUNet, schedule: NoiseSchedule, measure: Measure, x_0: Tensor, grid: Sequence[int]
+) -> Tensor:
+    """Distances [B, 2, T] of images [B, 3, H, W] to their P_t and x_t, at the timesteps `grid` of a DDIM inversion.
+
+    P_t counts for the timestep at which it was predicted (the released code keys it by the next one). Costs T
+    evaluations of the net.
+    """
+    x, found = x_0, []
+    for t, t_next in [*itertools.pairwise(grid), (grid[-1], grid[-1])]:
+        a = schedule.level(t)
+        eps = predict(unet, x, t)
+        found.append(torch.stack([measure(x_0, predicted_x0(x, eps, a)), measure(x_0, x)], dim=1))
+        x = ddim_step(x, eps, a, schedule.level(t_next))
+    return torch.stack(found, dim=2)
+
+
+class CurveSums:
+    """Sums of distances [2, T] and of their squares over images, float64; they add up in any order."""
+
+    def __init__(self, images: int = 0, sums: Tensor | None = None) -> None:
+        self.images = images
+        self.sums = torch.zeros(2, 1, 1, dtype=torch.float64) if sums is None else sums  # [power, curve, T]
+
+    def add(self, distances: Tensor) -> None:
+        """Add one image's distances [2, T]."""
+        distances = distances.double()
+        self.images += 1
+        self.sums = self.sums + torch.stack([distances, distances.square()])
+
+    def merge(self, other: "CurveSums") -> None:
+        """Add the sums of other images."""
+        self.images += other.images
+        self.sums = self.sums + other.sums
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums, to be stored."""
+        return {"images": torch.tensor(self.images), "sums": self.sums}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "CurveSums":
+        return cls(int(tensors["images"]), tensors["sums"])
+
+    def curves(self) -> dict[str, Curve]:
+        """Both curves by name, from at least one image."""
+        mean, of_squares = self.sums / self.images
+        std = (of_squares - mean.square()).clamp(min=0).sqrt()
+        return {name: Curve(tuple(m), tuple(s)) for name, m, s in zip(CURVES, mean.tolist(), std.tolist(), strict=True)}

@@ -1,0 +1,83 @@
+"""What t_edit and t_boost do to an edit, and what the rules of Asyrp (section 3.4) make of the bundled faces.
+
+    python benchmarks/intervals.py                # about 5 minutes on one core; docs/images/intervals.png
+    python benchmarks/intervals.py --strength 2
+
+Intervals are learned on the model's samples. Then held-out rendered faces get glasses by the bundled direction, edited
+down to several t_edit without fresh noise, and with fresh noise from several t_boost, and are judged as in
+edit_success.py (32 faces: cells are good to about 10 points). 40 + 40 steps, `refine: 2`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import torch
+from judge import judged
+from render_avatars import LABELS
+from torch import Tensor
+from trial import Trial
+from ways import N_STEPS, percent, row, trial
+
+from asyrp import directions, process, registry
+from asyrp.clip import Clip
+from asyrp.noise import boosting_noise, noise_key
+from asyrp.shift import EditShift
+from jobs.cli_intervals import chart
+from jobs.learn_intervals import IntervalsRequest, learn_intervals
+from jobs.spec import EngineSpec
+
+GLASSES = LABELS.index("glasses")
+TEXTS = "person", "person with glasses"
+T_EDITS, T_BOOSTS, USUAL = (128, 204, 333, 409, 614), (0, 102, 204), 250
+PLOT = Path("docs/images/intervals.png")
+
+
+@torch.inference_mode()
+def edited(faces: Trial, strength: float, t_edit: int, t_boost: int) -> Tensor:
+    """All faces with glasses, fresh noise below t_boost."""
+    unet, schedule = faces.model.unet, faces.model.schedule
+    direction = directions.load(registry.find("avatars").direction_files()["glasses"])
+    shift = EditShift(((direction, strength, t_edit),), N_STEPS)
+    above, below = process.split_at_boost(faces.pairs, t_boost)
+    x = process.edit(unet, schedule, faces.x_T, above, shift)
+    keys = [noise_key(0, str(index), "glasses") for index in range(len(x))]
+    return process.boost(
+        unet, schedule, x, below, shift, lambda t: boosting_noise(keys, t, tuple(x.shape[1:]), x.device)
+    )
+
+
+def print_row(faces: Trial, strength: float, t_edit: int, t_boost: int, picked: str) -> None:
+    seen = judged(faces.judge, edited(faces, strength, t_edit, t_boost))
+    others = [index for index in range(len(LABELS)) if index != GLASSES]
+    kept = (seen[:, others] == faces.truth[:, others]).float().mean().item()
+    row(t_edit, t_boost, percent(seen[:, GLASSES].float().mean().item()), percent(kept), picked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--faces", type=int, default=32)
+    parser.add_argument("--images", type=int, default=32, help="of the model's samples, for the intervals")
+    arguments = parser.parse_args()
+    samples = str(registry.find("avatars").samples)
+    learned = learn_intervals(IntervalsRequest(samples, "avatars", EngineSpec(), arguments.images, measure="clip"))
+    cosine = Clip("avatars").cosine(*TEXTS)
+    chart(learned, cosine).save(PLOT)
+    picked = {t: f"the rule's t_edit, cosine {c:.2f}" for c in (1.0, cosine) if (t := learned.t_edit(c)) is not None}
+    t_boost = learned.t_boost()
+    faces = trial("glasses", arguments.faces)
+    row("t_edit", "t_boost", "present", "others kept", "")
+    row(*["---"] * 5)
+    for t in sorted({*T_EDITS, *picked}):
+        print_row(faces, arguments.strength, t, 0, picked.get(t, ""))
+    for t in T_BOOSTS:
+        print_row(faces, arguments.strength, USUAL, t, "the bundled t_edit")
+    if t_boost is not None:
+        print_row(faces, arguments.strength, USUAL, t_boost, "the rule's t_boost")
+
+
+if __name__ == "__main__":
+    main()

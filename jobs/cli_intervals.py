@@ -1,0 +1,145 @@
+"""`asyrp intervals`: t_edit and t_boost of one's own images, learned and shown."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from asyrp.errors import UserError
+from asyrp.intervals import Intervals, learned_path, load, load_for, save
+from jobs.cli_options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
+from jobs.display import out, print_facts, report
+from pipeline.model_source import find_model
+
+if TYPE_CHECKING:  # Pillow loads only when a chart is drawn
+    from jobs.chart import Chart
+
+COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+intervals_app = typer.Typer(
+    help="The intervals of your images: where an edit ends and fresh noise begins.", no_args_is_help=True
+)
+
+
+@intervals_app.command("learn")
+@takes(collecting_from_flags)
+def intervals_learn(
+    common: Collecting,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write. [default: kept for this model, where runs find it]"),
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many, chosen by key.")] = 100,
+    n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps: t is known as finely.")] = 40,
+    measure: Annotated[
+        str,
+        typer.Option(
+            "--measure", help="lpips (the papers'), clip (the model's own, or clip:NAME), auto: the first to be had."
+        ),
+    ] = "auto",
+) -> None:
+    """Measure how far images are from P_t and x_t while they are inverted (Asyrp, section 3.4).
+
+    What is learned without --output is used by 'asyrp run --t-edit auto --t-boost auto' with the same model.
+
+    **Example:** asyrp intervals learn -s photos/ --model google/ddpm-ema-celebahq-256
+    """
+    from jobs.learn_intervals import IntervalsRequest, learn_intervals
+
+    learned = learn_intervals(IntervalsRequest(**vars(common), images=images, n_inv=n_inv, measure=measure))
+    path = output or learned_path(learned.model_digest)
+    save(learned, path)
+    print_paths([path])
+
+
+@intervals_app.command("show")
+def intervals_show(
+    file: Annotated[
+        Path | None, typer.Argument(help="What 'intervals learn' wrote. [default: what it learned for the model here]")
+    ] = None,
+    model: ModelOption = "avatars",
+    text_cosine: Annotated[
+        float | None, typer.Option("--text-cosine", help="Of source and target text in CLIP. [default: 1]")
+    ] = None,
+    source_text: Annotated[str | None, typer.Option("--source-text", help="Compute that cosine: 'person'.")] = None,
+    target_text: Annotated[str | None, typer.Option("--target-text", help="'person with glasses'.")] = None,
+    clip: Annotated[str | None, typer.Option("--clip", help=f"{CLIP_HELP} [default: as for the model]")] = None,
+    plot: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the curves to this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """t_edit and t_boost by the rules of the paper, and the curves that they are read from.
+
+    **Example:** asyrp intervals show --model celebahq-ddpm --text-cosine 0.9 -o curves.png
+    """
+    intervals = load(file) if file else load_for(None, find_model(model).digest, model)
+    if source_text or target_text:
+        text_cosine = _text_cosine(intervals, source_text, target_text, clip)
+    cosine = 1.0 if text_cosine is None else text_cosine
+    facts: dict[str, Any] = {
+        "file": str(file or learned_path(intervals.model_digest)),
+        "model": intervals.model,
+        "model_digest": intervals.model_digest,
+        "measure": intervals.measure,
+        "images": intervals.images,
+        "text_cosine": cosine,
+        "t_edit": intervals.t_edit(cosine),
+        "t_edit_threshold": intervals.thresholds.t_edit * cosine,
+        "t_boost": intervals.t_boost(),
+        "t_boost_threshold": intervals.thresholds.t_boost,
+        "t_edit_by_text_cosine": {f"{each:.2f}": intervals.t_edit(each) for each in COSINES},
+    }
+    if plot:
+        chart(intervals, cosine).save(plot)
+
+    def show() -> None:
+        print_facts(facts)
+        out.print(_curves(intervals))
+
+    report({**facts, **_columns(intervals)}, as_json, show)
+
+
+def _text_cosine(intervals: Intervals, source: str | None, target: str | None, clip: str | None) -> float:
+    from asyrp.clip import Clip, default_clip
+
+    if source is None or target is None:
+        raise UserError("a text has no cosine alone: give both --source-text and --target-text")
+    return Clip(clip or default_clip(intervals.model)).cosine(source, target)
+
+
+def _columns(intervals: Intervals) -> dict[str, tuple[float, ...]]:
+    return {
+        "t": intervals.timesteps,
+        "p_t": intervals.p_t.mean,
+        "p_t_std": intervals.p_t.std,
+        "x_t": intervals.x_t.mean,
+        "x_t_std": intervals.x_t.std,
+    }
+
+
+def _curves(intervals: Intervals) -> Table:
+    """The distances at each timestep, from noise to image."""
+    columns = _columns(intervals)
+    table = Table("t", "to P_t", "std", "to x_t", "std", title=f"distance of {intervals.images} images to")
+    for t, *values in reversed(list(zip(*columns.values(), strict=True))):
+        table.add_row(str(t), *(f"{value:.3f}" for value in values))
+    return table
+
+
+def chart(intervals: Intervals, text_cosine: float) -> "Chart":
+    """Both curves with their spread, and where they reach their thresholds."""
+    from jobs.chart import Chart, Line
+
+    curves = {"to P_t": intervals.p_t, "to x_t": intervals.x_t}
+    top = math.ceil(2 * max(max(curve.mean) for curve in curves.values())) / 2
+    lines = {
+        f"{intervals.measure} {name}": Line(intervals.timesteps, curve.mean, curve.std)
+        for name, curve in curves.items()
+    }
+    drawn = Chart(lines, top)
+    if (t := intervals.t_edit(text_cosine)) is not None:
+        drawn.mark(f"t_edit {t}", t, intervals.thresholds.t_edit * text_cosine, 0)
+    if (t := intervals.t_boost()) is not None:
+        drawn.mark(f"t_boost {t}", t, intervals.thresholds.t_boost, 1)
+    return drawn

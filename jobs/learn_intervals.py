@@ -1,0 +1,113 @@
+"""`asyrp intervals learn`: the distances of images to their P_t and x_t, over the cluster."""
+
+import hashlib
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from asyrp.clip import default_clip
+from asyrp.errors import UserError
+from asyrp.interval_curves import CurveSums
+from asyrp.intervals import LPIPS, Intervals, thresholds
+from asyrp.models import read_schedule
+from asyrp.perceptual import CLIP_PREFIX, load_measure
+from asyrp.schedule import timesteps
+from jobs.collect import Collection, collect
+from jobs.display import console
+from jobs.spec import EngineSpec
+from pipeline.model_source import find_model
+from pipeline.readings import InversionDistances
+from pipeline.reducers import CurveReducer
+from pipeline.sources import list_images
+
+
+@dataclass(frozen=True)
+class IntervalsRequest:
+    """What to measure: so many images of a source, or all where it has fewer, by `measure`: auto, lpips, clip or
+    clip:NAME. `work` is a root that keeps the sums, to go on after a stop."""
+
+    source: str
+    model: str
+    engine: EngineSpec
+    images: int = 100
+    n_inv: int = 40
+    measure: str = "auto"
+    work: str | None = None
+    shard_size: int = 16
+
+
+def learn_intervals(request: IntervalsRequest) -> Intervals:
+    """Measure the distances and find the thresholds (Asyrp, section 3.4); as statistics, over the cluster.
+
+    Raises:
+        UserError: if the measure cannot be had, the source has no image that can be read, or the number of steps does
+            not fit the model's schedule.
+    """
+    folder = find_model(request.model)
+    grid = _grid(request.n_inv, len(read_schedule(folder.scheduler)) - 1)
+    measure = available_measure(request.measure, request.model)
+    collection = Collection(
+        source=request.source,
+        folder=folder,
+        reading=InversionDistances(grid, measure),
+        make_reducer=CurveReducer,
+        identity={"images": request.images},
+        shard_size=request.shard_size,
+        work=request.work,
+        engine=request.engine,
+        keys=sampled_keys(request.source, request.images),
+    )
+    sums, images = collect(collection, _merge)
+    curves = sums.curves()
+    return Intervals(
+        model=request.model,
+        model_digest=folder.digest,
+        measure=measure,
+        images=images,
+        timesteps=grid,
+        thresholds=thresholds(measure, **curves),
+        **curves,
+    )
+
+
+def available_measure(asked: str, model: str) -> str:
+    """The full name of a measure whose weights are here or can be fetched; auto is LPIPS, or else the model's CLIP.
+
+    Raises:
+        UserError: if it is none, or its weights cannot be had.
+    """
+    own_clip = CLIP_PREFIX + default_clip(model)
+    if asked == "auto":
+        try:
+            load_measure(LPIPS, "cpu")
+        except UserError as error:
+            console.print(f"{error}; so the measure is {own_clip}", highlight=False, soft_wrap=True)
+        else:
+            return LPIPS
+    elif asked != LPIPS and asked != "clip" and not asked.startswith(CLIP_PREFIX):
+        raise UserError(f"--measure {asked}: give auto, lpips, clip or clip:NAME")
+    name = own_clip if asked in ("auto", "clip") else asked
+    load_measure(name, "cpu")  # a mistake is better heard of here than from the first actor
+    return name
+
+
+def sampled_keys(source: str, count: int) -> frozenset[str]:
+    """The keys of `count` images of a source, or of all, chosen by key: the same in whatever order they are listed."""
+    keys = (image.key for image in list_images(source))
+    return frozenset(heapq.nsmallest(count, keys, key=lambda key: hashlib.sha256(key.encode()).digest()))
+
+
+def _grid(n_inv: int, t_0: int) -> tuple[int, ...]:
+    try:
+        return tuple(timesteps(n_inv, t_0))
+    except ValueError as error:
+        raise UserError(f"--n-inv {n_inv}: {error}") from error
+
+
+def _merge(shards: Iterable[dict[str, Tensor]]) -> CurveSums:
+    merged = CurveSums()
+    for tensors in shards:
+        merged.merge(CurveSums.from_tensors(tensors))
+    return merged
