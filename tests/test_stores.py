@@ -9,7 +9,7 @@ import time
 
 import fsspec
 import pytest
-from conftest import SAMPLES, asyrp, rows, stand_in_run
+from conftest import SAMPLES, rows, stand_in_run
 from servers import SERVERS
 
 from asyrp.errors import UserError
@@ -47,13 +47,13 @@ def bucket(server):
     return server.bucket
 
 
+ASYRP = [sys.executable, "-c", "from jobs.cli import main; main()"]
+"""A process of its own: the actors of a cluster that is there already would not know the server's credentials."""
+
+
 def kill_a_run(command: list[str], store: Store) -> None:
     """Start a run and kill its driver once it has committed a shard."""
-    driver = subprocess.Popen(
-        [sys.executable, "-c", "from jobs.cli import main; main()", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    driver = subprocess.Popen([*ASYRP, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 150
     while not committed(store, "boost"):
         assert time.monotonic() < deadline and driver.poll() is None
@@ -69,7 +69,7 @@ def test_a_killed_run_goes_on_and_commits_every_image_once(server, cli):
     code, out, err = cli("plan", *arguments, "--json")
     assert code == 0 and json.loads(out)["images"] == len(FACES) and not store.exists("plan")
     kill_a_run(["run", *arguments], store)
-    again = asyrp("run", *arguments)
+    again = subprocess.run([*ASYRP, "run", *arguments], capture_output=True, text=True, timeout=200, check=False)
     assert again.returncode == 0, again.stderr
     assert ("does not refuse" in again.stderr) is not server.honours_conditions
     found = rows(root)
