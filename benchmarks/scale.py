@@ -57,28 +57,42 @@ def job_at(root: Path | str, **changes: object) -> Job:
 
 
 def overhead(root: Path, batch_size: int = 8) -> None:
-    """All 64 samples, 40 + 40 steps: the bare loop in this thread, then the worker with its threads and files."""
-    job = job_at(root, shard_size=16)
-    method = Method(job.settings)
-    images = [decode(fetch(image), 32, "crop").pixels for image in list_images(job.spec.source)]
+    """All 64 samples, 40 + 40 steps: the bare loop in this thread, and the worker with its threads and files.
+
+    Each twice, in the order bare, worker, worker, bare: a machine that slows down favours neither.
+    """
+    method = Method(job_at(root).settings)
+    images = [decode(fetch(image), 32, "crop").pixels for image in list_images(str(SAMPLES))]
     pixels, keys = torch.from_numpy(np.stack(images))[:, None], [str(i) for i in range(len(images))]
+
+    def bare() -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for i in range(0, len(keys), batch_size):
+                method.fused(pixels[i : i + batch_size], keys[i : i + batch_size])
+        return time.perf_counter() - start
+
+    def engine(name: str) -> float:
+        job = job_at(root / name, shard_size=16)
+        plan = open_run(Store(job.spec.output), job)
+        options = WorkerOptions(batch_size)
+        worker = Worker(job.spec.output, "bench", lambda: {"fused": method.fused}, job.image_format, options)
+        start = time.perf_counter()
+        for shard in range(plan.shards):
+            worker.run(job.stages[0], shard)
+        seconds = time.perf_counter() - start
+        spent = worker.close()["seconds"]
+        waits = spent["wait_for_reader"] + spent["wait_for_writer"]
+        print(f"device busy {100 * spent['device'] / (spent['device'] + waits):.1f} % of the worker's time")
+        return seconds
+
     with torch.inference_mode():
         method.fused(pixels[:batch_size], keys[:batch_size])
-        start = time.perf_counter()
-        for i in range(0, len(keys), batch_size):
-            method.fused(pixels[i : i + batch_size], keys[i : i + batch_size])
-        bare = time.perf_counter() - start
-    plan = open_run(Store(str(root)), job)
-    worker = Worker(str(root), "bench", lambda: {"fused": method.fused}, job.image_format, WorkerOptions(batch_size))
-    start = time.perf_counter()
-    for shard in range(plan.shards):
-        worker.run(job.stages[0], shard)
-    engine = time.perf_counter() - start
-    seconds = worker.close()["seconds"]
-    waits = seconds["wait_for_reader"] + seconds["wait_for_writer"]
-    print(f"bare loop {len(keys) / bare:.3f} img/s, worker {len(keys) / engine:.3f} img/s: "
-          f"overhead {100 * (engine / bare - 1):.1f} %")  # fmt: skip
-    print(f"device busy {100 * seconds['device'] / (seconds['device'] + waits):.1f} % of the worker's time")
+    times = [bare(), engine("one"), engine("two"), bare()]
+    loop, worker = times[0] + times[3], times[1] + times[2]
+    print("seconds: " + ", ".join(f"{seconds:.1f}" for seconds in times))
+    print(f"bare loop {2 * len(keys) / loop:.3f} img/s, worker {2 * len(keys) / worker:.3f} img/s: "
+          f"overhead {100 * (worker / loop - 1):.1f} %")  # fmt: skip
 
 
 def reader(root: Path, count: int = 100) -> None:
