@@ -98,14 +98,12 @@ def learn_text(request: TextRequest) -> Path:
             losses = list(training.batch(*data.batch(epoch, index)))
             state.keep(training, number + 1)
             if request.preview_every and (number + 1) % request.preview_every == 0:
-                preview.draw(directions.Direction(_info(request, folder, len(data.keys), training), training.block))
+                preview.draw(_direction(request, folder, len(data.keys), training))
             progress.update(task, advance=1, description=_text(losses))
             if not console.is_terminal:
                 console.print(f"batch {number + 1} of {len(steps)}: {_text(losses)}", highlight=False)
     unit = _calibrate(request, folder, training, data) if request.calibrate else None
-    directions.save(
-        directions.Direction(_info(request, folder, len(data.keys), training, unit), training.block), request.output
-    )
+    directions.save(_direction(request, folder, len(data.keys), training, unit), request.output)
     state.forget()
     return request.output
 
@@ -117,12 +115,15 @@ def _calibrate(request: TextRequest, folder: ModelFolder, training: TextTraining
     def lack(x: Tensor) -> Tensor:
         return clip.lack(x, recipe.source_text, recipe.target_text)
 
-    chosen = data.pixels[lack(data.pixels)][:CALIBRATION_IMAGES].to(request.device)
-    if len(chosen) == 0:
+    # A batch at a time: all images at once can be more than the device's memory holds.
+    lacking = (x for batch in data.pixels.split(request.batch_size) for x in batch[lack(batch).cpu()])
+    chosen = list(itertools.islice(lacking, CALIBRATION_IMAGES))
+    if not chosen:
         console.print("strength 1 stays what was trained: to CLIP every image has the target already", highlight=False)
         return None
-    trained = directions.Direction(_info(request, folder, len(data.keys), training), training.block)
-    strength = unit_strength(training.model, trained, data.inverted(chosen), recipe.t_edit, lambda x: ~lack(x))
+    x_T = data.inverted(torch.stack(chosen).to(request.device))
+    trained = _direction(request, folder, len(data.keys), training)
+    strength = unit_strength(training.model, trained, x_T, recipe.t_edit, lambda x: ~lack(x))
     if strength is None:
         console.print(
             f"strength 1 stays what was trained: to CLIP not even {STRENGTHS[-1]:g} times that puts the target on "
@@ -140,11 +141,12 @@ def _text(losses: list[Losses]) -> str:
     return f"clip {clip:.3f}, l1 {l1:.3f}"
 
 
-def _info(
+def _direction(
     request: TextRequest, folder: ModelFolder, images: int, training: TextTraining, unit: str | None = None
-) -> DirectionInfo:
+) -> directions.Direction:
+    """What is trained so far; `unit` says what strength 1 is, if not what was trained."""
     recipe = request.recipe
-    return DirectionInfo(
+    info = DirectionInfo(
         name=request.output.stem,
         form="implicit",
         model_digest=folder.digest,
@@ -162,6 +164,7 @@ def _info(
             "optimizer": f"{recipe.optimizer} {recipe.learning_rate:g}",
         },
     )
+    return directions.Direction(info, training.block)
 
 
 class TrainingImages:

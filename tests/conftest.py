@@ -128,6 +128,10 @@ def stand_in_run(source: Path | str, output: Path | str, **changes: Any) -> Stor
     return Store(job.spec.output)
 
 
+ASYRP = [sys.executable, "-c", "from jobs.cli import main; main()"]
+"""The command line in a process of its own, for what is killed or must not know this one's Ray cluster."""
+
+
 def asyrp(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Call the command line in this process: a process of its own would load torch again."""
     out, err, before = io.StringIO(), io.StringIO(), sys.argv

@@ -3,13 +3,12 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import asyrp, digests, make_faces, spec
+from conftest import ASYRP, asyrp, digests, make_faces, spec
 
 from jobs.run import exit_code, run
 from pipeline.commit import committed
@@ -70,7 +69,7 @@ def test_a_killed_actor_costs_no_image_and_changes_no_byte(source, undisturbed, 
 
 
 def start_run(source: Path, root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "run", "-s", source, "-o", root, *FLAGS]
+    command = [*ASYRP, "run", "-s", source, "-o", root, *FLAGS]
     return subprocess.Popen([str(part) for part in command], text=True, stderr=subprocess.PIPE)
 
 

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import fsspec
 import pytest
-from conftest import SAMPLES, rows, stand_in_run
+from conftest import ASYRP, SAMPLES, rows, stand_in_run
 from servers import SERVERS
 
 from asyrp.errors import UserError
@@ -47,10 +46,6 @@ def bucket(server):
     return server.bucket
 
 
-ASYRP = [sys.executable, "-c", "from jobs.cli import main; main()"]
-"""A process of its own: the actors of a cluster that is there already would not know the server's credentials."""
-
-
 def kill_a_run(command: list[str], store: Store) -> None:
     """Start a run and kill its driver once it has committed a shard."""
     driver = subprocess.Popen([*ASYRP, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -69,6 +64,7 @@ def test_a_killed_run_goes_on_and_commits_every_image_once(server, cli):
     code, out, err = cli("plan", *arguments, "--json")
     assert code == 0 and json.loads(out)["images"] == len(FACES) and not store.exists("plan")
     kill_a_run(["run", *arguments], store)
+    # The actors of a cluster that is there already would not know the server's credentials.
     again = subprocess.run([*ASYRP, "run", *arguments], capture_output=True, text=True, timeout=200, check=False)
     assert again.returncode == 0, again.stderr
     assert ("does not refuse" in again.stderr) is not server.honours_conditions

@@ -5,14 +5,13 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLES, asyrp
+from conftest import ASYRP, SAMPLES, asyrp
 from PIL import Image
 
 from asyrp import calibration, directions, models, registry
@@ -173,7 +172,7 @@ FLAGS = ("directions", "learn", "text", "-s", SAMPLES,
 
 def test_a_training_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path):
     output, state = tmp_path / "g.safetensors", tmp_path / "g.safetensors.training"
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, FLAGS), "-o", str(output)]
+    command = [*ASYRP, *map(str, FLAGS), "-o", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not state.exists():
