@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from asyrp.metric_names import METRICS
 from pipeline.source_image import SourceImage
 
-VERSION = "3"
+VERSION = "4"
 OK = "ok"
 STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", "rejected_quality"))
 
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         ("model_digest", pa.string()),
         ("seed", pa.int64()),
         ("n_inv", pa.int32()),
+        ("refine", pa.int32()),
         ("n_gen", pa.int32()),
         ("t_edit", pa.int32()),
         ("t_boost", pa.int32()),
@@ -51,6 +53,9 @@ SCHEMA = pa.schema(
         ("output_sha256", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        *((name, pa.float32()) for name in METRICS),
+        ("scores", pa.map_(pa.string(), pa.float32())),
+        ("source_scores", pa.map_(pa.string(), pa.float32())),
         ("fetch_ms", pa.float32()),
         ("decode_ms", pa.float32()),
         ("device_ms", pa.float32()),
@@ -74,7 +79,7 @@ def to_bytes(rows: Iterable[Row]) -> bytes:
 
 def from_bytes(data: bytes) -> list[Row]:
     """The rows of a manifest; a column that an earlier version did not write is null."""
-    return pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
+    return pq.read_table(io.BytesIO(data), schema=SCHEMA, use_threads=False).to_pylist(maps_as_pydicts="strict")
 
 
 def source_of(row: Row) -> SourceImage:

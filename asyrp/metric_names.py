@@ -1,0 +1,32 @@
+"""What can be measured of an edit, by name: what each number means, and which way is better. No torch here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the manifest. `of` says what it judges: the inversion alone, or the edited image."""
+
+    says: str
+    better: Literal["high", "low"]
+    of: Literal["reconstruction", "edit"] = "edit"
+
+
+METRICS = {
+    "recon_psnr": Metric("PSNR of the image denoised without an edit against the image, dB", "high", "reconstruction"),
+    "recon_lpips": Metric("LPIPS between the same two", "low", "reconstruction"),
+    "recon_clip": Metric("distance between CLIP's features of the same two", "low", "reconstruction"),
+    "edit_lpips": Metric("LPIPS between the edited image and the image", "low"),
+    "edit_clip": Metric("distance between CLIP's features of the same two", "low"),
+    "s_dir": Metric("cosine between how the image and how the text changed, to CLIP (S_dir of the paper)", "high"),
+    "clip_score": Metric("cosine between the edited image and the target text, to CLIP", "high"),
+    "clip_margin": Metric("how much nearer the edited image is to the target than to the source text", "high"),
+    "identity": Metric("cosine between the embeddings of both images by a face model", "high"),
+    "segmentation": Metric("share of the pixels that a segmenter sees as it did before", "high"),
+    "kept": Metric("share of the other labels that a classifier sees as it did before", "high"),
+}
+"""Each a nullable column of every manifest row; a classifier's own scores are in `scores` and `source_scores`."""
+
+SCORE, SOURCE_SCORE = "score.", "source_score."
+"""Prefixes by which conditions name a classifier's score of the edited image, and of the image it was made from."""
