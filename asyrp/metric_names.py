@@ -30,3 +30,25 @@ METRICS = {
 
 SCORE, SOURCE_SCORE = "score.", "source_score."
 """Prefixes by which conditions name a classifier's score of the edited image, and of the image it was made from."""
+
+RECONSTRUCTION_PSNR = "recon_psnr"
+"""What is measured of every run's sample: it needs no net."""
+
+OF_CLIP = frozenset(("recon_clip", "edit_clip", "s_dir", "clip_score", "clip_margin"))
+OF_TEXTS = frozenset(("s_dir", "clip_score", "clip_margin"))
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The nets that metrics ask, as `asyrp.clip.Clip` and `asyrp.scorers.load_net` name them.
+
+    `identity` gives embeddings [B, D] of images [B, 3, H, W] in [-1, 1]; `segmenter` classes [B, H, W] or scores
+    [B, K, H, W]; `classifier` scores [B, K], one for each of `labels`, a label being there from `threshold` on.
+    """
+
+    clip: str | None = None
+    identity: str | None = None
+    segmenter: str | None = None
+    classifier: str | None = None
+    labels: tuple[str, ...] = ()
+    threshold: float = 0.5

@@ -32,7 +32,7 @@ def load_measure(name: str, device: str) -> Measure:
     """
     if name == LPIPS:
         return _lpips(device)
-    return _clip(Clip(name.removeprefix(CLIP_PREFIX), device))
+    return clip_measure(Clip(name.removeprefix(CLIP_PREFIX), device))
 
 
 def _lpips(device: str) -> Measure:
@@ -60,7 +60,7 @@ def _large_enough(x: Tensor) -> Tensor:
     return interpolate(x, (SMALLEST, SMALLEST), mode="bicubic", align_corners=False)
 
 
-def _clip(clip: Clip) -> Measure:
+def clip_measure(clip: Clip) -> Measure:
     """LPIPS without its learned weights: features of every block as unit vectors, their squared differences averaged
     over places and blocks."""
 

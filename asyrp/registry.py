@@ -121,6 +121,17 @@ class ModelFolder:
         """Images of the model's own domain, if it comes with some."""
         return folder if (folder := self.root / "samples").is_dir() else None
 
+    @property
+    def segmenter(self) -> Path | None:
+        """A net that tells the parts of the model's images apart, if it comes with one."""
+        return file if (file := self.root / "segmenter.pt").is_file() else None
+
+    @property
+    def texts(self) -> dict[str, tuple[str, str]]:
+        """Source and target text of the directions that come with the model, where they have some."""
+        file = self.root / "texts.json"
+        return {name: tuple(pair) for name, pair in json.loads(file.read_text()).items()} if file.is_file() else {}
+
     def direction_files(self) -> dict[str, Path]:
         """The directions that come with the model, by name."""
         return {path.stem: path for path in sorted((self.root / "directions").glob("*.safetensors"))}

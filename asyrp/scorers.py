@@ -40,7 +40,7 @@ def load_scorer(source: ScorerSource, device: str) -> Scorer:
         assert source.clip is not None
         return _clip_scorer(Clip(source.clip, device), source.texts)
     assert source.classifier is not None
-    return _checked(_classifier(source.classifier, device), source)
+    return _checked(load_net(source.classifier, device), source)
 
 
 def _clip_scorer(clip: Clip, texts: tuple[str, str]) -> Scorer:
@@ -63,24 +63,30 @@ def _checked(classify: Callable[[Tensor], Any], source: ScorerSource) -> Scorer:
     return score
 
 
-def _classifier(name: str, device: str) -> Callable[[Tensor], Any]:
+def load_net(name: str, device: str, what: str = "classifier") -> Callable[[Tensor], Any]:
+    """Any net of the user's, as `ScorerSource.classifier` names one: images [B, 3, H, W] in [-1, 1] to what it makes of
+    them. `what` it is called in messages.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
     file, _, function = name.rpartition(":")
     if file and function.isidentifier():
-        return _callable(file, function)
+        return _callable(file, function, what)
     if not Path(name).is_file():
-        raise UserError(f"there is no classifier {name}: give a .pt, .pt2 or .onnx file, or MODULE:NAME")
+        raise UserError(f"there is no {what} {name}: give a .pt, .pt2 or .onnx file, or MODULE:NAME")
     try:
         if name.endswith(".onnx"):
-            return _onnx(name)
+            return _onnx(name, what)
         if name.endswith(".pt2"):
             return torch.export.load(name).module().to(device)
         return torch.jit.load(name, map_location=device).eval()
     except (RuntimeError, ValueError, OSError, BadZipFile) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"the classifier {name} cannot be loaded: {reason}") from error
+        raise UserError(f"the {what} {name} cannot be loaded: {reason}") from error
 
 
-def _callable(file: str, function: str) -> Callable[[Tensor], Any]:
+def _callable(file: str, function: str, what: str) -> Callable[[Tensor], Any]:
     try:
         if file.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(file).stem, file)
@@ -91,17 +97,17 @@ def _callable(file: str, function: str) -> Callable[[Tensor], Any]:
             module = importlib.import_module(file)
         return getattr(module, function)
     except (ImportError, FileNotFoundError, AttributeError) as error:
-        raise UserError(f"the classifier {file}:{function} cannot be loaded: {error}") from error
+        raise UserError(f"the {what} {file}:{function} cannot be loaded: {error}") from error
 
 
-def _onnx(path: str) -> Callable[[Tensor], Any]:
+def _onnx(path: str, what: str) -> Callable[[Tensor], Any]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"the classifier {path} needs onnxruntime: pip install onnxruntime") from error
+        raise UserError(f"the {what} {path} needs onnxruntime: pip install onnxruntime") from error
     try:
         session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
     except Exception as error:  # onnxruntime's own exceptions have no common base
-        raise UserError(f"the classifier {path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the {what} {path} cannot be loaded: {str(error).splitlines()[0]}") from error
     [first, *_] = session.get_inputs()
     return lambda x: session.run(None, {first.name: x.float().cpu().numpy()})[0]

@@ -1,7 +1,7 @@
 """The shift of h that an edit makes while denoising."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class EditShift:
 
     terms: tuple[tuple[Direction, float, int], ...]  # direction, coefficient, t_edit
     n_steps: int
+    strengths: Tensor | None = None  # [B, 1, 1, 1], of the images of the batch, in place of 1
 
     @property
     def t_edit(self) -> int | None:
@@ -32,7 +33,12 @@ class EditShift:
         if not active:
             return None
         deltas = [c * direction.delta_h(encoded, t, self.n_steps) for direction, c in active]
-        return torch.stack(torch.broadcast_tensors(*deltas)).sum(0) if len(deltas) > 1 else deltas[0]
+        delta_h = torch.stack(torch.broadcast_tensors(*deltas)).sum(0) if len(deltas) > 1 else deltas[0]
+        return delta_h if self.strengths is None else delta_h * self.strengths.to(delta_h.dtype)
+
+    def times(self, strengths: Tensor) -> "EditShift":
+        """The shift with a strength [B] for each image of a batch."""
+        return replace(self, strengths=strengths[:, None, None, None])
 
 
 def make_shift(

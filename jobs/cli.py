@@ -14,6 +14,7 @@ from rich.table import Table
 from asyrp import registry
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
+from asyrp.metric_names import METRICS
 from jobs.cli_additions import extend, retry
 from jobs.cli_cluster import cluster_app, submit
 from jobs.cli_directions import directions_app
@@ -133,6 +134,18 @@ Name = Annotated[
 ]
 ShardSize = Annotated[int | None, typer.Option("--shard-size", help="Images per shard. [default: 64]")]
 Preview = Annotated[int | None, typer.Option("--preview", help="Images on the contact sheet. [default: 8]")]
+MetricNames = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help=f"Measure it of every edit; repeat. {', '.join(METRICS)}."),
+]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option("--gate", help="A condition on a metric, as 'recon_psnr > 25'; repeat. Edits that fail are dropped."),
+]
+SearchStrengths = Annotated[
+    str | None,
+    typer.Option("--search", help="Strengths as 0.5,0.75,1: each image gets the smallest that passes the gates."),
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32]")]
 Actors = Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")]
@@ -173,6 +186,9 @@ def spec_from_flags(
     name: Name = None,
     shard_size: ShardSize = None,
     preview: Preview = None,
+    metric: MetricNames = None,
+    gate: Gates = None,
+    search: SearchStrengths = None,
     dtype: Dtype = None,
     actors: Actors = None,
     batch_size: BatchSize = None,
@@ -211,6 +227,9 @@ def spec_from_flags(
         "name": name,
         "shard_size": shard_size,
         "preview": preview,
+        "inspection.metrics": metric or None,
+        "inspection.gates": gate or None,
+        "inspection.search": search.split(",") if search else None,
         "dtype": dtype,
         "engine.actors": actors,
         "engine.batch_size": batch_size,

@@ -6,8 +6,9 @@ import typer
 
 from jobs.cli_options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console
+from jobs.paths import absolute_url
 from jobs.report import run_and_report
-from jobs.spec import EngineSpec, absolute_url
+from jobs.spec import EngineSpec
 
 
 @takes(engine_from_flags)

@@ -11,7 +11,8 @@ import typer
 from asyrp.errors import UserError
 from jobs.completion import complete_model
 from jobs.display import MODEL_HELP, out
-from jobs.spec import EngineSpec, absolute_model, absolute_url, load_engine
+from jobs.paths import absolute_model, absolute_url
+from jobs.spec import EngineSpec, load_engine
 from pipeline.model_source import fetch, find_model
 
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."

@@ -13,8 +13,8 @@ from rich.progress import track
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
+from jobs.paths import absolute_url
 from jobs.record import read_run, recorded_stages
-from jobs.spec import absolute_url
 from pipeline.additions import grown, read_additions
 from pipeline.garbage import Collected, Garbage, collect_garbage
 from pipeline.plan import PlanSummary

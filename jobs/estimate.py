@@ -22,7 +22,8 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Encoder and decoder passes per image say what the maths costs; seconds are measured on `device`."""
+    """Encoder and decoder passes per image say what the maths costs; seconds are measured on `device`. Where strengths
+    are searched for, passes and seconds are the most that an image can cost."""
 
     images: int
     shards: int
@@ -50,12 +51,13 @@ def estimate(job: Job) -> Estimate:
     grid = timesteps(spec.n_gen)
     variants = job.final.variants
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
-    edited = sum(
+    attempts, reconstructions = _inspected(job)
+    second_decodes = sum(
         sum(t >= variant.columns["t_edit"] for t in grid) if variant.columns["t_edit"] is not None else 0
         for variant in variants
     )
-    encodes = inversion + spec.n_gen * len(variants)
-    decodes = encodes + edited
+    encodes = inversion + spec.n_gen * (len(variants) * attempts + reconstructions)
+    decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
     model = models.load(find_model(spec.model), device, getattr(torch, spec.dtype))
     encode_s, decode_s = time_halves(model.unet, job.settings.image_size, spec.engine.batch_size or 8)
@@ -73,6 +75,16 @@ def estimate(job: Job) -> Estimate:
         device=device,
         seconds_per_image=encodes * encode_s + decodes * decode_s,
     )
+
+
+def _inspected(job: Job) -> tuple[int, int]:
+    """How often an image is edited at most, where a strength is searched for, and denoised without an edit. Of the
+    images that are inverted a second time there is no telling."""
+    inspection = job.settings.inspection
+    if inspection is None:
+        return 1, 0
+    measured = inspection.measures_reconstruction and inspection.sample == 1
+    return (inspection.search.most_attempts if inspection.search else 1), int(measured)
 
 
 @torch.inference_mode()

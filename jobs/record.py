@@ -16,7 +16,7 @@ from jobs.resolve import Job
 from jobs.spec import JobSpec
 from pipeline.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
-from pipeline.recipe import declare_stages
+from pipeline.recipe import declare_stages, edit_variant
 from pipeline.sources import list_images
 from pipeline.stage import Stage, Variant
 from pipeline.storage import Store, explained, open_filesystem
@@ -109,7 +109,8 @@ def recorded_stages(record: dict[str, Any]) -> list[Stage]:
     if "edits" not in spec:  # a run that collects statistics
         return [Stage(name, name, None, "statistics", (Variant(),), {}) for name in record["stages"]]
     edits = (parse_edit(text) for text in spec["edits"])
-    variants = tuple(Variant(edit.name, edit.strength) for edit in edits)
+    searched = bool((spec.get("inspection") or {}).get("search"))
+    variants = tuple(edit_variant(edit, searched, {}) for edit in edits)
     staged = spec["stages"] == "staged" or spec["inversions"] is not None
     return declare_stages(variants, {}, staged, spec["inversions"], spec["preview"])
 

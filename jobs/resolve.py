@@ -10,11 +10,12 @@ from asyrp.edits import Edit, official_sum
 from asyrp.errors import UserError
 from asyrp.intervals import Intervals
 from asyrp.registry import ModelFolder
+from jobs.resolve_inspection import judged_by, resolve_inspection
 from jobs.spec import AUTO, JobSpec
 from pipeline.model_source import direction_path, fetch, find_model
 from pipeline.plan import PlanSummary
-from pipeline.recipe import FINAL, BoundEdit, DirectionSource, MethodSettings, declare_stages
-from pipeline.stage import ImageFormat, Stage, Variant
+from pipeline.recipe import FINAL, BoundEdit, DirectionSource, MethodSettings, declare_stages, edit_variant
+from pipeline.stage import ImageFormat, Stage
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ def resolve(spec: JobSpec) -> Job:
     step = 2 ** (len(folder.config["block_out_channels"]) - 1)
     if size % step:
         raise UserError(f"image_size {size}: the model {spec.model} takes sizes that are multiples of {step}")
+    staged = spec.stages == "staged" or spec.inversions is not None
+    inspection = resolve_inspection(spec, folder, infos, [bound.edit for bound in edits], staged)
     settings = MethodSettings(
         model=spec.model,
         model_digest=folder.digest,
@@ -72,12 +75,14 @@ def resolve(spec: JobSpec) -> Job:
         image_size=size,
         device="cpu",
         check=spec.engine.check,
+        inspection=inspection,
     )
     digests = {name: source.digest for name, source in sources.items()}
     columns = {bound: _columns(bound, digests) for bound in edits}
-    variants = tuple(Variant(bound.edit.name, bound.edit.strength, columns[bound]) for bound in edits)
-    staged = spec.stages == "staged" or spec.inversions is not None
-    stages = declare_stages(variants, settings.columns(), staged, spec.inversions, spec.preview)
+    variants = tuple(edit_variant(bound.edit, spec.searches, columns[bound]) for bound in edits)
+    stages = declare_stages(
+        variants, settings.columns(), staged, spec.inversions, spec.preview, measured=inspection is not None
+    )
     image_format = ImageFormat(size, spec.fit, spec.codec, spec.quality, spec.name, spec.latent_dtype, spec.sink)
     identity = spec.identity() | {
         "edits": [bound.edit.id for bound in edits],
@@ -86,6 +91,8 @@ def resolve(spec: JobSpec) -> Job:
         "directions": digests,
         "intervals": {bound.edit.id: [columns[bound]["t_edit"], bound.t_boost] for bound in edits},
     }
+    if inspection:
+        identity |= {"judged_by": judged_by(inspection)}
     return Job(spec, settings, stages, image_format, identity)
 
 

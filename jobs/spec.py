@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
-from asyrp.registry import bundled_names
-from pipeline.credentials import refuse_credentials
+from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec
+from jobs.paths import Url, absolute_model
 from pipeline.images import Codec, Fit
 from pipeline.selection import Condition, Selection
 from pipeline.sinks import SinkName
@@ -18,28 +18,6 @@ from pipeline.sinks import SinkName
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 
 
-def absolute_url(url: str) -> str:
-    """Local paths are made absolute, so that a run is the same from every folder.
-
-    Raises:
-        UserError: if it holds credentials.
-    """
-    refuse_credentials(url)
-    return url if "://" in url else str(Path(url).expanduser().absolute())
-
-
-def absolute_model(model: str) -> str:
-    """A model's local folder or file is named by its absolute path; a short name or hub id stays as it is.
-
-    Raises:
-        UserError: if it is a URL that holds credentials.
-    """
-    refuse_credentials(model)
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.exists() and model not in bundled_names() else model
-
-
-Url = Annotated[str, AfterValidator(absolute_url)]
 Timestep = Annotated[int, Field(ge=0, le=999)]
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -52,7 +30,8 @@ def _kind(value: Any) -> str:
 
 One = Annotated[Timestep, Tag("timestep")] | Annotated[Auto, Tag("auto")]
 Each = Annotated[dict[str, Timestep], Tag("by direction")]
-KINDS = ("timestep", "auto", "by direction")
+KINDS = ("timestep", "auto", "by direction", *SEARCH_KINDS)
+"""Tags of unions, which are no fields."""
 
 
 class EngineSpec(BaseModel):
@@ -112,6 +91,9 @@ class JobSpec(BaseModel):
     latent_dtype: Literal["float32", "float16"] = "float32"
     shard_size: int = Field(64, ge=1, le=100_000)
     preview: int = Field(8, ge=0, description="images of the first shard to reconstruct without an edit")
+    inspection: InspectionSpec | None = Field(
+        None, description="what is measured of the edits, and what must hold of it"
+    )
     engine: EngineSpec = EngineSpec()  # type: ignore[call-arg]
 
     @field_validator("edits")
@@ -153,9 +135,18 @@ class JobSpec(BaseModel):
     def parsed_edits(self) -> list[Edit]:
         return [parse_edit(text) for text in self.edits]
 
+    @property
+    def searches(self) -> bool:
+        """Whether every image has strengths of its own."""
+        return self.inspection is not None and self.inspection.search is not None
+
     def identity(self) -> dict[str, Any]:
         """What the outputs depend on, as far as the spec says it."""
-        return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals"})
+        left_out = {"output", "engine", "model", "intervals"} | ({"inspection"} if self.inspection is None else set())
+        return self.model_dump(mode="json", exclude=left_out)
+
+
+PARTS: dict[str, type[BaseModel]] = {"engine": EngineSpec, "inspection": InspectionSpec}
 
 
 def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> JobSpec:
@@ -215,7 +206,7 @@ def _sentence(error: ValidationError, config: Path | None) -> str:
     if first["type"] == "missing":
         return f"{prefix}{where} is missing: give --{where} or '{where}:' in the config"
     if first["type"] == "extra_forbidden":
-        fields = EngineSpec.model_fields if where.startswith("engine.") else JobSpec.model_fields
+        fields = PARTS.get(where.partition(".")[0], JobSpec).model_fields
         near = difflib.get_close_matches(where.rsplit(".", 1)[-1], fields, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
         return f"{prefix}unknown field '{where}': {hint}"

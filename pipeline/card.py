@@ -8,6 +8,7 @@ import yaml
 
 from pipeline.export import Exported, ExportSettings, Snapshot
 from pipeline.formats import FORMATS
+from pipeline.stage import shown_strength
 
 FACTS = ("n_inv", "refine", "n_gen", "combine", "seed", "image_size", "fit", "codec", "dtype")
 
@@ -42,7 +43,7 @@ def _front_matter(kind: str, splits: Sequence[str]) -> dict[str, Any]:
 
 def _counts(exported: Exported, splits: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for edit, strength in dict.fromkeys((edit, strength) for _, edit, strength in exported.samples):
-        yield (edit, f"{strength:g}", *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
+        yield (edit, shown_strength(strength), *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
 
 
 def _left_out(

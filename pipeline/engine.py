@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from asyrp.errors import UserError
 from pipeline.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
 from pipeline.commit import committed
+from pipeline.manifest import HANDLED
 from pipeline.shard_job import ShardReport
 from pipeline.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.storage import Store
@@ -235,7 +236,8 @@ class Engine:
         self.succeeded = True
         self.outcome.images += report.images
         rows = sum(report.statuses.values())
-        self.bad_images += round(report.images * (rows - report.statuses.get("ok", 0)) / max(rows, 1))
+        bad_rows = rows - sum(report.statuses.get(status, 0) for status in HANDLED)
+        self.bad_images += round(report.images * bad_rows / max(rows, 1))
         bad, seen = self.bad_images, self.outcome.images
         if seen >= BREAKER_MIN_IMAGES and bad > self.options.max_failed * seen:
             self.outcome.tripped = (

@@ -11,8 +11,10 @@ from asyrp.metric_names import METRICS
 from pipeline.source_image import SourceImage
 
 VERSION = "4"
-OK = "ok"
-STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", "rejected_quality"))
+OK, REJECTED_QUALITY = "ok", "rejected_quality"
+STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", REJECTED_QUALITY))
+HANDLED = (OK, REJECTED_QUALITY)
+"""Of images with which nothing is wrong; whether an edit is good enough is for the user's gates to say."""
 
 SCHEMA = pa.schema(
     [

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from asyrp import registry
 from asyrp.cache import made_once
 from asyrp.errors import UserError
+from asyrp.metric_names import Judges
 from asyrp.registry import ModelFolder
 from pipeline.credentials import redacted
 from pipeline.fetch import fetch as fetch_image
@@ -26,7 +27,7 @@ from pipeline.storage import open_filesystem, os_errors
 log = logging.getLogger(__name__)
 
 MODEL_FILES = (
-    "*.json", "unet/config.json", "scheduler/*.json", "directions/*.safetensors", "samples/*",
+    "*.json", "segmenter.pt", "unet/config.json", "scheduler/*.json", "directions/*.safetensors", "samples/*",
     *(f"{folder}{weights}" for folder in ("", "unet/") for weights in (registry.WEIGHTS, registry.PICKLED_WEIGHTS)),
 )  # fmt: skip
 CHECK_IMAGES = 4
@@ -47,6 +48,37 @@ def find_model(source: str) -> ModelFolder:
 def direction_path(folder: ModelFolder, name: str, url: str | None) -> Path:
     """The file of a direction: at its own URL, or the one of this name that comes with the model."""
     return fetch(url) if url else folder.direction_files()[name]
+
+
+def fetched_judges(judges: Judges) -> Judges:
+    """The nets of the user's with files in place of URLs, each fetched once per machine."""
+
+    def local(name: str | None) -> str | None:
+        return str(fetch(name)) if name and "://" in name else name
+
+    return replace(
+        judges,
+        identity=local(judges.identity),
+        segmenter=local(judges.segmenter),
+        classifier=local(judges.classifier),
+    )
+
+
+def net_digest(name: str, what: str) -> str:
+    """What tells a net of the user's from another, named as `asyrp.scorers.load_net` takes it: SHA-256 of its file; the
+    name, of a callable in a module.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    file, _, function = name.rpartition(":")
+    is_callable = bool(file) and function.isidentifier()
+    if is_callable and not file.endswith(".py"):
+        return name
+    path = Path(file) if is_callable else fetch(name)
+    if not path.is_file():
+        raise UserError(f"there is no {what} {name}: give a .pt, .pt2 or .onnx file, or MODULE:NAME")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fetch(url: str) -> Path:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asyrp.edits import Edit, reconstruction
+from asyrp.metric_names import METRICS, Judges
+from asyrp.search import Search
+from pipeline.selection import Condition
 from pipeline.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant
 
 FINAL = "boost"
@@ -33,6 +36,36 @@ class DirectionSource:
 
 
 @dataclass(frozen=True)
+class SecondInversion:
+    """How images are inverted once more whose reconstruction a gate refuses."""
+
+    n_inv: int
+    refine: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is measured of every image (or of a `sample`, a share chosen by key), and what must hold of the numbers.
+
+    `texts` and `changed` are by edit: source and target text, and the classifier's labels that it is meant to change.
+    `search` finds a strength for each image, as a multiple of the edit's own.
+    """
+
+    metrics: tuple[str, ...]
+    judges: Judges
+    texts: Mapping[str, tuple[str, str]]
+    changed: Mapping[str, frozenset[str]]
+    gates: tuple[Condition, ...] = ()
+    search: Search | None = None
+    retry: SecondInversion | None = None
+    sample: float = 1.0
+
+    @property
+    def measures_reconstruction(self) -> bool:
+        return any(METRICS[name].of == "reconstruction" for name in self.metrics)
+
+
+@dataclass(frozen=True)
 class MethodSettings:
     """Everything the pixels depend on. Picklable: it travels to the actors, which load the rest."""
 
@@ -48,6 +81,7 @@ class MethodSettings:
     image_size: int
     device: str
     check: bool  # the net's self-check, before the first image
+    inspection: Inspection | None = None
 
     def columns(self) -> dict[str, object]:
         """The manifest columns that are the same for all edits."""
@@ -55,6 +89,7 @@ class MethodSettings:
             "model_digest": self.model_digest,
             "seed": self.seed,
             "n_inv": self.n_inv,
+            "refine": self.refine,
             "n_gen": self.n_gen,
             "image_size": self.image_size,
             "dtype": self.dtype,
@@ -67,10 +102,21 @@ class MethodSettings:
         return Method(self).functions()
 
 
+def edit_variant(edit: Edit, searched: bool, columns: Mapping[str, object]) -> Variant:
+    """The variant of an edit, at its own strength or at one that is searched for, image by image."""
+    return Variant(edit.name, None if searched else edit.strength, columns)
+
+
 def declare_stages(
-    edits: tuple[Variant, ...], columns: Mapping[str, object], staged: bool, inversions: str | None, sample: int
+    edits: tuple[Variant, ...],
+    columns: Mapping[str, object],
+    staged: bool,
+    inversions: str | None,
+    sample: int,
+    measured: bool = False,
 ) -> list[Stage]:
-    """The stages of a run in the order of their dependence; `inversions` is a run whose x_T are used."""
+    """The stages of a run in the order of their dependence; `inversions` is a run whose x_T are used. Edits that are
+    `measured` are held against their source."""
     inverted = {name: value for name, value in columns.items() if name != "n_gen"}
     plain = (Variant(reconstruction().name, reconstruction().strength, {"t_boost": 0, "eta": 0.0}),)
     if not staged:
@@ -79,9 +125,11 @@ def declare_stages(
     else:
         stages = [
             Stage("edit", "edit", "invert", "latents", edits, columns, input_root=inversions),
-            Stage(FINAL, "boost", "edit", "images", edits, columns),
+            Stage(FINAL, "boost", "edit", "images", edits, columns, with_source=measured),
         ]
         if inversions is None:
             stages.insert(0, Stage("invert", "invert", None, "latents", (Variant(),), inverted))
-        preview = Stage(SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, columns, inversions, sample)
+        preview = Stage(
+            SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, columns, inversions, sample, True
+        )
     return [*stages, preview] if sample else stages

@@ -33,6 +33,9 @@ class Condition:
             raise UserError(f"'{text}' is no condition: write it as column=value, or with !=, <, <=, >, >=")
         return cls(*match.groups())
 
+    def __str__(self) -> str:
+        return f"{self.column} {self.operator} {self.value}"
+
     def holds(self, columns: Mapping[str, Any]) -> bool:
         """Whether it holds; not where the column is empty. Raises UserError if there is no such column."""
         if self.column not in columns:
@@ -84,10 +87,13 @@ class Selection:
         return {name: image.columns[name] for name in self.columns}
 
     def _sampled(self, key: str) -> bool:
-        if self.sample is None:
-            return True
-        hashed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=b"sample").digest(), "little")
-        return hashed < self.sample * 2**64
+        return self.sample is None or is_sampled(key, self.sample, "sample")
+
+
+def is_sampled(key: str, share: float, purpose: str) -> bool:
+    """Whether a key is in a share of all keys; which share that is differs by purpose (of at most 16 letters)."""
+    hashed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=purpose.encode()).digest(), "little")
+    return hashed < share * 2**64
 
 
 ALL = Selection()

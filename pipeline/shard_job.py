@@ -1,11 +1,13 @@
 """One shard on its way through a worker: what became of each of its images, then its manifest and commit."""
 
 from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from pipeline.stage import ImageFormat, Reducer, Stage
 from pipeline.storage import Store
 
 STATISTICS = "statistics.safetensors"
+
+Columns = Sequence[Mapping[str, Any]]
+"""Manifest columns of one image that were found while it was computed, by variant; empty where nothing was."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Item:
     plan: PlanRow
     pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None once it is known to be no use
     outputs: NDArray[np.float32] | None = None  # [V_out, C, H, W]
+    columns: Columns = ()
     failure: Failure | None = None
     sha256: str | None = None  # of the source's bytes, as are width and height
     width: int | None = None
@@ -124,6 +130,8 @@ class ShardJob:
             failure = Failure("nonfinite", "FloatingPointError", "the output holds NaN or infinity")
         if failure is not None:
             return row | {"status": failure.status, "error_type": failure.error_type, "error": failure.error}
+        if row["status"] != manifest.OK:
+            return row
         assert item.outputs is not None
         if self.stage.writes == "statistics":
             return row
@@ -171,6 +179,7 @@ class ShardJob:
             "decode_ms": item.decode_ms,
             "device_ms": item.device_ms,
             "actor": self.actor,
+            **(item.columns[index] if item.columns else {}),
         }
 
     def _inherited(self, item: Item, index: int) -> Failure | None:

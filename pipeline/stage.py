@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.images import EXTENSION, Codec, Fit
 from pipeline.sinks import SinkName
@@ -16,7 +16,21 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
 SAMPLE_STAGE = "reconstruct"
 """The stage that shows what a run does without an edit, on a few images of the plan."""
 
-BatchFunction = Callable[["Tensor", Sequence[str]], "Tensor"]
+SEARCHED = "auto"
+"""The strength in an output's name where it is searched for, image by image."""
+
+
+class Measured(NamedTuple):
+    """The outputs [B, V_out, C, H, W] of a batch, and for each [B][V_out] manifest columns that were found on the way.
+
+    Where those say a `status` other than ok, with `error_type` and `error`, there is no output.
+    """
+
+    outputs: "Tensor"
+    columns: Sequence[Sequence[Mapping[str, Any]]]
+
+
+BatchFunction = Callable[["Tensor", Sequence[str]], "Tensor | Measured"]
 """A batch [B, V_in, C, H, W] of items with keys [B] to [B, V_out, C, H, W]; pure, item by item."""
 
 MakeFunctions = Callable[[], Mapping[str, Callable[..., Any]]]
@@ -36,7 +50,8 @@ class Reducer(Protocol):
 
 @dataclass(frozen=True)
 class Variant:
-    """One output of a stage for each image. `columns` are its constant manifest columns."""
+    """One output of a stage for each image. `columns` are its constant manifest columns. An edit without a strength has
+    another one for each image, which its rows say."""
 
     edit: str | None = None
     strength: float | None = None
@@ -48,7 +63,8 @@ class Stage:
     """A declared stage, computed by the batch function named `function`.
 
     `reads` names the stage whose latents it takes; None: the source images. `input_root` is the run that holds
-    those latents, if not this one. With `sample` only the first so many images of shard 0 are taken.
+    those latents, if not this one. With `sample` only the first so many images of shard 0 are taken. With `with_source`
+    the source image comes after what is read, as the last of the V_in.
     """
 
     name: str
@@ -59,18 +75,29 @@ class Stage:
     columns: Mapping[str, Any]
     input_root: str | None = None
     sample: int | None = None
+    with_source: bool = False
     new_reducer: str | None = None  # of a stage that writes statistics: the function that makes a shard's Reducer
 
     def shards(self, planned: Sequence[int]) -> Sequence[int]:
         """The shards that the stage covers, of those in the plan and its additions."""
         return planned if self.sample is None else planned[:1]
 
+    def planned_strength(self, edit: str | None, strength: float | None) -> float | None:
+        """The strength of a row's variant: none where every image has its own."""
+        searched = any(variant.edit == edit and variant.strength is None for variant in self.variants)
+        return None if searched else strength
+
+
+def shown_strength(strength: float | None) -> str:
+    """A variant's strength as names and messages have it."""
+    return SEARCHED if strength is None else f"{strength:g}"
+
 
 def output_name(template: str, codec: Codec, key: str, edit: str | None, strength: float | None) -> str:
     """The name of an output: a path below its attempt's folder."""
     path = PurePosixPath(key)
     values = {"key": key, "stem": str(path.with_suffix("")), "name": path.stem, "parent": str(path.parent)}
-    return template.format(**values, edit=edit, strength=f"{strength:g}") + EXTENSION[codec]
+    return template.format(**values, edit=edit, strength=shown_strength(strength)) + EXTENSION[codec]
 
 
 @dataclass(frozen=True)

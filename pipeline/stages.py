@@ -8,14 +8,17 @@ from torch import Tensor
 from asyrp import directions, models, process, selfcheck
 from asyrp.direction_info import file_digest
 from asyrp.errors import UserError
+from asyrp.metric_names import RECONSTRUCTION_PSNR, Judges
+from asyrp.metrics import Metrics
 from asyrp.noise import boosting_noise, noise_key
 from asyrp.process import split_at_boost
 from asyrp.registry import ModelFolder
 from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift, make_shift
+from pipeline.inspection import Inspector
 from pipeline.model_source import check_images, direction_path, find_model
 from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
-from pipeline.stage import BatchFunction
+from pipeline.stage import BatchFunction, Measured
 
 
 def self_check(model: models.Model, folder: ModelFolder, images: str | None = None) -> selfcheck.Report:
@@ -50,9 +53,12 @@ class Method:
         for direction in loaded.values():
             direction.form.to(self.device)
         self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edits) for bound in settings.edits}
-        t_0 = len(self.schedule) - 1
-        self.inversion = inversion_pairs(settings.n_inv, t_0)
-        self.generation = generation_pairs(settings.n_gen, t_0)
+        self.generation = generation_pairs(settings.n_gen, self._t_0)
+        self.inspector = (
+            Inspector(settings.inspection, settings.edits, settings.device) if settings.inspection else None
+        )
+        without_nets = Metrics((RECONSTRUCTION_PSNR,), Judges(), settings.device, {}, {})
+        self.sample_metrics = self.inspector.metrics if self.inspector else without_nets
 
     def functions(self) -> Mapping[str, BatchFunction]:
         """Every stage's function by the name that `pipeline.recipe` declares it with."""
@@ -66,43 +72,76 @@ class Method:
         )
         return {function.__name__: function for function in functions}
 
+    # The stages
+
     def invert(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        x_0 = self._plain(batch[:, 0])
-        return process.invert(self.unet, self.schedule, x_0, self.inversion, self.settings.refine)[:, None]
+        return self.inverted(self._plain(batch[:, 0]))[:, None]
 
     def edit(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        x_T = self._plain(batch[:, 0])
-        return torch.stack([self._down_to_boost(x_T, bound) for bound in self.settings.edits], dim=1)
+        edits = self.settings.edits
+        return torch.stack([self._down_to_boost(batch[:, 0], bound, self.shifts[bound]) for bound in edits], dim=1)
 
-    def boost(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
+    def boost(self, batch: Tensor, keys: Sequence[str]) -> Tensor | Measured:
         edits = enumerate(self.settings.edits)
-        return torch.stack([self._below_boost(self._plain(batch[:, v]), bound, keys) for v, bound in edits], dim=1)
+        edited = torch.stack(
+            [self._below_boost(batch[:, v], bound, self.shifts[bound], keys) for v, bound in edits], dim=1
+        )
+        return self.inspector.measured(batch[:, -1], edited, keys) if self.inspector else edited
 
-    def fused(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
-        return self.boost(self.edit(self.invert(batch, keys), keys), keys)
+    def fused(self, batch: Tensor, keys: Sequence[str]) -> Tensor | Measured:
+        x_0 = self._plain(batch[:, 0])
+        if self.inspector:
+            return self.inspector.edited(self, x_0, keys)
+        x_T = self.inverted(x_0)
+        return torch.stack([self.edited(x_T, bound, keys) for bound in self.settings.edits], dim=1)
 
-    def reconstruct(self, batch: Tensor, keys: Sequence[str]) -> Tensor:
-        return self.reconstruct_latents(self.invert(batch, keys), keys)
+    def reconstruct(self, batch: Tensor, keys: Sequence[str]) -> Measured:  # noqa: ARG002
+        x_0 = self._plain(batch[:, 0])
+        return self._sample(x_0, self.reconstructed(self.inverted(x_0)))
 
-    def reconstruct_latents(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        x_T = self._plain(batch[:, 0])
+    def reconstruct_latents(self, batch: Tensor, keys: Sequence[str]) -> Measured:  # noqa: ARG002
+        return self._sample(batch[:, -1].to(self.device), self.reconstructed(batch[:, 0]))
+
+    def _sample(self, x_0: Tensor, again: Tensor) -> Measured:
+        return Measured(again[:, None], [[values] for values in self.sample_metrics.reconstruction(x_0, again)])
+
+    # What they are made of
+
+    def inverted(self, x_0: Tensor, n_inv: int | None = None, refine: int | None = None) -> Tensor:
+        """x_T of images, as the settings say or otherwise."""
+        pairs = inversion_pairs(n_inv or self.settings.n_inv, self._t_0)
+        return process.invert(self.unet, self.schedule, x_0, pairs, self.settings.refine if refine is None else refine)
+
+    def reconstructed(self, x_T: Tensor) -> Tensor:
+        """The images without an edit."""
         nothing = EditShift((), self.settings.n_gen)
-        return process.edit(self.unet, self.schedule, x_T, self.generation, nothing)[:, None]
+        return process.edit(self.unet, self.schedule, self._plain(x_T), self.generation, nothing)
+
+    def edited(self, x_T: Tensor, bound: BoundEdit, keys: Sequence[str], strengths: Tensor | None = None) -> Tensor:
+        """The edited images; `strengths` [B], of each image, multiply the edit's own."""
+        shift = self.shifts[bound]
+        if strengths is not None:
+            shift = shift.times(strengths.to(self.device))
+        return self._below_boost(self._down_to_boost(x_T, bound, shift), bound, shift, keys)
 
     def _plain(self, x: Tensor) -> Tensor:
         """x on the device in the plain memory layout: a latent that was stored and one that was not then take the
         same kernels, and fused and staged runs give the same bytes."""
         return x.to(self.device).clone(memory_format=torch.contiguous_format)
 
-    def _down_to_boost(self, x_T: Tensor, bound: BoundEdit) -> Tensor:
+    def _down_to_boost(self, x_T: Tensor, bound: BoundEdit, shift: EditShift) -> Tensor:
         pairs, _ = split_at_boost(self.generation, bound.t_boost)
-        return process.edit(self.unet, self.schedule, x_T, pairs, self.shifts[bound])
+        return process.edit(self.unet, self.schedule, self._plain(x_T), pairs, shift)
 
-    def _below_boost(self, x: Tensor, bound: BoundEdit, keys: Sequence[str]) -> Tensor:
+    def _below_boost(self, x: Tensor, bound: BoundEdit, shift: EditShift, keys: Sequence[str]) -> Tensor:
         _, pairs = split_at_boost(self.generation, bound.t_boost)
         noise_keys = [noise_key(self.settings.seed, key, bound.edit.name) for key in keys]
 
         def noise(t: int) -> Tensor:
             return boosting_noise(noise_keys, t, tuple(x.shape[1:]), x.device)
 
-        return process.boost(self.unet, self.schedule, x, pairs, self.shifts[bound], noise)
+        return process.boost(self.unet, self.schedule, self._plain(x), pairs, shift, noise)
+
+    @property
+    def _t_0(self) -> int:
+        return len(self.schedule) - 1

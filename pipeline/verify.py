@@ -24,7 +24,7 @@ from pipeline.parallel import read_ahead
 from pipeline.plan import PlanRow, PlanSummary, is_intact
 from pipeline.progress import StageState
 from pipeline.sinks import DamagedOutput, read_output
-from pipeline.stage import Stage
+from pipeline.stage import Stage, shown_strength
 from pipeline.storage import Store
 
 SHOWN = 5
@@ -243,7 +243,9 @@ def _is_one_image(rows: Sequence[manifest.Row]) -> bool:
 
 def _row_faults(unit: Unit, commit: Commit, rows: list[manifest.Row]) -> Iterator[str]:
     planned = Counter((row.row, row.key, v.edit, v.strength) for row in unit.plan for v in unit.stage.variants)
-    found = Counter((row["row"], row["key"], row["edit"], row["strength"]) for row in rows)
+    found = Counter(
+        (row["row"], row["key"], row["edit"], unit.stage.planned_strength(row["edit"], row["strength"])) for row in rows
+    )
     if lacking := planned - found:
         yield f"its manifest lacks {_rows(lacking)} of the plan"
     if surplus := found - planned:
@@ -258,7 +260,7 @@ def _row_faults(unit: Unit, commit: Commit, rows: list[manifest.Row]) -> Iterato
 
 def _rows(rows: Counter[tuple[int, str, str | None, float | None]]) -> str:
     _, key, edit, strength = next(iter(rows))
-    which = f"{key}{'' if edit is None else f', {edit} {strength:g}'}"
+    which = f"{key}{'' if edit is None else f', {edit} {shown_strength(strength)}'}"
     return f"{counted(rows.total(), 'row')} ({'' if rows.total() == 1 else 'the first is '}{which})"
 
 

@@ -36,8 +36,9 @@ from numpy.typing import NDArray
 
 from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode
-from pipeline.shard_job import Failure, Item, ShardJob, ShardReport
-from pipeline.stage import BatchFunction, ImageFormat, MakeFunctions, Stage
+from pipeline.latents import ShardLatents
+from pipeline.shard_job import Columns, Failure, Item, ShardJob, ShardReport
+from pipeline.stage import BatchFunction, ImageFormat, MakeFunctions, Measured, Stage
 from pipeline.storage import Store
 
 log = logging.getLogger(__name__)
@@ -157,8 +158,8 @@ class Worker:
                 return
             if item.job.input is None:
                 self._read_image(item)
-            else:
-                item.pixels = item.job.input.item(item.plan.row) if self._has_input(item) else None
+            elif self._has_input(item):
+                self._read_latents(item, item.job.input)
         except Exception as error:  # whatever it is, the shard's caller must hear of it
             item.job.fail(error)
         finally:
@@ -197,6 +198,14 @@ class Worker:
         item.width, item.height = decoded.width, decoded.height
         item.pixels = decoded.pixels[None]
 
+    def _read_latents(self, item: Item, latents: ShardLatents) -> None:
+        if item.job.stage.with_source:
+            self._read_image(item)
+            if item.pixels is not None:
+                item.pixels = np.concatenate([latents.item(item.plan.row), item.pixels])
+        else:
+            item.pixels = latents.item(item.plan.row)
+
     @staticmethod
     def _has_input(item: Item) -> bool:
         assert item.job.input is not None
@@ -218,8 +227,8 @@ class Worker:
                 for job in {id(item.job): item.job for item in batch}.values():
                     job.fail(error)
                 continue
-            for item, output in zip(batch, outputs, strict=True):
-                item.outputs, item.device_ms, item.pixels = output, device_ms, None
+            for item, (output, columns) in zip(batch, outputs, strict=True):
+                item.outputs, item.columns, item.device_ms, item.pixels = output, columns, device_ms, None
                 with self.meter.time("wait_for_writer"):
                     self._write_later(item)
 
@@ -250,8 +259,8 @@ class Worker:
                     return None
         return None
 
-    def _compute(self, batch: list[Item]) -> NDArray[np.float32]:
-        """The outputs of a batch, [B, V_out, C, H, W].
+    def _compute(self, batch: list[Item]) -> list[tuple[NDArray[np.float32], Columns]]:
+        """For each item of a batch its outputs [V_out, C, H, W], and the manifest columns that came with them.
 
         A short batch is padded: kernels are chosen by shape, and round accordingly, so that with one shape alone a
         pixel does not depend on how many images happened to come with its own.
@@ -260,13 +269,15 @@ class Worker:
         pixels = torch.from_numpy(np.stack([item.pixels for item in padded if item.pixels is not None]))
         keys = [item.plan.key for item in padded]
         with torch.inference_mode():
-            outputs = self._halving(self.functions[batch[0].job.stage.function], pixels, keys)
-        return outputs[: len(batch)].float().cpu().numpy()
+            measured = self._halving(self.functions[batch[0].job.stage.function], pixels, keys)
+        outputs = measured.outputs[: len(batch)].float().cpu().numpy()
+        return list(zip(outputs, measured.columns[: len(batch)], strict=True))
 
-    def _halving(self, function: BatchFunction, pixels: torch.Tensor, keys: list[str]) -> torch.Tensor:
+    def _halving(self, function: BatchFunction, pixels: torch.Tensor, keys: list[str]) -> Measured:
         """The function of a batch, or of its halves where the device's memory is too small for it."""
         try:
-            return function(pixels, keys)
+            found = function(pixels, keys)
+            return found if isinstance(found, Measured) else Measured(found, [()] * len(keys))
         except torch.OutOfMemoryError:
             if len(keys) == 1:
                 raise
@@ -274,8 +285,11 @@ class Worker:
         half = len(keys) // 2
         self.batch_size = min(self.batch_size, half)
         log.warning("%s: out of device memory with %d images, going on with %d", self.name, len(keys), half)
-        parts = ((pixels[:half], keys[:half]), (pixels[half:], keys[half:]))
-        return torch.cat([self._halving(function, p, k).float().cpu() for p, k in parts])
+        halves = [
+            self._halving(function, p, k) for p, k in ((pixels[:half], keys[:half]), (pixels[half:], keys[half:]))
+        ]
+        outputs = torch.cat([part.outputs.float().cpu() for part in halves])
+        return Measured(outputs, [columns for part in halves for columns in part.columns])
 
     # Writer threads
 

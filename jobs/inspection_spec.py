@@ -1,0 +1,135 @@
+"""The part of a spec that says what is measured of the edits, and what must hold of it."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from asyrp.errors import UserError
+from asyrp.metric_names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
+from asyrp.search import Bisection, Ladder, Search
+from jobs.paths import Net
+from pipeline.selection import Condition
+
+Strength = Annotated[float, Field(gt=0)]
+
+
+class BisectionSpec(BaseModel):
+    """Halves of the strengths from `low` to `high`, so many times."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: float = Field(0, ge=0)
+    high: Strength
+    steps: int = Field(4, ge=1, le=12)
+
+
+class RetrySpec(BaseModel):
+    """How images are inverted again whose reconstruction a gate refuses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    refine: int = Field(3, ge=0, le=20)
+    n_inv: int | None = Field(None, ge=2, le=1000, description="default: as before")
+
+
+class ClassifierSpec(BaseModel):
+    """A net that scores images (as `asyrp.scorers.load_net` takes it); a label is there from `threshold` on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Net
+    labels: list[str] = Field(min_length=1)
+    threshold: float = Field(0.5, description="0 for logits")
+
+
+def _kind(value: Any) -> str:
+    return "halving" if isinstance(value, dict | BisectionSpec) else "strengths"
+
+
+SEARCH_KINDS = ("halving", "strengths")
+Rungs = Annotated[list[Strength], Field(min_length=1), Tag("strengths")]
+Halving = Annotated[BisectionSpec, Tag("halving")]
+
+
+class InspectionSpec(BaseModel):
+    """Metrics are named as in `asyrp.metric_names`; those of the gates are measured too. Identity, all of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metrics: list[str] = Field(default_factory=list)
+    gates: list[str] = Field(default_factory=list, description="conditions on metrics, all to be met")
+    search: Annotated[Rungs | Halving, Discriminator(_kind)] | None = Field(
+        None, description="strengths to try, times each edit's own: the smallest that passes the gates is taken"
+    )
+    retry: RetrySpec | None = None
+    sample: float = Field(1.0, gt=0, le=1, description="measure only a share of the images, chosen by key")
+    clip: str | None = Field(None, description="default: the CLIP that belongs to the model")
+    texts: dict[str, tuple[str, str]] = Field(default_factory=dict, description="source and target text, by edit")
+    identity: Net | None = Field(None, description="a face model that gives embeddings")
+    segmenter: Net | None = Field(None, description="a net that gives classes of pixels; default: the model's own")
+    classifier: ClassifierSpec | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in METRICS:
+                raise ValueError(f"there is no metric '{name}': known are {', '.join(METRICS)}")
+        return names
+
+    @field_validator("gates")
+    @classmethod
+    def _gates_parse(cls, texts: list[str]) -> list[str]:
+        conditions = [part for text in texts for part in text.split(" and ")]
+        try:
+            for condition in map(Condition.parse, conditions):
+                float(condition.value)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        except ValueError:
+            raise ValueError(f"'{condition}' compares with no number") from None
+        return conditions
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "InspectionSpec":
+        labels = self.classifier.labels if self.classifier else []
+        scores = [f"{prefix}{label}" for prefix in (SCORE, SOURCE_SCORE) for label in labels]
+        for condition in self.conditions():
+            if condition.column not in METRICS and condition.column not in scores:
+                raise ValueError(
+                    f"the gate '{condition}' is on nothing that is measured: metrics are {', '.join(METRICS)}, and "
+                    f"with a classifier {SCORE}LABEL and {SOURCE_SCORE}LABEL (there are: {', '.join(labels) or 'none'})"
+                )
+        if "identity" in self.measured() and self.identity is None:
+            raise ValueError("the metric identity needs a face model: give identity: FILE")
+        if "kept" in self.measured() and self.classifier is None:
+            raise ValueError("the metric kept needs a classifier: give classifier: with file: and labels:")
+        if self.search is not None and not self.gates:
+            raise ValueError("a search needs gates that an edit can pass")
+        if self.gates and self.sample < 1:
+            raise ValueError("gates need every image measured, so sample must be 1")
+        if self.retry and not any(
+            c.column in METRICS and METRICS[c.column].of == "reconstruction" for c in self.conditions()
+        ):
+            raise ValueError(
+                "retry is for images that a gate on recon_psnr, recon_lpips or recon_clip refuses: give one"
+            )
+        return self
+
+    def conditions(self) -> tuple[Condition, ...]:
+        return tuple(map(Condition.parse, self.gates))
+
+    def measured(self) -> tuple[str, ...]:
+        """All metrics that are asked for, by name or by a gate."""
+        of_gates = [condition.column for condition in self.conditions() if condition.column in METRICS]
+        return tuple(dict.fromkeys([*self.metrics, *of_gates]))
+
+    def needs_clip(self) -> bool:
+        return bool(OF_CLIP & set(self.measured()))
+
+    def searching(self) -> Search | None:
+        if self.search is None:
+            return None
+        if isinstance(self.search, BisectionSpec):
+            return Bisection(self.search.low, self.search.high, self.search.steps)
+        return Ladder(tuple(sorted(set(self.search))))

@@ -1,0 +1,103 @@
+"""From the inspection of a spec to what the actors are told of it: texts, labels and nets found and checked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asyrp import presets
+from asyrp.direction_info import DirectionInfo
+from asyrp.edits import Edit
+from asyrp.errors import UserError
+from asyrp.metric_names import OF_TEXTS, Judges
+from asyrp.registry import ModelFolder
+from jobs.inspection_spec import InspectionSpec
+from jobs.spec import JobSpec
+from pipeline.model_source import net_digest
+from pipeline.recipe import Inspection, SecondInversion
+
+Infos = Mapping[str, DirectionInfo]
+
+
+def resolve_inspection(
+    spec: JobSpec, folder: ModelFolder, infos: Infos, edits: Sequence[Edit], staged: bool
+) -> Inspection | None:
+    """What is to be measured; None where nothing is.
+
+    Raises:
+        UserError: if a metric lacks its texts or its net, or a staged run is asked for what needs the fused one.
+    """
+    asked = spec.inspection
+    if asked is None:
+        return None
+    judges = _judges(asked, folder)
+    retry = SecondInversion(asked.retry.n_inv or spec.n_inv, asked.retry.refine) if asked.retry else None
+    wants_texts = bool(OF_TEXTS & set(asked.measured()))
+    inspection = Inspection(
+        metrics=asked.measured(),
+        judges=judges,
+        texts={edit.id: _texts(edit, asked, folder, infos) for edit in edits} if wants_texts else {},
+        changed={edit.id: frozenset(name for name, _ in edit.weights) & {*judges.labels} for edit in edits},
+        gates=asked.conditions(),
+        search=asked.searching(),
+        retry=retry,
+        sample=asked.sample,
+    )
+    if staged and (inspection.measures_reconstruction or inspection.search):
+        raise UserError(
+            "a staged run does not invert and edit in one pass, so it can neither search strengths nor measure "
+            "recon_psnr, recon_lpips and recon_clip of every image: leave these out, or take --stages fused"
+        )
+    names = [edit.name for edit in edits]
+    if inspection.search and len(set(names)) < len(names):
+        raise UserError("a search finds the strength of an edit: give each edit once, not at several strengths")
+    return inspection
+
+
+def judged_by(inspection: Inspection) -> dict[str, Any]:
+    """What judgements depend on beside what the spec says: nets by the digests of their files, and the texts found.
+
+    Raises:
+        UserError: if a net is not there.
+    """
+    judges = inspection.judges
+    named = {"identity": judges.identity, "segmenter": judges.segmenter, "classifier": judges.classifier}
+    digests = {what: net_digest(name, what) for what, name in named.items() if name}
+    return {"clip": judges.clip, "texts": {edit: list(pair) for edit, pair in inspection.texts.items()}, **digests}
+
+
+def _judges(asked: InspectionSpec, folder: ModelFolder) -> Judges:
+    clip = segmenter = None
+    if asked.needs_clip():
+        from asyrp.clip import default_clip  # torch and open_clip load only where they are needed
+
+        clip = asked.clip or default_clip(folder.name)
+    if "segmentation" in asked.measured():
+        segmenter = asked.segmenter or (str(folder.segmenter) if folder.segmenter else None)
+        if segmenter is None:
+            raise UserError(
+                f"the metric segmentation needs a net, and {folder.name} has none: give inspection.segmenter"
+            )
+    classifier = asked.classifier
+    return Judges(
+        clip,
+        asked.identity,
+        segmenter,
+        classifier.file if classifier else None,
+        tuple(classifier.labels) if classifier else (),
+        classifier.threshold if classifier else Judges.threshold,
+    )
+
+
+def _texts(edit: Edit, asked: InspectionSpec, folder: ModelFolder, infos: Infos) -> tuple[str, str]:
+    """Source and target text of an edit: the spec's own, those its direction was found by, or known ones."""
+    pair = asked.texts.get(edit.name)
+    if pair is None and len(edit.weights) == 1:
+        [(name, _)] = edit.weights
+        notes = infos[name].notes
+        noted = (notes["source_text"], notes["target_text"]) if "target_text" in notes else None
+        pair = noted or folder.texts.get(name) or presets.texts(name)
+    if pair is None:
+        raise UserError(
+            f"nothing says which texts the edit '{edit.name}' goes between, which {', '.join(sorted(OF_TEXTS))} need: "
+            f"give inspection.texts with '{edit.name}: [source text, target text]'"
+        )
+    return pair if edit.strength >= 0 else (pair[1], pair[0])

@@ -1,0 +1,196 @@
+"""What a run measures of its images, and what it does about those that are not good enough.
+
+x_0 -> x_T -> again without an edit: reconstruction metrics -> their gates: invert the failing ones once more
+ |      \\-> edited, at the edit's strength or at the smallest that passes: edit metrics -> their gates
+ \\-> measured against
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from asyrp.metric_names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCORE
+from asyrp.metrics import Metrics, Seen, Values
+from pipeline.manifest import REJECTED_QUALITY
+from pipeline.model_source import fetched_judges
+from pipeline.recipe import BoundEdit, Inspection
+from pipeline.selection import Condition, is_sampled
+from pipeline.stage import Measured
+
+if TYPE_CHECKING:
+    from pipeline.stages import Method
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+def refusal(gates: Sequence[Condition], columns: Mapping[str, Any]) -> str | None:
+    """The first gate that the metrics of an image do not pass, in words; None if they pass all."""
+    numbers = named_numbers(columns)
+    for gate in gates:
+        if not gate.holds(numbers):
+            found = numbers[gate.column]
+            shown = "could not be measured" if found is None else f"is {found:.4g}"
+            return f"{gate.column} {shown}, and the gate is {gate}"
+    return None
+
+
+def named_numbers(columns: Mapping[str, Any]) -> dict[str, float | None]:
+    """The metrics of a row as conditions name them: those not measured are None."""
+    numbers = {name: columns.get(name) for name in METRICS}
+    for prefix, scores in ((SCORE, columns.get("scores")), (SOURCE_SCORE, columns.get("source_scores"))):
+        numbers |= {f"{prefix}{name}": value for name, value in (scores or {}).items()}
+    return numbers
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one image at one strength."""
+
+    image: Tensor
+    columns: Row
+
+    @property
+    def passes(self) -> bool:
+        return "status" not in self.columns
+
+
+class Inspector:
+    """Measures batches, and finds for each image of one an edit that passes the gates."""
+
+    def __init__(self, inspection: Inspection, edits: Sequence[BoundEdit], device: str) -> None:
+        self.inspection, self.edits, self.device = inspection, edits, torch.device(device)
+        names = {*inspection.metrics, RECONSTRUCTION_PSNR}  # it costs nothing where there is a reconstruction
+        self.metrics = Metrics(names, fetched_judges(inspection.judges), device, inspection.texts, inspection.changed)
+        by_reconstruction = [_of_reconstruction(gate) for gate in inspection.gates]
+        pairs = list(zip(inspection.gates, by_reconstruction, strict=True))
+        self.reconstruction_gates = [gate for gate, reconstruction in pairs if reconstruction]
+        self.edit_gates = [gate for gate, reconstruction in pairs if not reconstruction]
+
+    def measured(self, x_0: Tensor, edited: Tensor, keys: Sequence[str]) -> Measured:
+        """Images [B, C, H, W] and their edits [B, V, C, H, W], measured and gated."""
+        before = self._look(x_0.to(self.device), keys)
+        by_edit = [
+            [self._gated({}, values) for values in self._values(before, edited[:, v], keys, bound)]
+            for v, bound in enumerate(self.edits)
+        ]
+        return Measured(edited, list(zip(*by_edit, strict=True)))
+
+    def edited(self, method: "Method", x_0: Tensor, keys: Sequence[str]) -> Measured:
+        """Images [B, C, H, W] inverted, edited, measured and gated; with a search, each at a strength of its own."""
+        x_T, inversions = self._inverted(method, x_0, keys)
+        before = self._look(x_0, keys)
+        edit = self._searched if self.inspection.search else self._at_its_strength
+        by_edit = [edit(method, x_T, before, keys, bound, inversions) for bound in self.edits]
+        outputs = torch.stack([torch.stack([result.image for result in results]) for results in by_edit], dim=1)
+        columns = [[result.columns for result in results] for results in zip(*by_edit, strict=True)]
+        return Measured(outputs, columns)
+
+    # Reconstruction
+
+    def _inverted(self, method: "Method", x_0: Tensor, keys: Sequence[str]) -> tuple[Tensor, list[Row]]:
+        """x_T, and the columns that inversion gives every row of an image: a status, if a gate refuses it."""
+        x_T = method.inverted(x_0)
+        rows = self._reconstruction(method, x_0, x_T, keys)
+        failing = [index for index, row in enumerate(rows) if "status" in row]
+        if failing and (retry := self.inspection.retry):
+            index = _padded(failing, len(keys))
+            again = method.inverted(x_0[index], retry.n_inv, retry.refine)
+            second = self._reconstruction(method, x_0[index], again, [keys[i] for i in index])
+            for place, image in enumerate(failing):
+                x_T[image] = again[place]
+                rows[image] = second[place] | {"n_inv": retry.n_inv, "refine": retry.refine}
+        return x_T, rows
+
+    def _reconstruction(self, method: "Method", x_0: Tensor, x_T: Tensor, keys: Sequence[str]) -> list[Row]:
+        rows: list[Row] = [{} for _ in keys]
+        chosen = self._chosen(keys)
+        if self.inspection.measures_reconstruction and chosen:
+            values = self.metrics.reconstruction(x_0[chosen], method.reconstructed(x_T[chosen]))
+            for index, value in zip(chosen, values, strict=True):
+                rows[index] = _refused(value, self.reconstruction_gates)
+        return rows
+
+    # Edits
+
+    def _at_its_strength(
+        self,
+        method: "Method",
+        x_T: Tensor,
+        before: Seen | None,
+        keys: Sequence[str],
+        bound: BoundEdit,
+        inversions: Sequence[Row],
+    ) -> list[Result]:
+        images = method.edited(x_T, bound, keys)
+        values = self._values(before, images, keys, bound)
+        return [Result(*pair) for pair in zip(images, map(self._gated, inversions, values), strict=True)]
+
+    def _searched(
+        self,
+        method: "Method",
+        x_T: Tensor,
+        before: Seen | None,
+        keys: Sequence[str],
+        bound: BoundEdit,
+        inversions: Sequence[Row],
+    ) -> list[Result]:
+        """Short batches are filled up, as anywhere, so that an image does not depend on how many were tried with it."""
+        assert self.inspection.search is not None and before is not None  # a search is never on a sample
+
+        def attempt(images: Sequence[int], strengths: Sequence[float]) -> list[Result]:
+            index = _padded(images, len(keys))
+            scale = torch.tensor(_padded(strengths, len(keys)), dtype=torch.float32)
+            edited = method.edited(x_T[index], bound, [keys[i] for i in index], scale)
+            values = self._values(before.items(torch.tensor(index, device=self.device)), edited, keys, bound)
+            own = [{"strength": bound.edit.strength * strength} for strength in strengths]
+            rows = [self._gated(inversions[i] | o, v) for i, o, v in zip(images, own, values, strict=False)]
+            return [Result(*pair) for pair in zip(edited, rows, strict=False)]
+
+        wanted = [index for index, row in enumerate(inversions) if "status" not in row]
+        found = self.inspection.search.find(wanted, len(keys), attempt, lambda result: result.passes)
+        lost = {index: Result(torch.zeros_like(x_T[index]), dict(row)) for index, row in enumerate(inversions)}
+        return [found[index][1] if index in found else lost[index] for index in range(len(keys))]
+
+    # Measuring
+
+    def _look(self, x_0: Tensor, keys: Sequence[str]) -> Seen | None:
+        """What the nets make of the images of the sample; None where there is none."""
+        chosen = self._chosen(keys)
+        return self.metrics.look(x_0[chosen]) if chosen else None
+
+    def _values(self, before: Seen | None, images: Tensor, keys: Sequence[str], bound: BoundEdit) -> list[Values]:
+        """The metrics of edited images; {} for those that are not in the sample."""
+        chosen = self._chosen(keys)
+        values: list[Values] = [{} for _ in images]
+        if before is not None:
+            found = self.metrics.edit(before, self.metrics.look(images[chosen]), bound.edit.id)
+            for index, value in zip(chosen, found, strict=True):
+                values[index] = value
+        return values
+
+    def _chosen(self, keys: Sequence[str]) -> list[int]:
+        return [index for index, key in enumerate(keys) if is_sampled(key, self.inspection.sample, "inspection")]
+
+    def _gated(self, inversion: Row, values: Values) -> Row:
+        """The columns of an edited image; what inversion was refused for counts first."""
+        return {**values, **inversion} if "status" in inversion else {**inversion, **_refused(values, self.edit_gates)}
+
+
+def _refused(columns: Row, gates: Sequence[Condition]) -> Row:
+    """The columns, with the status of a row that a gate refuses if one does."""
+    reason = refusal(gates, columns)
+    if reason is None:
+        return columns
+    return columns | {"status": REJECTED_QUALITY, "error_type": "Gate", "error": reason}
+
+
+def _of_reconstruction(gate: Condition) -> bool:
+    return gate.column in METRICS and METRICS[gate.column].of == "reconstruction"
+
+
+def _padded(items: Sequence[T], length: int) -> list[T]:
+    return [*items, *[items[-1]] * (length - len(items))]
