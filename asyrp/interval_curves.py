@@ -1,7 +1,7 @@
 """The distances that intervals are found by, measured while images are inverted."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from asyrp.schedule import NoiseSchedule
 from asyrp.unet import SplitUNet
 
 CURVES = ("p_t", "x_t")
+NOT_REACHED = -1
 
 
 @torch.inference_mode()
@@ -31,6 +32,29 @@ def inversion_distances(
         found.append(torch.stack([measure(x_0, predicted_x0(x, eps, a)), measure(x_0, x)], dim=1))
         x = ddim_step(x, eps, a, schedule.level(t_next))
     return torch.stack(found, dim=2)
+
+
+class ImageEnds:
+    """The t_edit of every image by its own distances: the first timestep of the inversion at which P_t is that far
+    from it. Watches `process.invert`, at the cost of one measurement a step.
+
+    `distances` are those to reach, by direction.
+    """
+
+    def __init__(self, measure: Measure, x_0: Tensor, distances: Mapping[str, float]) -> None:
+        self.measure, self.x_0, self.distances = measure, x_0, distances
+        self._found = {name: torch.full((len(x_0),), NOT_REACHED) for name in distances}
+
+    def __call__(self, t: int, p_t: Tensor) -> None:
+        distance = self.measure(self.x_0, p_t).cpu()
+        for name, level in self.distances.items():
+            found = self._found[name]
+            found[(found == NOT_REACHED) & (distance >= level)] = t
+
+    def t_edits(self, direction: str, otherwise: int) -> Tensor:
+        """The t_edit [B] of a direction on each image; `otherwise` where the distance was never reached."""
+        found = self._found[direction]
+        return torch.where(found == NOT_REACHED, otherwise, found)
 
 
 class CurveSums:

@@ -78,8 +78,8 @@ class Metrics:
         self.names, self.judges, self.device = names, judges, device
         self.clip = Clip(judges.clip, device) if judges.clip and OF_CLIP & set(names) else None
         self.measures = self._measures()
-        self.face = self._net("identity", judges.identity)
-        self.segmenter = self._net("segmentation", judges.segmenter)
+        self.face = self._net("identity", judges.identity, "face model")
+        self.segmenter = self._net("segmentation", judges.segmenter, "segmenter")
         self.scorer = self._scorer()
         self.texts = {edit: self._text_vectors(*pair) for edit, pair in texts.items()} if OF_TEXTS & set(names) else {}
         self.others = {
@@ -144,8 +144,8 @@ class Metrics:
             measures |= dict.fromkeys(of_clip, clip_measure(self.clip))
         return measures
 
-    def _net(self, metric: str, name: str | None) -> Callable[[Tensor], Any] | None:
-        return load_net(name, self.device, metric) if name and metric in self.names else None
+    def _net(self, metric: str, name: str | None, what: str) -> Callable[[Tensor], Any] | None:
+        return load_net(name, self.device, what) if name and metric in self.names else None
 
     def _scorer(self) -> Scorer | None:
         if not self.judges.classifier:

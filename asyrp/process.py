@@ -21,6 +21,9 @@ Noise = Callable[[int], Tensor]
 Step = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
 """x_t, eps, eps_edit, a, a_next to x_{t'}."""
 
+Watch = Callable[[int, Tensor], None]
+"""Told of a timestep t and the P_t [B, C, H, W] predicted there."""
+
 Pairs = list[tuple[int, int]]
 
 
@@ -62,7 +65,9 @@ def predict(unet: SplitUNet, x: Tensor, t: int) -> Tensor:
     return unet.decode(encoded, encoded.h)
 
 
-def invert(unet: SplitUNet, schedule: NoiseSchedule, x_0: Tensor, pairs: Pairs, refine: int = 0) -> Tensor:
+def invert(
+    unet: SplitUNet, schedule: NoiseSchedule, x_0: Tensor, pairs: Pairs, refine: int = 0, watch: Watch | None = None
+) -> Tensor:
     """x_T of an image batch by DDIM inversion.
 
     With `refine` 0 the net is evaluated at the source level of each of the n - 1 moves, as in the papers. That is
@@ -75,6 +80,8 @@ def invert(unet: SplitUNet, schedule: NoiseSchedule, x_0: Tensor, pairs: Pairs, 
         a, a_next = schedule.level(t), schedule.level(t_next)
         if eps is None or not refine:
             eps = predict(unet, x, t)
+        if watch:
+            watch(t, predicted_x0(x, eps, a))
         for _ in range(refine):
             eps = predict(unet, ddim_step(x, eps, a, a_next), t_next)
         x = ddim_step(x, eps, a, a_next)

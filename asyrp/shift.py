@@ -21,7 +21,8 @@ class EditShift:
 
     terms: tuple[tuple[Direction, float, int], ...]  # direction, coefficient, t_edit
     n_steps: int
-    strengths: Tensor | None = None  # [B, 1, 1, 1], of the images of the batch, in place of 1
+    strengths: Tensor | None = None  # [B], of the images of the batch, in place of 1
+    ends: tuple[Tensor, ...] | None = None  # for each term the t_edit [B] of the images, none below the term's own
 
     @property
     def t_edit(self) -> int | None:
@@ -29,16 +30,29 @@ class EditShift:
         return min((t_edit for _, _, t_edit in self.terms), default=None)
 
     def __call__(self, encoded: Encoded, t: int) -> Tensor | None:
-        active = [(direction, c) for direction, c, t_edit in self.terms if t >= t_edit]
+        active = [(index, *term[:2]) for index, term in enumerate(self.terms) if t >= term[2]]
         if not active:
             return None
-        deltas = [c * direction.delta_h(encoded, t, self.n_steps) for direction, c in active]
+        deltas = [c * direction.delta_h(encoded, t, self.n_steps) for _, direction, c in active]
+        if self.ends is not None:
+            deltas = [
+                _of_each(self.ends[index] <= t, delta) for (index, _, _), delta in zip(active, deltas, strict=True)
+            ]
         delta_h = torch.stack(torch.broadcast_tensors(*deltas)).sum(0) if len(deltas) > 1 else deltas[0]
-        return delta_h if self.strengths is None else delta_h * self.strengths.to(delta_h.dtype)
+        return delta_h if self.strengths is None else _of_each(self.strengths, delta_h)
 
-    def times(self, strengths: Tensor) -> "EditShift":
-        """The shift with a strength [B] for each image of a batch."""
-        return replace(self, strengths=strengths[:, None, None, None])
+    def of_images(self, strengths: Tensor | None, ends: tuple[Tensor, ...] | None) -> "EditShift":
+        """The shift with a strength, and with ends for each term, of every image [B] of a batch."""
+        terms = self.terms
+        if ends is not None:
+            last = zip(terms, ends, strict=True)
+            terms = tuple((direction, c, int(end.min())) for (direction, c, _), end in last)
+        return replace(self, terms=terms, strengths=strengths, ends=ends)
+
+
+def _of_each(factors: Tensor, delta_h: Tensor) -> Tensor:
+    """delta_h [B or 1, C, h, w] times the factor [B] of each image."""
+    return delta_h * factors.to(delta_h.device, delta_h.dtype)[:, None, None, None]
 
 
 def make_shift(

@@ -100,7 +100,8 @@ NGen = Annotated[int | None, typer.Option("--n-gen", help="Generation steps. [de
 TEdit = Annotated[
     str | None,
     typer.Option(
-        "--t-edit", help="Last timestep that is edited, or auto: by learned intervals. [default: the direction's]"
+        "--t-edit",
+        help="Last timestep that is edited; auto, or per-image: by learned intervals. [default: the direction's]",
     ),
 ]
 TBoost = Annotated[

@@ -11,10 +11,18 @@ from asyrp.errors import UserError
 from asyrp.intervals import Intervals
 from asyrp.registry import ModelFolder
 from jobs.resolve_inspection import judged_by, resolve_inspection
-from jobs.spec import AUTO, JobSpec
+from jobs.spec import AUTO, PER_IMAGE, DistancesSpec, JobSpec
 from pipeline.model_source import direction_path, fetch, find_model
 from pipeline.plan import PlanSummary
-from pipeline.recipe import FINAL, BoundEdit, DirectionSource, MethodSettings, declare_stages, edit_variant
+from pipeline.recipe import (
+    FINAL,
+    BoundEdit,
+    DirectionSource,
+    ImageDistances,
+    MethodSettings,
+    declare_stages,
+    edit_variant,
+)
 from pipeline.stage import ImageFormat, Stage
 
 log = logging.getLogger(__name__)
@@ -62,6 +70,7 @@ def resolve(spec: JobSpec) -> Job:
         raise UserError(f"image_size {size}: the model {spec.model} takes sizes that are multiples of {step}")
     staged = spec.stages == "staged" or spec.inversions is not None
     inspection = resolve_inspection(spec, folder, infos, [bound.edit for bound in edits], staged)
+    ends = spec.t_edit
     settings = MethodSettings(
         model=spec.model,
         model_digest=folder.digest,
@@ -76,6 +85,7 @@ def resolve(spec: JobSpec) -> Job:
         device="cpu",
         check=spec.engine.check,
         inspection=inspection,
+        per_image=ImageDistances(ends.measure, ends.distances) if isinstance(ends, DistancesSpec) else None,
     )
     digests = {name: source.digest for name, source in sources.items()}
     columns = {bound: _columns(bound, digests) for bound in edits}
@@ -119,15 +129,18 @@ def _with_learned_intervals(spec: JobSpec, infos: dict[str, DirectionInfo], fold
     """The spec with the timesteps that learned intervals say in place of 'auto', so that a run is known by numbers."""
     if isinstance(spec.t_edit, dict) and (unknown := spec.t_edit.keys() - infos.keys()):
         raise UserError(f"t_edit: no edit uses a direction '{min(unknown)}'")
-    if AUTO not in (spec.t_edit, spec.t_boost):
+    if spec.t_edit not in (AUTO, PER_IMAGE) and spec.t_boost != AUTO:
         if spec.intervals:
-            raise UserError("--intervals is of no use without --t-edit auto or --t-boost auto")
+            raise UserError("--intervals is of no use without --t-edit auto (or per-image) or --t-boost auto")
         return spec
     path = fetch(spec.intervals) if spec.intervals else None
     learned = intervals.load_for(path, folder.digest, spec.model)
     found: dict[str, Any] = {"intervals": None}
-    if spec.t_edit == AUTO:
+    if spec.t_edit in (AUTO, PER_IMAGE):
         found["t_edit"] = {name: _learned_t_edit(learned, name, info) for name, info in infos.items()}
+    if spec.t_edit == PER_IMAGE:
+        distances = {name: learned.thresholds.t_edit * _text_cosine(name, info) for name, info in infos.items()}
+        found["t_edit"] = DistancesSpec(measure=learned.measure, distances=distances, otherwise=found["t_edit"])
     if spec.t_boost == AUTO:
         found["t_boost"] = _reached(learned.t_boost(), "t_boost", learned.thresholds.t_boost)
         log.info("t_boost is %d, measured by %s", found["t_boost"], learned.measure)
@@ -136,13 +149,18 @@ def _with_learned_intervals(spec: JobSpec, infos: dict[str, DirectionInfo], fold
 
 def _learned_t_edit(learned: Intervals, name: str, info: DirectionInfo) -> int:
     """By the cosine of a direction's texts where its file says it; 1 where it was not found by texts."""
-    noted = info.notes.get("text_cosine")
-    cosine = 1.0 if noted is None else float(noted)
+    cosine = _text_cosine(name, info)
+    t_edit = _reached(learned.t_edit(cosine), "t_edit", learned.thresholds.t_edit * cosine)
+    noted = info.notes.get("text_cosine", "not known, and taken as 1")
+    log.info("t_edit of %s is %d: the cosine of its texts is %s", name, t_edit, noted)
+    return t_edit
+
+
+def _text_cosine(name: str, info: DirectionInfo) -> float:
+    cosine = float(info.notes.get("text_cosine", 1.0))
     if cosine <= 0:
         raise UserError(f"the texts of direction '{name}' are opposites (cosine {cosine:g}): give --t-edit as a number")
-    t_edit = _reached(learned.t_edit(cosine), "t_edit", learned.thresholds.t_edit * cosine)
-    log.info("t_edit of %s is %d: the cosine of its texts is %s", name, t_edit, noted or "not known, and taken as 1")
-    return t_edit
+    return cosine
 
 
 def _reached(t: int | None, name: str, threshold: float) -> int:
@@ -167,7 +185,8 @@ def _bind(edit: Edit, spec: JobSpec, infos: dict[str, DirectionInfo]) -> BoundEd
 
 def _t_edit(name: str, spec: JobSpec, infos: dict[str, DirectionInfo]) -> int:
     """The end of a direction's interval: as the spec says, else as its file suggests."""
-    given = spec.t_edit.get(name) if isinstance(spec.t_edit, dict) else spec.t_edit
+    by_direction = spec.t_edit.otherwise if isinstance(spec.t_edit, DistancesSpec) else spec.t_edit
+    given = by_direction.get(name) if isinstance(by_direction, dict) else by_direction
     t_edit = infos[name].t_edit if given is None else int(given)
     if t_edit is None:
         raise UserError(f"direction '{infos[name].name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")

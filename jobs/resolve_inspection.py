@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from asyrp.metric_names import OF_TEXTS, Judges
 from asyrp.registry import ModelFolder
 from jobs.inspection_spec import InspectionSpec
-from jobs.spec import JobSpec
+from jobs.spec import DistancesSpec, JobSpec
 from pipeline.model_source import net_digest
 from pipeline.recipe import Inspection, SecondInversion
 
@@ -25,7 +25,8 @@ def resolve_inspection(
     Raises:
         UserError: if a metric lacks its texts or its net, or a staged run is asked for what needs the fused one.
     """
-    asked = spec.inspection
+    per_image = isinstance(spec.t_edit, DistancesSpec)
+    asked = spec.inspection or (InspectionSpec() if per_image else None)  # type: ignore[call-arg]
     if asked is None:
         return None
     judges = _judges(asked, folder)
@@ -41,10 +42,11 @@ def resolve_inspection(
         retry=retry,
         sample=asked.sample,
     )
-    if staged and (inspection.measures_reconstruction or inspection.search):
+    if staged and (inspection.measures_reconstruction or inspection.search or per_image):
         raise UserError(
-            "a staged run does not invert and edit in one pass, so it can neither search strengths nor measure "
-            "recon_psnr, recon_lpips and recon_clip of every image: leave these out, or take --stages fused"
+            "a staged run does not invert and edit in one pass, so it can neither search strengths, nor end edits per "
+            "image, nor measure recon_psnr, recon_lpips and recon_clip of every image: leave these out, or take "
+            "--stages fused"
         )
     names = [edit.name for edit in edits]
     if inspection.search and len(set(names)) < len(names):
@@ -59,7 +61,7 @@ def judged_by(inspection: Inspection) -> dict[str, Any]:
         UserError: if a net is not there.
     """
     judges = inspection.judges
-    named = {"identity": judges.identity, "segmenter": judges.segmenter, "classifier": judges.classifier}
+    named = {"face model": judges.identity, "segmenter": judges.segmenter, "classifier": judges.classifier}
     digests = {what: net_digest(name, what) for what, name in named.items() if name}
     return {"clip": judges.clip, "texts": {edit: list(pair) for edit, pair in inspection.texts.items()}, **digests}
 

@@ -24,13 +24,34 @@ AUTO: Auto = "auto"
 """In place of a timestep: the one that learned intervals say."""
 
 
+PerImage = Literal["per-image"]
+PER_IMAGE: PerImage = "per-image"
+"""In place of a timestep: for each image the one that its own distances say, held against learned intervals."""
+
+
+class DistancesSpec(BaseModel):
+    """What 'per-image' is settled to: by direction, the distance at which it ends, and the t_edit `otherwise`, for
+    images that never are that far from their P_t."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    measure: str
+    distances: dict[str, float]
+    otherwise: dict[str, Timestep]
+
+
 def _kind(value: Any) -> str:
-    return "auto" if value == AUTO else "by direction" if isinstance(value, dict) else "timestep"
+    if value in (AUTO, PER_IMAGE):
+        return str(value)
+    if isinstance(value, DistancesSpec) or (isinstance(value, dict) and "distances" in value):
+        return "distances"
+    return "by direction" if isinstance(value, dict) else "timestep"
 
 
 One = Annotated[Timestep, Tag("timestep")] | Annotated[Auto, Tag("auto")]
 Each = Annotated[dict[str, Timestep], Tag("by direction")]
-KINDS = ("timestep", "auto", "by direction", *SEARCH_KINDS)
+OfEach = Annotated[PerImage, Tag(PER_IMAGE)] | Annotated[DistancesSpec, Tag("distances")]
+KINDS = ("timestep", AUTO, PER_IMAGE, "distances", "by direction", *SEARCH_KINDS)
 """Tags of unions, which are no fields."""
 
 
@@ -73,8 +94,9 @@ class JobSpec(BaseModel):
     n_inv: int = Field(40, ge=2, le=1000)
     refine: int = Field(0, ge=0, le=10, description="fixed-point iterations per inversion step; 0 as in the papers")
     n_gen: int = Field(40, ge=2, le=1000)
-    t_edit: Annotated[One | Each, Discriminator(_kind)] | None = Field(
-        None, description="where edits end; 'auto': as learned intervals say; a mapping: of each direction"
+    t_edit: Annotated[One | Each | OfEach, Discriminator(_kind)] | None = Field(
+        None,
+        description="where edits end; 'auto' or 'per-image': as learned intervals say; a mapping: of each direction",
     )
     t_boost: Annotated[One, Discriminator(_kind)] | None = None
     intervals: Url | None = Field(None, description="for 'auto': their file; default: those learned for the model here")

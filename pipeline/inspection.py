@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from asyrp.interval_curves import ImageEnds
 from asyrp.metric_names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCORE
 from asyrp.metrics import Metrics, Seen, Values
+from asyrp.perceptual import load_measure
 from pipeline.manifest import REJECTED_QUALITY
 from pipeline.model_source import fetched_judges
-from pipeline.recipe import BoundEdit, Inspection
+from pipeline.recipe import BoundEdit, Inspection, MethodSettings
 from pipeline.selection import Condition, is_sampled
 from pipeline.stage import Measured
 
@@ -58,13 +60,42 @@ class Result:
         return "status" not in self.columns
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Inverted images: keys [B] and x_T [B, C, H, W], the columns that inversion gives their rows (with a status where
+    a gate refuses one), what the nets make of those in the sample, and what says where edits end on each."""
+
+    keys: Sequence[str]
+    x_T: Tensor
+    rows: list[Row]
+    seen: Seen | None
+    ends: ImageEnds | None
+
+    def looked_at(self, index: Sequence[int]) -> Seen | None:
+        """What the nets make of some images. A sample is taken of whole batches only."""
+        if self.seen is None or list(index) == list(range(len(self.keys))):
+            return self.seen
+        return self.seen.items(torch.tensor(index, device=self.x_T.device))
+
+    def t_edits(self, bound: BoundEdit, index: Sequence[int]) -> tuple[Tensor, ...] | None:
+        """The t_edit of each direction of an edit on some images; None where it is the same for all."""
+        if self.ends is None:
+            return None
+        terms = zip(bound.edit.weights, bound.t_edits, strict=True)
+        return tuple(self.ends.t_edits(name, t_edit)[list(index)] for (name, _), t_edit in terms)
+
+
 class Inspector:
     """Measures batches, and finds for each image of one an edit that passes the gates."""
 
-    def __init__(self, inspection: Inspection, edits: Sequence[BoundEdit], device: str) -> None:
-        self.inspection, self.edits, self.device = inspection, edits, torch.device(device)
+    def __init__(self, inspection: Inspection, settings: MethodSettings) -> None:
+        self.inspection, self.edits, self.per_image = inspection, settings.edits, settings.per_image
+        self.device = torch.device(settings.device)
+        self.measure = load_measure(self.per_image.measure, settings.device) if self.per_image else None
         names = {*inspection.metrics, RECONSTRUCTION_PSNR}  # it costs nothing where there is a reconstruction
-        self.metrics = Metrics(names, fetched_judges(inspection.judges), device, inspection.texts, inspection.changed)
+        self.metrics = Metrics(
+            names, fetched_judges(inspection.judges), settings.device, inspection.texts, inspection.changed
+        )
         by_reconstruction = [_of_reconstruction(gate) for gate in inspection.gates]
         pairs = list(zip(inspection.gates, by_reconstruction, strict=True))
         self.reconstruction_gates = [gate for gate, reconstruction in pairs if reconstruction]
@@ -81,19 +112,24 @@ class Inspector:
 
     def edited(self, method: "Method", x_0: Tensor, keys: Sequence[str]) -> Measured:
         """Images [B, C, H, W] inverted, edited, measured and gated; with a search, each at a strength of its own."""
-        x_T, inversions = self._inverted(method, x_0, keys)
-        before = self._look(x_0, keys)
-        edit = self._searched if self.inspection.search else self._at_its_strength
-        by_edit = [edit(method, x_T, before, keys, bound, inversions) for bound in self.edits]
+        batch = self._inverted(method, x_0, keys)
+        everyone = range(len(keys))
+        by_edit = [
+            self._searched(method, batch, bound)
+            if self.inspection.search
+            else self._attempt(method, batch, bound, everyone)
+            for bound in self.edits
+        ]
         outputs = torch.stack([torch.stack([result.image for result in results]) for results in by_edit], dim=1)
         columns = [[result.columns for result in results] for results in zip(*by_edit, strict=True)]
         return Measured(outputs, columns)
 
-    # Reconstruction
+    # Inversion
 
-    def _inverted(self, method: "Method", x_0: Tensor, keys: Sequence[str]) -> tuple[Tensor, list[Row]]:
-        """x_T, and the columns that inversion gives every row of an image: a status, if a gate refuses it."""
-        x_T = method.inverted(x_0)
+    def _inverted(self, method: "Method", x_0: Tensor, keys: Sequence[str]) -> Batch:
+        """Invert, measure what that loses, and invert those again that a gate refuses."""
+        ends = ImageEnds(self.measure, x_0, self.per_image.distances) if self.measure and self.per_image else None
+        x_T = method.inverted(x_0, watch=ends)
         rows = self._reconstruction(method, x_0, x_T, keys)
         failing = [index for index, row in enumerate(rows) if "status" in row]
         if failing and (retry := self.inspection.retry):
@@ -103,7 +139,7 @@ class Inspector:
             for place, image in enumerate(failing):
                 x_T[image] = again[place]
                 rows[image] = second[place] | {"n_inv": retry.n_inv, "refine": retry.refine}
-        return x_T, rows
+        return Batch(keys, x_T, rows, self._look(x_0, keys), ends)
 
     def _reconstruction(self, method: "Method", x_0: Tensor, x_T: Tensor, keys: Sequence[str]) -> list[Row]:
         rows: list[Row] = [{} for _ in keys]
@@ -116,44 +152,46 @@ class Inspector:
 
     # Edits
 
-    def _at_its_strength(
+    def _searched(self, method: "Method", batch: Batch, bound: BoundEdit) -> list[Result]:
+        """For each image what came of the smallest strength that passes. Images whose inversion was refused are not
+        edited."""
+        assert self.inspection.search is not None
+        wanted = [index for index, row in enumerate(batch.rows) if "status" not in row]
+        found = self.inspection.search.find(
+            wanted,
+            len(batch.keys),
+            lambda images, strengths: self._attempt(method, batch, bound, images, strengths),
+            lambda result: result.passes,
+        )
+        lost = [Result(torch.zeros_like(x), row) for x, row in zip(batch.x_T, batch.rows, strict=True)]
+        return [found[index][1] if index in found else lost[index] for index in range(len(lost))]
+
+    def _attempt(
         self,
         method: "Method",
-        x_T: Tensor,
-        before: Seen | None,
-        keys: Sequence[str],
+        batch: Batch,
         bound: BoundEdit,
-        inversions: Sequence[Row],
+        images: Sequence[int],
+        strengths: Sequence[float] | None = None,
     ) -> list[Result]:
-        images = method.edited(x_T, bound, keys)
-        values = self._values(before, images, keys, bound)
-        return [Result(*pair) for pair in zip(images, map(self._gated, inversions, values), strict=True)]
+        """Some images of a batch (indices) after an edit, at its own strength or at multiples of it.
 
-    def _searched(
-        self,
-        method: "Method",
-        x_T: Tensor,
-        before: Seen | None,
-        keys: Sequence[str],
-        bound: BoundEdit,
-        inversions: Sequence[Row],
-    ) -> list[Result]:
-        """Short batches are filled up, as anywhere, so that an image does not depend on how many were tried with it."""
-        assert self.inspection.search is not None and before is not None  # a search is never on a sample
-
-        def attempt(images: Sequence[int], strengths: Sequence[float]) -> list[Result]:
-            index = _padded(images, len(keys))
-            scale = torch.tensor(_padded(strengths, len(keys)), dtype=torch.float32)
-            edited = method.edited(x_T[index], bound, [keys[i] for i in index], scale)
-            values = self._values(before.items(torch.tensor(index, device=self.device)), edited, keys, bound)
-            own = [{"strength": bound.edit.strength * strength} for strength in strengths]
-            rows = [self._gated(inversions[i] | o, v) for i, o, v in zip(images, own, values, strict=False)]
-            return [Result(*pair) for pair in zip(edited, rows, strict=False)]
-
-        wanted = [index for index, row in enumerate(inversions) if "status" not in row]
-        found = self.inspection.search.find(wanted, len(keys), attempt, lambda result: result.passes)
-        lost = {index: Result(torch.zeros_like(x_T[index]), dict(row)) for index, row in enumerate(inversions)}
-        return [found[index][1] if index in found else lost[index] for index in range(len(keys))]
+        Short batches are filled up, as anywhere, so that an image does not depend on how many were tried with it.
+        """
+        index = _padded(images, len(batch.keys))
+        scale = None if strengths is None else torch.tensor(_padded(strengths, len(index)), dtype=torch.float32)
+        ends = batch.t_edits(bound, index)
+        keys = [batch.keys[i] for i in index]
+        edited = method.edited(batch.x_T[index], bound, keys, scale, ends)
+        values = self._values(batch.looked_at(index), edited, keys, bound)
+        own: list[Row] = [{} for _ in images]
+        for place, row in enumerate(own):
+            if strengths is not None:
+                row["strength"] = bound.edit.strength * strengths[place]
+            if ends:
+                row["t_edit"] = min(int(end[place]) for end in ends)
+        rows = [self._gated(batch.rows[i] | o, v) for i, o, v in zip(images, own, values, strict=False)]
+        return [Result(*pair) for pair in zip(edited, rows, strict=False)]
 
     # Measuring
 

@@ -66,6 +66,14 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class ImageDistances:
+    """How far P_t is from an image, by a measure of `asyrp.perceptual`, where each direction ends on that image."""
+
+    measure: str
+    distances: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class MethodSettings:
     """Everything the pixels depend on. Picklable: it travels to the actors, which load the rest."""
 
@@ -82,6 +90,7 @@ class MethodSettings:
     device: str
     check: bool  # the net's self-check, before the first image
     inspection: Inspection | None = None
+    per_image: ImageDistances | None = None
 
     def columns(self) -> dict[str, object]:
         """The manifest columns that are the same for all edits."""

@@ -11,7 +11,7 @@ from asyrp.errors import UserError
 from asyrp.metric_names import RECONSTRUCTION_PSNR, Judges
 from asyrp.metrics import Metrics
 from asyrp.noise import boosting_noise, noise_key
-from asyrp.process import split_at_boost
+from asyrp.process import Watch, split_at_boost
 from asyrp.registry import ModelFolder
 from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift, make_shift
@@ -54,9 +54,7 @@ class Method:
             direction.form.to(self.device)
         self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edits) for bound in settings.edits}
         self.generation = generation_pairs(settings.n_gen, self._t_0)
-        self.inspector = (
-            Inspector(settings.inspection, settings.edits, settings.device) if settings.inspection else None
-        )
+        self.inspector = Inspector(settings.inspection, settings) if settings.inspection else None
         without_nets = Metrics((RECONSTRUCTION_PSNR,), Judges(), settings.device, {}, {})
         self.sample_metrics = self.inspector.metrics if self.inspector else without_nets
 
@@ -107,21 +105,30 @@ class Method:
 
     # What they are made of
 
-    def inverted(self, x_0: Tensor, n_inv: int | None = None, refine: int | None = None) -> Tensor:
+    def inverted(
+        self, x_0: Tensor, n_inv: int | None = None, refine: int | None = None, watch: Watch | None = None
+    ) -> Tensor:
         """x_T of images, as the settings say or otherwise."""
         pairs = inversion_pairs(n_inv or self.settings.n_inv, self._t_0)
-        return process.invert(self.unet, self.schedule, x_0, pairs, self.settings.refine if refine is None else refine)
+        refine = self.settings.refine if refine is None else refine
+        return process.invert(self.unet, self.schedule, x_0, pairs, refine, watch)
 
     def reconstructed(self, x_T: Tensor) -> Tensor:
         """The images without an edit."""
         nothing = EditShift((), self.settings.n_gen)
         return process.edit(self.unet, self.schedule, self._plain(x_T), self.generation, nothing)
 
-    def edited(self, x_T: Tensor, bound: BoundEdit, keys: Sequence[str], strengths: Tensor | None = None) -> Tensor:
-        """The edited images; `strengths` [B], of each image, multiply the edit's own."""
-        shift = self.shifts[bound]
-        if strengths is not None:
-            shift = shift.times(strengths.to(self.device))
+    def edited(
+        self,
+        x_T: Tensor,
+        bound: BoundEdit,
+        keys: Sequence[str],
+        strengths: Tensor | None = None,
+        ends: tuple[Tensor, ...] | None = None,
+    ) -> Tensor:
+        """The edited images; of each image, `strengths` [B] multiply the edit's own, and `ends` [B] are the t_edit of
+        each direction."""
+        shift = self.shifts[bound].of_images(strengths, ends)
         return self._below_boost(self._down_to_boost(x_T, bound, shift), bound, shift, keys)
 
     def _plain(self, x: Tensor) -> Tensor:

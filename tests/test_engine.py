@@ -17,8 +17,9 @@ from jobs.resolve import resolve
 from jobs.run import exit_code, run
 from pipeline.actors import EngineOptions, is_broken_device
 from pipeline.commit import committed
-from pipeline.engine import Engine, Outcome, pending_units
+from pipeline.engine import BREAKER_MIN_IMAGES, Engine, Outcome, pending_units
 from pipeline.progress import StateReader, read_heartbeats
+from pipeline.stage import Measured
 from pipeline.storage import Store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -204,6 +205,19 @@ def test_the_breaker_stops_a_run_of_bad_images(tmp_path):
     outcome = run_with(stand_in(), resolve(spec(source, tmp_path / "out", shard_size=20)), batch_size=8)
     assert outcome.tripped and "engine.max_failed" in outcome.tripped
     assert 0 < len(committed(Store(str(tmp_path / "out")), "boost")) < 30
+
+
+def test_edits_that_gates_refuse_do_not_trip_the_breaker(tmp_path):
+    def load():
+        def refuse(batch, keys):
+            return Measured(batch, [[{"status": "rejected_quality", "error": "not good enough"}] for _ in keys])
+
+        return {"fused": refuse}
+
+    source = make_faces(tmp_path / "faces", BREAKER_MIN_IMAGES + 20)
+    outcome = run_with(load, resolve(spec(source, tmp_path / "out", shard_size=20)), batch_size=8)
+    assert outcome.finished and not outcome.tripped
+    assert {row["status"] for row in rows(tmp_path / "out").values()} == {"rejected_quality"}
 
 
 def test_a_run_told_to_stop_finishes_what_is_in_flight(tmp_path):

@@ -283,6 +283,36 @@ def test_auto_without_intervals_of_this_model_is_one_sentence(cli, tmp_path):
         resolve(spec(SAMPLES, tmp_path / "out", t_edit={"hat": 300}))
 
 
+def test_per_image_every_edit_ends_where_the_distances_of_its_own_image_say(tmp_path):
+    source, few = make_faces(tmp_path / "faces", 5), {"n_inv": 8, "n_gen": 8}
+    distances = {"measure": "clip:avatars", "distances": {"glasses": 0.05}, "otherwise": {"glasses": 400}}
+    run_here(resolve(spec(source, tmp_path / "own", t_edit=distances, **few)))
+    own = rows(tmp_path / "own")
+    ends = {row["t_edit"] for row in own.values()}
+    assert len(ends) > 1, "the images are too much alike for this test"
+    for end in ends:
+        run_here(resolve(spec(source, tmp_path / str(end), t_edit=end, **few)))
+    for name, row in own.items():
+        assert row["output_sha256"] == rows(tmp_path / str(row["t_edit"]))[name]["output_sha256"]
+
+
+def test_per_image_an_image_that_is_never_far_ends_where_the_others_do(tmp_path):
+    source = make_faces(tmp_path / "faces", 2)
+    distances = {"measure": "clip:avatars", "distances": {"glasses": 99.0}, "otherwise": {"glasses": 400}}
+    run_here(resolve(spec(source, tmp_path / "out", t_edit=distances)))
+    assert {row["t_edit"] for row in rows(tmp_path / "out").values()} == {400}
+
+
+def test_per_image_is_settled_to_the_distances_of_the_learned_intervals(tmp_path):
+    save(KNOWN, intervals.learned_path(DIGEST))
+    asked = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", t_edit="per-image")
+    job = resolve(asked)
+    settled = {"measure": "lpips", "distances": {"glasses": KNOWN.thresholds.t_edit}, "otherwise": {"glasses": 750}}
+    assert job.spec.model_dump()["t_edit"] == job.identity["t_edit"] == settled
+    with pytest.raises(UserError, match="nor end edits per image"):
+        resolve(asked.model_copy(update={"stages": "staged"}))
+
+
 def test_a_level_that_is_never_reached_asks_for_a_number(tmp_path):
     low = replace(KNOWN, x_t=Curve((0.0, 0.1, 0.2, 0.3, 0.4), (0.0,) * 5))
     save(low, intervals.learned_path(DIGEST))

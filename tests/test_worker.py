@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -171,23 +172,25 @@ def test_a_store_that_fails_reaches_the_caller(faces, tmp_path, monkeypatch):
 
 def test_a_batch_spans_shards_and_the_last_one_does_not_wait(faces, tmp_path):
     batches = []
-    job = resolve(spec(faces(6), tmp_path / "out", shard_size=3))
+    job = resolve(spec(faces(9), tmp_path / "out", shard_size=3))
     plan = open_run(Store(job.spec.output), job)
     gate = threading.Event()
 
     def record(_, keys):
-        gate.wait(10)
+        gate.wait(60)  # the first batch may be short: what comes after it finds all the shards on their way
         batches.append(len(set(keys)))
 
     worker = Worker(job.spec.output, "here", StandIn(record), job.image_format, WorkerOptions(4, 2, 2))
     calls = [threading.Thread(target=worker.run, args=(job.stages[0], shard)) for shard in range(plan.shards)]
     for call in calls:
         call.start()
+    while len(worker.jobs) < plan.shards:
+        time.sleep(0.01)
     gate.set()
     for call in calls:
-        call.join(20)
+        call.join(60)
     worker.close()
-    assert sum(batches) == 6 and max(batches) == 4
+    assert sum(batches) == 9 and max(batches) == 4
 
 
 def test_the_heartbeat_says_what_was_done_and_where_the_time_went(faces, tmp_path):

@@ -1,0 +1,109 @@
+"""Do gates keep the edits that worked? Accepted share against success, with a search for the smallest strength.
+
+    python benchmarks/gates.py                 # the tables of docs/inspection.md, about 15 minutes on one core
+    python benchmarks/gates.py --faces 16
+
+Held-out rendered faces that lack an attribute are edited at every strength of a ladder, and measured as a run measures
+them. A gate then takes for each face the smallest strength that passes (as runs do: `asyrp.search`). The judge, which
+no gate asks, says on how many of the accepted faces the attribute is there ("success") and how many of the other
+labels are as before. No boosting, 40 + 40 steps, `refine: 2`.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import torch
+from judge import judged
+from render_avatars import LABELS
+from ways import N_STEPS, percent, row, trial
+
+from asyrp import directions, registry
+from asyrp.metric_names import Judges
+from asyrp.metrics import Metrics, Values
+from asyrp.search import Ladder
+from asyrp.shift import EditShift
+from pipeline.inspection import refusal
+from pipeline.selection import Condition
+
+STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+GATES = (
+    (),
+    ("clip_margin > 0",),
+    ("clip_margin > 0.3",),
+    ("clip_margin > 0.5",),
+    ("clip_margin > 0.5", "s_dir > 0.5"),
+    ("clip_margin > 0.5", "s_dir > 0.7"),
+    ("clip_margin > 0.5", "s_dir > 0.5", "segmentation > 0.85"),
+    ("clip_margin > 0.5", "s_dir > 0.5", "segmentation > 0.9"),
+)
+METRICS = ("clip_margin", "s_dir", "segmentation", "edit_clip")
+
+
+@dataclass(frozen=True)
+class Edited:
+    """One face at one strength: what is measured, and what the judge says."""
+
+    values: Values
+    present: bool
+    kept: float
+
+
+@torch.inference_mode()
+def sweep(attribute: str, count: int) -> list[dict[float, Edited]]:
+    """Every face at every strength."""
+    folder = registry.find("avatars")
+    faces = trial(attribute, count)
+    edit = f"{attribute}_1"
+    judges = Judges(clip="avatars", segmenter=str(folder.segmenter))
+    metrics = Metrics(METRICS, judges, "cpu", {edit: folder.texts[attribute]}, {edit: {attribute}})
+    direction = directions.load(folder.direction_files()[attribute])
+    before, everyone, index = metrics.look(faces.x_0), torch.arange(len(faces.x_T)), LABELS.index(attribute)
+    others = [other for other in range(len(LABELS)) if other != index]
+    found: list[dict[float, Edited]] = [{} for _ in everyone]
+    for strength in STRENGTHS:
+        images = faces.edited(everyone, EditShift(((direction, strength, direction.info.t_edit or 0),), N_STEPS))
+        seen = judged(faces.judge, images)
+        kept = (seen[:, others] == faces.truth[:, others]).float().mean(1)
+        for face, values in enumerate(metrics.edit(before, metrics.look(images), edit)):
+            found[face][strength] = Edited(values, bool(seen[face, index]), float(kept[face]))
+    return found
+
+
+def print_gate(attribute: str, swept: list[dict[float, Edited]], texts: tuple[str, ...]) -> None:
+    """The strength that is found for each face, as by a run, and what the judge says of those that are accepted."""
+    gates = [Condition.parse(text) for text in texts]
+    ladder = Ladder(STRENGTHS if gates else (1.0,))
+    found = ladder.find(
+        range(len(swept)),
+        len(swept),
+        lambda images, strengths: [swept[i][s] for i, s in zip(images, strengths, strict=True)],
+        lambda edited: refusal(gates, edited.values) is None,
+    )
+    accepted = [(strength, edited) for strength, edited in found.values() if refusal(gates, edited.values) is None]
+    share = len(accepted) / len(swept)
+    success = sum(edited.present for _, edited in accepted) / max(len(accepted), 1)
+    kept = sum(edited.kept for _, edited in accepted) / max(len(accepted), 1)
+    mean = sum(strength for strength, _ in accepted) / max(len(accepted), 1)
+    gate = " and ".join(texts) or "none, all at strength 1"
+    row(attribute, gate, percent(share), percent(success), percent(kept), f"{mean:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--attributes", nargs="+", choices=LABELS, default=("glasses", "beard"))
+    parser.add_argument("--faces", type=int, default=64)
+    arguments = parser.parse_args()
+    row("attribute", "gate", "accepted", "success", "others kept", "mean strength")
+    row(*["---"] * 6)
+    for attribute in arguments.attributes:
+        swept = sweep(attribute, arguments.faces)
+        for texts in GATES:
+            print_gate(attribute, swept, texts)
+
+
+if __name__ == "__main__":
+    main()
