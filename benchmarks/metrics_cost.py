@@ -2,8 +2,8 @@
 
     python benchmarks/metrics_cost.py              # about 10 minutes on one core
 
-The bundled faces are edited with nothing measured, with the metrics of edits, with those of reconstructions as well, and
-with all of them on 1 % of the images; twice, in both orders, and the faster counts. Device time is that of the
+The bundled faces are edited with nothing measured, with the metrics of edits, with those of reconstructions as well,
+and with all of them on 1 % of the images; twice, in both orders, and the faster counts. Device time is that of the
 actor's device thread (report/summary.json). The nets that are asked are those that come with the model.
 """
 
