@@ -50,10 +50,7 @@ def estimate(job: Job) -> Estimate:
     grid = timesteps(spec.n_gen)
     variants = job.final.variants
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
-    edited = sum(
-        sum(t >= variant.columns["t_edit"] for t in grid) if variant.columns["t_edit"] is not None else 0
-        for variant in variants
-    )
+    edited = sum(bound.acts(t) for bound in job.settings.edits for t in grid)
     encodes = inversion + spec.n_gen * len(variants)
     decodes = encodes + edited
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
