@@ -18,7 +18,8 @@ class DirectionInfo:
 
     `n_steps` is the number of generation steps that strength 1 was set at. Each step adds A_t delta_h, and A_t
     hardly depends on the step size, so n_steps / n scales delta_h to the same edit in n steps. `t_edit` and
-    `t_boost` are suggestions. `unit` says in words what strength 1 is.
+    `t_boost` are suggestions. Above `t_start` the direction does not act (None: it acts from T on). `unit` says
+    in words what strength 1 is.
     """
 
     name: str
@@ -31,6 +32,11 @@ class DirectionInfo:
     found_by: str = ""
     found_on: str = ""
     notes: dict[str, str] = field(default_factory=dict)
+    t_start: int | None = None
+
+    def begun(self, t: int) -> bool:
+        """Does the direction act at timestep t already?"""
+        return self.t_start is None or t <= self.t_start
 
 
 def read_info(path: Path) -> DirectionInfo:
@@ -48,7 +54,7 @@ def read_info(path: Path) -> DirectionInfo:
         raise UserError(f"{path} is not a safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is no direction file: its metadata does not say '{FORMAT}'")
-    return DirectionInfo(**{f.name: json.loads(metadata[f.name]) for f in fields(DirectionInfo)})
+    return DirectionInfo(**{f.name: json.loads(metadata[f.name]) for f in fields(DirectionInfo) if f.name in metadata})
 
 
 def file_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What can be done with directions of tensors: project, add, scale, compare, average over time.
+"""What can be done with directions of tensors: project, add, scale, begin later, compare, average over time.
 
 All of it is linear algebra on delta_h at strength 1, at the timesteps of a common grid; results keep the units and the
 number of steps of the first direction.
@@ -44,7 +44,9 @@ def combine(terms: Sequence[tuple[Direction, float]]) -> Direction:
     info = terms[0][0].info
     others = [direction.info for direction, _ in terms]
     t_edits = [other.t_edit for other in others if other.t_edit is not None]
-    bounded = replace(info, t_edit=min(t_edits, default=None))
+    t_starts = [other.t_start for other in others]
+    t_start = None if None in t_starts else max(t_starts)
+    bounded = replace(info, t_edit=min(t_edits, default=None), t_start=t_start)
     return _derived(bounded, grid, total, {"sum of": note})
 
 
@@ -54,10 +56,22 @@ def scale(direction: Direction, factor: float) -> Direction:
     return _derived(direction.info, grid, factor * own, {"scaled by": f"{factor:g}"})
 
 
+def begin_at(direction: Direction, t_start: int) -> Direction:
+    """The direction, of any form, without its part above timestep `t_start`.
+
+    Raises:
+        UserError: if it ends above that.
+    """
+    t_edit = direction.info.t_edit
+    if t_edit is not None and t_start < t_edit:
+        raise UserError(f"direction '{direction.info.name}' ends at {t_edit}, so it cannot begin at {t_start}")
+    return replace(direction, info=replace(direction.info, t_start=t_start))
+
+
 def average_over_time(direction: Direction) -> Direction:
     """One tensor for all timesteps: delta_h^global of the paper, from one tensor per timestep."""
     grid, [own] = on_common_grid([direction])
-    acts = [index for index, t in enumerate(grid) if t >= (direction.info.t_edit or 0)]
+    acts = [index for index, t in enumerate(grid) if _acts(direction.info, t)]
     info = replace(direction.info, form="global", notes=direction.info.notes | {"averaged over": "time"})
     return Direction(info, GlobalDirection(own[acts].mean(0)))
 
@@ -78,7 +92,7 @@ def norms(direction: Direction) -> tuple[list[int], Tensor]:
 def on_common_grid(directions: Sequence[Direction]) -> tuple[list[int], list[Tensor]]:
     """delta_h [T, C, h, w] of each direction at the timesteps of the first that has some, in its number of steps.
 
-    Where a direction does not act (below its t_edit) it is zero.
+    Where a direction does not act (above its t_start, below its t_edit) it is zero.
 
     Raises:
         UserError: for directions of different models, or one without tensors.
@@ -105,9 +119,12 @@ def _at(direction: Direction, grid: Sequence[int], n_steps: int) -> Tensor:
     if isinstance(form, GlobalDirection):
         return factor * form.delta_h.expand(len(grid), *form.delta_h.shape)
     assert isinstance(form, TimestepDirection)
-    last = direction.info.t_edit if direction.info.t_edit is not None else 0
-    acts = torch.tensor([float(t >= last) for t in grid])
+    acts = torch.tensor([float(_acts(direction.info, t)) for t in grid])
     return factor * acts[:, None, None, None] * torch.stack([form.delta_h[form.nearest(t)] for t in grid])
+
+
+def _acts(info: DirectionInfo, t: int) -> bool:
+    return info.begun(t) and t >= (info.t_edit or 0)
 
 
 def _orthogonal_part(own: Tensor, others: Tensor) -> Tensor:

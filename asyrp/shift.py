@@ -16,7 +16,7 @@ from asyrp.unet import Encoded
 class EditShift:
     """The shift of h that an edit makes in a process of `n_steps` generation steps.
 
-    Each direction acts in its own interval, t >= its t_edit; outside all of them there is no shift.
+    Each direction acts in its own interval, from its t_start down to its t_edit; outside all of them there is no shift.
     """
 
     terms: tuple[tuple[Direction, float, int], ...]  # direction, coefficient, t_edit
@@ -30,7 +30,11 @@ class EditShift:
         return min((t_edit for _, _, t_edit in self.terms), default=None)
 
     def __call__(self, encoded: Encoded, t: int) -> Tensor | None:
-        active = [(index, *term[:2]) for index, term in enumerate(self.terms) if t >= term[2]]
+        active = [
+            (index, direction, c)
+            for index, (direction, c, t_edit) in enumerate(self.terms)
+            if t >= t_edit and direction.info.begun(t)
+        ]
         if not active:
             return None
         deltas = [c * direction.delta_h(encoded, t, self.n_steps) for _, direction, c in active]

@@ -17,7 +17,7 @@ from asyrp.clip import Clip
 from asyrp.directions import DELTA_BLOCKS, DeltaBlock
 from asyrp.errors import UserError
 from asyrp.models import Model
-from asyrp.process import asyrp_step, ddim_step, predict, predicted_x0
+from asyrp.process import asyrp_step, ddim_step, edit, predict, predicted_x0
 from asyrp.schedule import generation_pairs
 
 SourceTerm = Literal["paper", "released"]
@@ -28,8 +28,8 @@ Optimizer = Literal["sgd", "adam"]
 class TextRecipe:
     """What is trained and how. Weights and rates are those of the paper's experiments unless given.
 
-    `source_term` is what the edited image is compared with: P_t of the source branch, as the paper writes, or x_0, as
-    the released code does.
+    Timesteps from `t_start` (None: T) down to `t_edit` are edited. `source_term` is what the edited image is compared
+    with: P_t of the source branch, as the paper writes, or x_0, as the released code does.
     """
 
     source_text: str
@@ -47,6 +47,7 @@ class TextRecipe:
     decay_epochs: int | None = None  # the rate falls to a tenth after every so many passes over the images
     templates: tuple[str, ...] = ()  # prompts around the texts; none: those of the papers
     seed: int = 0
+    t_start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class TextTraining:
     """The state of a training: the block and its optimiser. Batches are given one at a time.
 
     Raises:
-        UserError: if the texts say the same to CLIP, or are opposites and the L1 term goes by their cosine.
+        UserError: if the texts say the same to CLIP, or are opposites and the L1 term goes by their cosine, or no step
+            is edited.
     """
 
     def __init__(self, recipe: TextRecipe, model: Model, clip: Clip, family: str, h_channels: int, emb: int) -> None:
@@ -87,7 +89,11 @@ class TextTraining:
             torch.optim.SGD(parameters, rate) if recipe.optimizer == "sgd" else torch.optim.Adam(parameters, rate)
         )
         pairs = generation_pairs(recipe.n_steps, len(model.schedule) - 1)
-        self.pairs = [(t, t_next) for t, t_next in pairs if t >= recipe.t_edit]
+        t_start = recipe.t_start if recipe.t_start is not None else len(model.schedule) - 1
+        self.plain = [(t, t_next) for t, t_next in pairs if t > t_start]
+        self.pairs = [(t, t_next) for t, t_next in pairs if recipe.t_edit <= t <= t_start]
+        if not self.pairs:
+            raise UserError(f"none of {recipe.n_steps} steps lies between t_edit {recipe.t_edit} and t_start {t_start}")
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
@@ -107,7 +113,8 @@ class TextTraining:
 
     def batch(self, x_0: Tensor, x_T: Tensor) -> Iterator[Losses]:
         """Train along the trajectories of images [B, 3, H, W] from their latents: one update per edited timestep."""
-        edited = source = x_T
+        with torch.no_grad():
+            edited = source = edit(self.model.unet, self.model.schedule, x_T, self.plain, lambda *_: None)
         for t, t_next in self.pairs:
             a, a_next = self.model.schedule.level(t), self.model.schedule.level(t_next)
             with torch.no_grad():

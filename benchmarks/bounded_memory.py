@@ -1,6 +1,6 @@
 """Statistics of h over 10,000 images: does memory stay put, and do one actor, two and a killed one find the same?
 
-    python benchmarks/bounded_memory.py        # about 15 minutes on 2 cores
+    python benchmarks/bounded_memory.py        # about 15 minutes on 2 cores; --ways pca for a part of it
 
 Label sums and a PCA sketch of rendered faces at five timesteps. Prints the peak of resident memory of the driver and of
 the largest actor, for a tenth of the images and for all, and the largest difference between directions.
@@ -34,6 +34,7 @@ from pipeline.statistics import STAGE
 from pipeline.storage import Store
 
 MEGABYTE = 1e6
+WAYS = ("labels", "pca")
 
 
 def resident(pid: int) -> float:
@@ -91,6 +92,7 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--images", type=int, default=10_000)
     arguments = parser.parse_args()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -100,7 +102,7 @@ def main() -> None:
         for folder, count in {few: arguments.images // 10, many: arguments.images}.items():
             folder.mkdir()
             write_faces(folder, count)
-        for way in ("labels", "pca"):
+        for way in arguments.ways:
             learn(few, way, "a tenth, one actor", 1)
             one = learn(many, way, "all, one actor", 1)
             two = learn(many, way, "all, two actors", 2)

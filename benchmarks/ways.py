@@ -4,7 +4,8 @@
 
 Directions are found on rendered faces of the training set with the commands' own functions, and judged on held-out
 faces (tools/judge.py) as in edit_success.py: the share that has the attribute after the edit, and the share of the
-other three labels that is kept. A way's strength is that of STRENGTHS which does best by the worse of the two.
+other three labels that is kept. A way's strength is that of STRENGTHS which does best by the worse of the two on
+other faces, those that the bundled directions are calibrated on.
 Principal components and singular vectors have no attribute: each is named, in both senses, by the label that it changes
 on most of the faces that can change so.
 """
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import numpy as np
 import torch
 from judge import CACHE, judged, load_or_train
+from make_bundle import CALIBRATION_FACES, CALIBRATION_SEED
 from PIL import Image
 from render_avatars import LABELS, load_or_render
 from trial import Score, Trial
@@ -41,6 +43,7 @@ from jobs.score import score
 from jobs.spec import EngineSpec
 
 STRENGTHS = (0.75, 1.0, 1.25, 1.5)
+STRENGTH_FACES = 16
 T_EDIT, N_STEPS, COMPONENTS = 250, 40, 12
 TEXTS = {
     "smile": ("person not smiling", "person smiling"),
@@ -95,7 +98,17 @@ def write_faces(folder: Path, count: int) -> None:
 @cache
 def trial(attribute: str | None, count: int) -> Trial:
     """Held-out faces that lack the attribute; of all kinds for None."""
-    faces = load_or_render(CACHE / "edit_success.npz", 640, 5)
+    return trial_on(load_or_render(CACHE / "edit_success.npz", 640, 5), attribute, count)
+
+
+@cache
+def calibration_trial(attribute: str) -> Trial:
+    """Faces that strengths are chosen on."""
+    faces = load_or_render(CACHE / "calibration.npz", CALIBRATION_FACES, CALIBRATION_SEED)
+    return trial_on(faces, attribute, STRENGTH_FACES)
+
+
+def trial_on(faces: dict[str, np.ndarray], attribute: str | None, count: int) -> Trial:
     chosen = np.nonzero(faces[attribute] == 0)[0][:count] if attribute else np.arange(count)
     model = models.load(registry.find("avatars"))
     return Trial(model, load_or_train(), {name: column[chosen] for name, column in faces.items()}, N_STEPS)
@@ -106,10 +119,11 @@ def shift_of(direction: Direction, strength: float) -> EditShift:
 
 
 def best(direction: Direction, attribute: str, count: int) -> tuple[float, Score]:
-    """The strength at which the worse of the two shares is best, and the shares."""
-    scores = {s: trial(attribute, count).score(attribute, shift_of(direction, s)) for s in STRENGTHS}
+    """The strength at which the worse of the two shares is best on calibration faces, and the shares on others."""
+    chosen_on = calibration_trial(attribute)
+    scores = {s: chosen_on.score(attribute, shift_of(direction, s)) for s in STRENGTHS}
     strength = max(scores, key=lambda s: min(scores[s].target, scores[s].others))
-    return strength, scores[strength]
+    return strength, trial(attribute, count).score(attribute, shift_of(direction, strength))
 
 
 def row(*cells: object) -> None:

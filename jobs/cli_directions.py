@@ -11,7 +11,7 @@ from rich.table import Table
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from jobs.cli_learn import learn_app
-from jobs.cli_math import average, combine, compare, preview, project, scale
+from jobs.cli_math import average, begin, combine, compare, preview, project, scale
 from jobs.cli_options import CLIP_HELP, AsJson, ModelArgument, direction_file
 from jobs.cli_score import score
 from jobs.completion import complete_data_set, complete_direction, complete_model
@@ -26,7 +26,7 @@ SWEEP_ROWS = 4
 directions_app = typer.Typer(help="Directions in h-space: list, show, learn and import them.", no_args_is_help=True)
 directions_app.add_typer(learn_app, name="learn")
 
-for command in (score, project, combine, scale, average, compare, preview):
+for command in (score, project, combine, scale, begin, average, compare, preview):
     directions_app.command()(command)
 
 

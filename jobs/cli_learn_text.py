@@ -18,6 +18,9 @@ def recipe_from_flags(
         str, typer.Option("--preset", help="paper: section 5. released: the script of its code.")
     ] = "paper",
     t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = 500,
+    t_start: Annotated[
+        int | None, typer.Option("--t-start", min=0, max=999, help="First edited timestep. [default: T]")
+    ] = None,
     source_term: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +62,7 @@ def recipe_from_flags(
         source_text=source_text,
         target_text=target_text,
         t_edit=t_edit,
+        t_start=t_start,
         n_steps=n_steps or PRESETS[preset]["n_steps"],
         clip_weight=clip_weight,
         l1_weight=l1_weight,

@@ -1,4 +1,4 @@
-"""`asyrp directions project, combine, scale, average, compare, preview`: what one does with directions."""
+"""`asyrp directions project, combine, scale, begin, average, compare, preview`: what one does with directions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +70,22 @@ def scale(
     from asyrp import direction_math
 
     _save(direction_math.scale(_load(direction, model), factor), output, name)
+
+
+def begin(
+    direction: DirectionArgument,
+    t_start: Annotated[int, typer.Argument(help="The first timestep, from T down, at which it is to act.")],
+    output: OutputFile,
+    name: Name = None,
+    model: ModelOption = "avatars",
+) -> None:
+    """A direction that acts later: not above a timestep, where images are layout and its label cannot be seen yet.
+
+    **Example:** asyrp directions begin beard.safetensors 450 -o late_beard.safetensors
+    """
+    from asyrp import direction_math
+
+    _save(direction_math.begin_at(_load(direction, model), t_start), output, name)
 
 
 def average(

@@ -52,10 +52,7 @@ def estimate(job: Job) -> Estimate:
     variants = job.final.variants
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
     attempts, reconstructions = _inspected(job)
-    second_decodes = sum(
-        sum(t >= variant.columns["t_edit"] for t in grid) if variant.columns["t_edit"] is not None else 0
-        for variant in variants
-    )
+    second_decodes = sum(bound.acts(t) for bound in job.settings.edits for t in grid)
     encodes = inversion + spec.n_gen * (len(variants) * attempts + reconstructions)
     decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"

@@ -163,7 +163,7 @@ def average_over_images(request: LearnRequest, direction: Path) -> directions.Di
     check_model(info, folder.digest, request.model)
     if info.t_edit is None:
         raise UserError(f"direction '{info.name}' suggests no t_edit, so it is not known where to average it")
-    grid = tuple(t for t in timesteps(info.n_steps) if t >= info.t_edit)
+    grid = tuple(t for t in timesteps(info.n_steps) if t >= info.t_edit and info.begun(t))
     source = DirectionSource(str(direction.absolute()), file_digest(direction))
     reading = NoisedH(grid, request.seed, source)
     sums, images = collect(request.collection(folder, reading, MakeLabelReducer(0), {}), _merge_label_sums)

@@ -153,6 +153,7 @@ def _direction(
         n_steps=recipe.n_steps,
         t_edit=recipe.t_edit,
         t_boost=request.t_boost,
+        t_start=recipe.t_start,
         unit=unit or f"what was trained, at {recipe.n_steps} generation steps",
         found_by=f"training with CLIP {request.clip_name} (Kwon et al. 2023)",
         found_on=f"{images} images{' without it' if request.lacking else ''}, {request.epochs} times",

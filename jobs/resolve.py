@@ -180,16 +180,22 @@ def _bind(edit: Edit, spec: JobSpec, infos: dict[str, DirectionInfo]) -> BoundEd
         t_edits = [t_edits[closest]] * len(t_edits)
         t_boost = of_edit[closest].t_boost or 0
         edit = official_sum(edit)
-    return BoundEdit(edit, tuple(t_edits), t_boost if spec.t_boost is None else int(spec.t_boost))
+    t_starts = tuple(info.t_start for info in of_edit)
+    return BoundEdit(edit, t_starts, tuple(t_edits), t_boost if spec.t_boost is None else int(spec.t_boost))
 
 
 def _t_edit(name: str, spec: JobSpec, infos: dict[str, DirectionInfo]) -> int:
     """The end of a direction's interval: as the spec says, else as its file suggests."""
+    info = infos[name]
     by_direction = spec.t_edit.otherwise if isinstance(spec.t_edit, DistancesSpec) else spec.t_edit
     given = by_direction.get(name) if isinstance(by_direction, dict) else by_direction
-    t_edit = infos[name].t_edit if given is None else int(given)
+    t_edit = info.t_edit if given is None else int(given)
     if t_edit is None:
-        raise UserError(f"direction '{infos[name].name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
+        raise UserError(f"direction '{info.name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
+    if not info.begun(t_edit):
+        raise UserError(
+            f"direction '{info.name}' begins at {info.t_start}, so it cannot end at {t_edit}: give a smaller t_edit"
+        )
     return t_edit
 
 

@@ -20,11 +20,18 @@ FINAL = "boost"
 
 @dataclass(frozen=True)
 class BoundEdit:
-    """An edit with the interval bounds that hold for it in this run: a t_edit for each of its directions."""
+    """An edit with the interval bounds that hold for it in this run: for each of its directions a t_start, which is its
+    file's (None: T), and a t_edit."""
 
     edit: Edit
+    t_starts: tuple[int | None, ...]
     t_edits: tuple[int, ...]
     t_boost: int
+
+    def acts(self, t: int) -> bool:
+        """Does any of its directions act at timestep t?"""
+        intervals = zip(self.t_starts, self.t_edits, strict=True)
+        return any(t_edit <= t and (t_start is None or t <= t_start) for t_start, t_edit in intervals)
 
 
 @dataclass(frozen=True)

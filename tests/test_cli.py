@@ -9,7 +9,9 @@ import typer
 import yaml
 from conftest import SAMPLES, digests, make_faces, rows, stand_in_run
 
+from asyrp import registry
 from asyrp.direction_info import read_info
+from asyrp.schedule import timesteps
 from jobs.cli import app
 
 FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "2")
@@ -90,6 +92,13 @@ def test_plan_says_what_a_run_costs_and_touches_nothing(cli, faces, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_plan_counts_the_second_decode_only_where_a_direction_acts(cli, faces, tmp_path):
+    info = read_info(registry.find("avatars").direction_files()["smile"])
+    cost = json.loads(cli("plan", "-s", faces(1), "-o", tmp_path / "out", "-e", "smile=1", "--json")[1])
+    acts = sum(info.t_edit <= t <= info.t_start for t in timesteps(40))
+    assert 0 < acts < 40 and cost["decodes_per_image"] == 39 + 40 + acts
+
+
 def test_status_of_no_run_is_one_sentence(cli, tmp_path):
     code, _, err = cli("status", tmp_path)
     assert code == 2 and "there is no run at" in err
@@ -106,8 +115,8 @@ def test_models_and_directions_are_listed_and_shown(cli):
 
 
 MAKERS = {"submit", "models convert", "intervals learn", *(f"directions {name}" for name in (
-    "project", "combine", "scale", "average", "preview", "learn text", "learn labels", "learn classifier", "learn pca",
-    "learn jacobian",
+    "project", "combine", "scale", "begin", "average", "preview", "learn text", "learn labels", "learn classifier",
+    "learn pca", "learn jacobian",
 ))}  # fmt: skip
 """Commands that make a file and print where it is."""
 

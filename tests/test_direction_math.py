@@ -68,6 +68,18 @@ def test_a_direction_is_zero_below_its_own_interval():
     torch.testing.assert_close(total.form.delta_h[3], a.form.delta_h[2] + b.form.delta_h[2])
 
 
+def test_a_direction_that_begins_later_is_zero_above():
+    a, b = direction("a", 0, t_edit=100), direction("b", 1)
+    late = dm.begin_at(a, 500)
+    [own] = tensors(late)
+    assert torch.equal(own[:2], a.form.delta_h[:2]) and not own[2].any()
+    torch.testing.assert_close(dm.average_over_time(late).form.delta_h, a.form.delta_h[:2].mean(0))
+    assert dm.combine([(late, 1.0), (dm.begin_at(b, 600), 1.0)]).info.t_start == 600
+    assert dm.combine([(late, 1.0), (b, 1.0)]).info.t_start is None
+    with pytest.raises(UserError, match="'a' ends at 100, so it cannot begin at 99"):
+        dm.begin_at(a, 99)
+
+
 def test_scaling_and_averaging_over_time():
     a = direction("a", 0, t_edit=500)
     torch.testing.assert_close(dm.scale(a, -2).form.delta_h[1:], -2 * a.form.delta_h[1:])
@@ -119,6 +131,7 @@ def test_the_commands_make_directions_that_can_be_used(tmp_path):
         ("project", "beard", "--out", "long_hair", "-o", made),
         ("combine", "smile=1", "beard=-0.5", "-o", made),
         ("scale", "smile", "1.5", "-o", made),
+        ("begin", "smile", "400", "-o", made),
         ("average", "smile", "--over-time", "-o", made),
     ):
         done = asyrp("directions", *command, "--name", "mine")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from asyrp.direction_info import DirectionInfo, check_model, read_info
@@ -42,6 +43,14 @@ def test_a_direction_file_gives_back_what_was_saved(form, tmp_path):
     assert loaded.info == direction.info
     encoded = Encoded(torch.randn(2, 64, 4, 4), (), torch.randn(2, 32))
     torch.testing.assert_close(loaded.delta_h(encoded, 480, 40), direction.delta_h(encoded, 480, 40))
+
+
+def test_a_file_from_before_directions_could_begin_later_begins_at_T(tmp_path):
+    save(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), tmp_path / "d.safetensors")
+    with safe_open(tmp_path / "d.safetensors", framework="pt") as file:
+        older = {key: value for key, value in file.metadata().items() if key != "t_start"}
+    save_file({"delta_h": torch.zeros(2, 1, 1)}, tmp_path / "old.safetensors", metadata=older)
+    assert read_info(tmp_path / "old.safetensors") == info("global")
 
 
 @pytest.mark.parametrize(("t", "index"), [(0, 0), (299, 0), (300, 1), (301, 1), (700, 2), (999, 2)])

@@ -234,16 +234,16 @@ def test_a_file_of_something_else_is_one_sentence(tmp_path, content, sentence):
 
 def test_a_run_takes_the_intervals_learned_for_its_model_and_is_known_by_their_numbers(tmp_path):
     save(KNOWN, intervals.learned_path(DIGEST))
-    edits = ["glasses=1,smile=0.5", "smile=1"]
+    edits = ["glasses=1,long_hair=0.5", "long_hair=1"]
     auto = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=edits, t_edit="auto", t_boost="auto")
     job = resolve(auto)
-    assert (job.spec.t_edit, job.spec.t_boost) == ({"glasses": 750, "smile": 750}, 500)
+    assert (job.spec.t_edit, job.spec.t_boost) == ({"glasses": 750, "long_hair": 750}, 500)
     assert "auto" not in json.dumps(job.identity)
     assert job.identity == resolve(auto.model_copy(update={"t_edit": job.spec.t_edit, "t_boost": 500})).identity
     run_here(job)
     assert {(row["t_edit"], row["t_boost"]) for row in rows(tmp_path / "out").values()} == {(750, 500)}
     store = Store(str(tmp_path / "out"))
-    assert read_run(store)["spec"]["t_edit"] == {"glasses": 750, "smile": 750}
+    assert read_run(store)["spec"]["t_edit"] == {"glasses": 750, "long_hair": 750}
     save(replace(KNOWN, thresholds=Thresholds(0.2, 1.2)), intervals.learned_path(DIGEST))
     with pytest.raises(UserError, match=r"t_edit.glasses: 750 there, 250 here"):
         open_run(store, resolve(auto))
@@ -258,7 +258,11 @@ def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
     given = {"t_edit": "auto", "intervals": str(tmp_path / "i.json")}
     job = resolve(
         spec(
-            SAMPLES, tmp_path / "out", edits=["g=1,smile=1"], directions={"g": str(tmp_path / "d.safetensors")}, **given
+            SAMPLES,
+            tmp_path / "out",
+            edits=["g=1,long_hair=1"],
+            directions={"g": str(tmp_path / "d.safetensors")},
+            **given,
         )
     )
     [bound] = job.settings.edits
@@ -268,6 +272,13 @@ def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
     )
     with pytest.raises(UserError, match="the texts of direction 'g' are opposites"):
         resolve(spec(SAMPLES, tmp_path, edits=["g=1"], directions={"g": str(tmp_path / "e.safetensors")}, **given))
+
+
+def test_a_direction_that_begins_later_than_it_would_end_is_refused(tmp_path):
+    with pytest.raises(UserError, match="direction 'smile' begins at 450, so it cannot end at 451"):
+        resolve(spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=451))
+    [bound] = resolve(spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=450)).settings.edits
+    assert [t for t in range(1000) if bound.acts(t)] == [450]
 
 
 def test_auto_without_intervals_of_this_model_is_one_sentence(cli, tmp_path):

@@ -242,3 +242,11 @@ def test_in_a_sum_each_direction_acts_in_its_own_interval():
     assert shift(encoded, 600).unique().tolist() == [0.0]
     assert shift(encoded, 400).unique().tolist() == [-1.0]
     assert shift(encoded, 299) is None
+
+
+def test_a_direction_acts_from_where_it_begins():
+    info = DirectionInfo("a", "global", "", 10, t_edit=300, t_start=500)
+    late = Direction(info, GlobalDirection(torch.ones(32, 8, 8)))
+    shift = make_shift(parse_edit("a=1"), {"a": late}, 10)
+    encoded = HSpaceUNet(small_unet()).encode(torch.randn(1, 3, 16, 16), 999)
+    assert [t for t in (501, 500, 300, 299) if shift(encoded, t) is not None] == [500, 300]

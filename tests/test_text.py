@@ -114,6 +114,14 @@ def test_only_the_block_is_trained_and_each_timestep_once(clip, model):
     assert all(torch.equal(a, b) for a, b in zip(model.unet.unet.parameters(), frozen, strict=True))
 
 
+def test_above_t_start_nothing_is_trained_or_edited(clip, model):
+    trainer = training(clip, model, replace(GLASSES, t_edit=500, t_start=800))
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert [loss.t for loss in trainer.batch(x.clamp(-1, 1), x)] == [777, 666, 555]
+    with pytest.raises(UserError, match="none of 10 steps lies between t_edit 780 and t_start 800"):
+        training(clip, model, replace(GLASSES, t_edit=780, t_start=800))
+
+
 def test_training_lowers_its_loss(clip, model):
     trainer = training(clip, model, replace(GLASSES, t_edit=400, l1_weight=0.5))
     x_0 = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
