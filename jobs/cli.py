@@ -24,8 +24,8 @@ from jobs.cli_score import sample
 from jobs.cli_store import export, gc, verify
 from jobs.completion import complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, report, state_table
-from jobs.report import read_state, run_and_report
 from jobs.resolve import resolve
+from jobs.session import read_state, run_and_report
 from jobs.spec import JobSpec, load_spec
 from pipeline.credentials import redacted
 from pipeline.progress import RunState

@@ -1,4 +1,4 @@
-"""A run with its tables: what the commands that edit have in common."""
+"""A session of a run with its tables: what the commands that edit have in common."""
 
 from collections.abc import Mapping
 from typing import Any
