@@ -24,20 +24,20 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     for stage in sorted(stages, key=lambda s: s.name != "reconstruct"):
         if stage.writes != "images" or 0 not in committed(store, stage.name):
             continue
-        columns += [_title(variant.edit, variant.strength) for variant in stage.variants]
+        columns += [title(variant.edit, variant.strength) for variant in stage.variants]
         for row in committed_rows(store, stage.name, [0]):
-            outputs.setdefault(row["key"], {})[_title(row["edit"], row["strength"])] = row
+            outputs.setdefault(row["key"], {})[title(row["edit"], row["strength"])] = row
     if not outputs:
         return None
     shown = list(outputs.items())[:rows]
     tile = max(MIN_TILE, image_format.size)
     sheet = Image.new("RGB", (len(columns) * (tile + GAP) + GAP, HEADER + len(shown) * (tile + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
-    for x, title in enumerate(columns):
-        draw.text((GAP + x * (tile + GAP), 4), title, fill="black", font=ImageFont.load_default(14))
+    for x, column in enumerate(columns):
+        draw.text((GAP + x * (tile + GAP), 4), column, fill="black", font=ImageFont.load_default(14))
     for y, (_, by_title) in enumerate(shown):
         tiles = [_source_tile(next(iter(by_title.values())), image_format)]
-        tiles += [_output_tile(store, by_title.get(title)) for title in columns[1:]]
+        tiles += [_output_tile(store, by_title.get(column)) for column in columns[1:]]
         for x, image in enumerate(tiles):
             place = (GAP + x * (tile + GAP), HEADER + y * (tile + GAP))
             if image is None:
@@ -50,7 +50,8 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     return NAME
 
 
-def _title(edit: str | None, strength: float | None) -> str:
+def title(edit: str | None, strength: float | None) -> str:
+    """How an edit is called over its pictures."""
     return f"{edit} {strength:g}" if strength else str(edit)
 
 

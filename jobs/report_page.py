@@ -1,0 +1,135 @@
+"""A report as one HTML file that needs nothing else: rows compressed, pictures as data, styles and scripts within."""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from asyrp.metric_names import METRICS
+from jobs.display import bound_text
+from jobs.report import Report
+from jobs.report_tables import SHARES, headline, tables
+from pipeline.aggregates import throughput
+from pipeline.results import Coded, Results
+
+NAME = "report.html"
+TABLE_ROWS = 200_000
+"""Of more rows the page holds those with pictures and an even sample of the others."""
+
+
+def render(report: Report, reload_seconds: float | None) -> bytes:
+    """The page; one that is to be reloaded does so by itself."""
+    shown = shown_rows(len(report.results), list(report.pictures))
+    columns = row_columns(report, shown)
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            headline=headline(report),
+            tables=tables(report),
+            bound=bound_text(report.cost.shares) if report.cost.shares else None,
+            share_names=SHARES,
+            throughput=_throughput(report.results),
+            metrics=_metrics(report.results),
+            shown=len(shown),
+            rows=_packed(columns),
+            pictures=_pictures(report, shown, columns["key"]["codes"]),
+            reload_seconds=reload_seconds,
+        )
+    )
+    return page.encode()
+
+
+def shown_rows(rows: int, pictured: Sequence[int]) -> NDArray[np.intp]:
+    """The rows that the page holds, rising: all, or those with pictures and an even sample."""
+    if rows <= TABLE_ROWS:
+        return np.arange(rows)
+    sample = np.linspace(0, rows - 1, TABLE_ROWS - len(pictured)).astype(np.intp)
+    return np.union1d(sample, np.asarray(pictured, np.intp))
+
+
+def row_columns(report: Report, shown: NDArray[np.intp]) -> dict[str, Any]:
+    """The rows of the page by column; texts that come again and again are numbered."""
+    results = report.results
+    place_of = {int(row): place for place, row in enumerate(shown)}
+    coded = {
+        "key": results.keys,
+        "edit": results.edits,
+        "status": results.statuses,
+        "error": results.errors,
+    }
+    return {
+        **{name: _coded(column, shown) for name, column in coded.items()},
+        "place": results.places.take(shown).to_pylist(),
+        "metrics": {name: _rounded(values[shown]) for name, values in results.metrics.items()},
+        "pictured": [place_of[row] for row in report.pictures],
+        "missing": {
+            place_of[row]: [pair.before.missing, pair.after.missing]
+            for row, pair in report.pictures.items()
+            if pair.before.missing or pair.after.missing
+        },
+    }
+
+
+def _coded(column: Coded, shown: NDArray[np.intp]) -> dict[str, Any]:
+    used, codes = np.unique(column.codes[shown], return_inverse=True)
+    names = [None if code < 0 else column.names[code] for code in used]
+    return {"names": names, "codes": codes.tolist()}
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float | None]:
+    return [float(f"{value:.4g}") if value == value else None for value in values.tolist()]
+
+
+def _packed(columns: Mapping[str, Any]) -> str:
+    """JSON, compressed as DecompressionStream("deflate") undoes it, in base64."""
+    return base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 6)).decode()
+
+
+def _pictures(report: Report, shown: NDArray[np.intp], keys: Sequence[int]) -> dict[str, dict[int, str]]:
+    """WebP in base64: sources by the number of their key, outputs by the number of their row, as the page has them."""
+    before: dict[int, str] = {}
+    after: dict[int, str] = {}
+    for row, pair in report.pictures.items():
+        place = int(np.searchsorted(shown, row))
+        if pair.before.webp:
+            before[keys[place]] = base64.b64encode(pair.before.webp).decode()
+        if pair.after.webp:
+            after[place] = base64.b64encode(pair.after.webp).decode()
+    return {"before": before, "after": after}
+
+
+def _metrics(results: Results) -> list[dict[str, str | None]]:
+    return [
+        {
+            "name": name,
+            "better": METRICS[name].better if name in METRICS else None,
+            "says": METRICS[name].says if name in METRICS else "a classifier's score",
+        }
+        for name in results.judgements
+    ]
+
+
+def _throughput(results: Results) -> dict[str, Any] | None:
+    """The curve of rows per second, in POSIX seconds."""
+    found = throughput(results)
+    if found is None:
+        return None
+    times = [found.begin.timestamp() + (bin + 0.5) * found.seconds for bin in range(len(found.rows))]
+    return {"times": times, "rates": [rows / found.seconds for rows in found.rows]}
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("jobs", "templates/report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["verbatim"] = lambda name: Markup(loader.get_source(environment, name)[0])
+    return environment
