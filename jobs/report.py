@@ -38,7 +38,8 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Report:
-    """A run at one moment. `images` are those of its source, done or not. `pictures` are by the number of their row in `results`, those that matter most first."""
+    """A run at one moment. `images` are those of its source, done or not. `pictures` are by the number of their row in
+    `results`, those that matter most first."""
 
     root: str
     made_at: datetime
