@@ -61,7 +61,7 @@ class ReportReader:
         self.store, self.record = store, read_run(store)
         if FINAL not in self.record["stages"]:
             raise UserError(f"the run at {store.url} edited no images: there is nothing to report")
-        stages = [stage.name for stage in recorded_stages(self.record) if stage.writes == "images"]
+        stages = [stage for stage in recorded_stages(self.record) if stage.writes == "images"]
         identity = self.record["identity"]
         self._results = ResultReader(store, stages)
         self._thumbnails = Thumbnails(store, identity["image_size"], identity["fit"])

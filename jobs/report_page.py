@@ -4,6 +4,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from jobs.display import bound_text
 from jobs.report import Report
 from jobs.report_tables import SHARES, headline, tables
 from pipeline.aggregates import throughput
-from pipeline.results import Coded, Results
+from pipeline.results import STRENGTH, Coded, Results
 
 NAME = "report.html"
 TABLE_ROWS = 200_000
 """Of more rows the page holds those with pictures and an even sample of the others."""
+
+
+SAYS = {STRENGTH: "the strength that was found for the image"}
 
 
 def render(report: Report, reload_seconds: float | None) -> bytes:
@@ -85,7 +89,7 @@ def _coded(column: Coded, shown: NDArray[np.intp]) -> dict[str, Any]:
 
 
 def _rounded(values: NDArray[np.float32]) -> list[float | None]:
-    return [float(f"{value:.4g}") if value == value else None for value in values.tolist()]
+    return [float(f"{value:.4g}") if isfinite(value) else None for value in values.tolist()]
 
 
 def _packed(columns: Mapping[str, Any]) -> str:
@@ -111,7 +115,7 @@ def _metrics(results: Results) -> list[dict[str, str | None]]:
         {
             "name": name,
             "better": METRICS[name].better if name in METRICS else None,
-            "says": METRICS[name].says if name in METRICS else "a classifier's score",
+            "says": METRICS[name].says if name in METRICS else SAYS.get(name, "a classifier's score of the output"),
         }
         for name in results.judgements
     ]

@@ -10,7 +10,7 @@ from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, to_uint8
 from pipeline.manifest import OK, Row, source_of
 from pipeline.sinks import read_output
-from pipeline.stage import ImageFormat, Stage
+from pipeline.stage import ImageFormat, Stage, shown_strength
 from pipeline.storage import Store
 
 NAME = "report/contact_sheet.png"
@@ -24,9 +24,10 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     for stage in sorted(stages, key=lambda s: s.name != "reconstruct"):
         if stage.writes != "images" or 0 not in committed(store, stage.name):
             continue
-        columns += [title(variant.edit, variant.strength) for variant in stage.variants]
+        columns += [edit_title(variant.edit, variant.strength) for variant in stage.variants]
         for row in committed_rows(store, stage.name, [0]):
-            outputs.setdefault(row["key"], {})[title(row["edit"], row["strength"])] = row
+            title = edit_title(row["edit"], stage.planned_strength(row["edit"], row["strength"]))
+            outputs.setdefault(row["key"], {})[title] = row
     if not outputs:
         return None
     shown = list(outputs.items())[:rows]
@@ -50,9 +51,9 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     return NAME
 
 
-def title(edit: str | None, strength: float | None) -> str:
+def edit_title(edit: str | None, strength: float | None) -> str:
     """How an edit is called over its pictures."""
-    return f"{edit} {strength:g}" if strength else str(edit)
+    return str(edit) if strength == 0 else f"{edit} {shown_strength(strength)}"
 
 
 def _source_tile(row: Row, image_format: ImageFormat) -> Image.Image | None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
 SAMPLE_STAGE = "reconstruct"
 """The stage that shows what a run does without an edit, on a few images of the plan."""
 
+SEARCHED = "auto"
+"""The strength in an output's name where it is searched for, image by image."""
+
 BatchFunction = Callable[["Tensor", Sequence[str]], "Tensor"]
 """A batch [B, V_in, C, H, W] of items with keys [B] to [B, V_out, C, H, W]; pure, item by item."""
 
@@ -65,12 +68,22 @@ class Stage:
         """The shards that the stage covers, of those in the plan and its additions."""
         return planned if self.sample is None else planned[:1]
 
+    def planned_strength(self, edit: str | None, strength: float | None) -> float | None:
+        """The strength of a row's variant: none where every image has its own."""
+        searched = any(variant.edit == edit and variant.strength is None for variant in self.variants)
+        return None if searched else strength
+
+
+def shown_strength(strength: float | None) -> str:
+    """A variant's strength as names and messages have it."""
+    return SEARCHED if strength is None else f"{strength:g}"
+
 
 def output_name(template: str, codec: Codec, key: str, edit: str | None, strength: float | None) -> str:
     """The name of an output: a path below its attempt's folder."""
     path = PurePosixPath(key)
     values = {"key": key, "stem": str(path.with_suffix("")), "name": path.stem, "parent": str(path.parent)}
-    return template.format(**values, edit=edit, strength=f"{strength:g}") + EXTENSION[codec]
+    return template.format(**values, edit=edit, strength=shown_strength(strength)) + EXTENSION[codec]
 
 
 @dataclass(frozen=True)

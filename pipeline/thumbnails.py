@@ -17,7 +17,6 @@ from pipeline.manifest import OK, Row
 from pipeline.parallel import read_ahead
 from pipeline.results import Results
 from pipeline.samples import read_source
-from pipeline.sheet import title
 from pipeline.sinks import read_output
 from pipeline.storage import Store
 
@@ -38,8 +37,8 @@ class Pair(NamedTuple):
     after: Thumbnail
 
 
-Place = tuple[str, int, int, str]
-"""Stage, shard, row of the shard, and the title of the edit."""
+Place = tuple[str, int, int]
+"""Stage, shard, and the number of a row in the shard's manifest."""
 
 
 class Thumbnails:
@@ -61,14 +60,13 @@ class Thumbnails:
         return {row: self._made[place] for row, place in places.items()}
 
     def _of_shard(self, places: set[Place]) -> dict[Place, Pair]:
-        stage, shard, *_ = next(iter(places))
-        rows = ((_place_of(row), row) for row in committed_rows(self.store, stage, [shard]))
-        wanted = [(place, row) for place, row in rows if place in places]
+        stage, shard, _ = next(iter(places))
+        rows = {(stage, shard, n): row for n, row in enumerate(committed_rows(self.store, stage, [shard]))}
         made: dict[Place, Pair] = {}
-        for _, of_image in groupby(wanted, key=lambda found: found[1]["key"]):
+        for _, of_image in groupby(sorted(places), key=lambda place: rows[place]["key"]):
             found = list(of_image)
-            before = self._before(found[0][1])
-            made |= {place: Pair(before, self._after(row)) for place, row in found}
+            before = self._before(rows[found[0]])
+            made |= {place: Pair(before, self._after(rows[place])) for place in found}
         return made
 
     def _before(self, row: Row) -> Thumbnail:
@@ -95,14 +93,8 @@ class Thumbnails:
             return Thumbnail(None, f"the output cannot be read: {redacted(str(error))}")
 
 
-def _place_of(row: Row) -> Place:
-    return row["stage"], row["shard"], row["row"], title(row["edit"], row["strength"])
-
-
 def _place(results: Results, row: int) -> Place:
-    stage = results.stages.names[results.stages.codes[row]]
-    edit = results.edits.names[results.edits.codes[row]]
-    return stage, int(results.shards[row]), int(results.numbers[row]), edit
+    return results.stages.names[results.stages.codes[row]], int(results.shards[row]), int(results.numbers[row])
 
 
 def _webp(image: Image.Image) -> bytes:

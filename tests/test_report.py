@@ -5,6 +5,8 @@ import json
 import re
 import zlib
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
 from threading import Thread
 from time import sleep
 
@@ -26,10 +28,13 @@ from jobs.report_tables import headline, tables
 from jobs.resolve import resolve
 from pipeline import highlights, manifest
 from pipeline.aggregates import cost, counts, summaries
+from pipeline.commit import Attempt
 from pipeline.plan import SHARDS_PER_PART
 from pipeline.progress import RunState, StageState
-from pipeline.results import Coded
-from pipeline.sheet import title
+from pipeline.results import Coded, ResultReader, Results
+from pipeline.sheet import edit_title
+from pipeline.stage import Stage, Variant
+from pipeline.storage import Store
 from pipeline.thumbnails import Pair, Thumbnail
 
 
@@ -50,7 +55,7 @@ def rows(store):
 
 def columns_of(page: bytes) -> dict:
     packed = re.search(r'id="packed-rows">([^<]*)<', page.decode())
-    return json.loads(zlib.decompress(base64.b64decode(packed[1])))
+    return json.loads(zlib.decompress(base64.b64decode(packed[1])), parse_constant=pytest.fail)
 
 
 def decoded(columns: dict, name: str) -> list:
@@ -58,7 +63,7 @@ def decoded(columns: dict, name: str) -> list:
 
 
 def test_rows_are_counted_by_edit_and_status(report, rows):
-    expected = Counter((title(row["edit"], row["strength"]), row["status"]) for row in rows)
+    expected = Counter((edit_title(row["edit"], row["strength"]), row["status"]) for row in rows)
     found = {(edit, status): n for edit, of_edit in counts(report.results).items() for status, n in of_edit.items()}
     assert {name: n for name, n in found.items() if n} == expected
     assert {"ok", "decode_error", "rejected_quality"} == set(report.results.statuses.names)
@@ -68,7 +73,7 @@ def test_a_metric_is_summed_up_over_the_rows_of_an_edit(report, rows):
     found = summaries(report.results)
     for edit in report.results.edits.names:
         for metric in METRICS:
-            of_edit = (row[metric] for row in rows if title(row["edit"], row["strength"]) == edit)
+            of_edit = (row[metric] for row in rows if edit_title(row["edit"], row["strength"]) == edit)
             values = [value for value in of_edit if value is not None]
             assert (metric in found[edit]) == bool(values)
             if values:
@@ -90,7 +95,7 @@ def test_the_page_holds_every_row_with_its_metrics_and_where_its_output_lies(rep
     found = list(zip(decoded(columns, "key"), decoded(columns, "edit"), decoded(columns, "status"), columns["place"],
                      columns["metrics"]["identity"], strict=True))  # fmt: skip
     expected = [
-        (row["key"], title(row["edit"], row["strength"]), row["status"], row["output_uri"],
+        (row["key"], edit_title(row["edit"], row["strength"]), row["status"], row["output_uri"],
          None if row["identity"] is None else float(f"{row['identity']:.4g}"))
         for row in rows
     ]  # fmt: skip
@@ -196,6 +201,7 @@ def test_the_page_is_one_file_and_a_hostile_key_stays_text(report):
     assert "default-src 'none'" in page
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6, width=32) | st.just(float("nan")), max_size=40))
 def test_the_worst_and_the_best_are_the_ends_of_what_was_measured(values):
     array = np.array(values, np.float32)
@@ -207,7 +213,7 @@ def test_the_worst_and_the_best_are_the_ends_of_what_was_measured(values):
         assert np.array_equal(array[worst], expected[0]) and np.array_equal(array[best], expected[1])
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 3 * TABLE_ROWS), st.data())
 def test_a_page_holds_no_more_than_its_rows_and_all_that_have_pictures(rows, data):
     pictured = data.draw(st.lists(st.integers(0, rows - 1), unique=True, max_size=50)) if rows else []
@@ -234,10 +240,34 @@ def test_the_time_of_a_run_is_that_with_an_actor_at_work():
     assert cost([]).shares == {} and cost([]).seconds == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.sampled_from(["a", "b", "c"])))
 def test_a_coded_column_is_the_column(texts):
     names, codes = Coded.of(pa.chunked_array([texts], pa.string()))
     assert [None if code < 0 else names[code] for code in codes] == texts
+
+
+def committed_rows_of(store: Store, strengths: list[float], **columns: object) -> Results:
+    """The results of a run of one edit whose strengths were searched for, image by image."""
+    names = {"stage": "boost", "edit": "smile", "status": "ok", "shard": 0, "committed_at": datetime.now(UTC)}
+    rows = [
+        {**names, "key": f"{row}.png", "row": row, "strength": strength, **columns}
+        for row, strength in enumerate(strengths)
+    ]
+    Attempt(store, "boost", 0).commit(rows, len(rows), None)
+    return ResultReader(store, [Stage("boost", "fused", None, "images", (Variant("smile"),), {})]).read()
+
+
+def test_an_edit_with_a_strength_for_each_image_is_one_edit_and_its_strengths_are_measured(tmp_path):
+    found = committed_rows_of(Store(str(tmp_path)), [0.5, 0.75, 2.0])
+    assert found.edits.names == ["smile auto"] and found.metrics["strength"].tolist() == [0.5, 0.75, 2.0]
+
+
+def test_what_is_not_finite_is_not_measured_and_the_page_can_still_be_read(report, tmp_path):
+    results = committed_rows_of(Store(str(tmp_path)), [1.0, 2.0], recon_psnr=float("inf"))
+    page = report_page.render(replace(report, results=results, pictures={}), None)
+    assert columns_of(page)["metrics"]["recon_psnr"] == [None, None]
+    assert "recon_psnr" not in summaries(results)["smile auto"]
 
 
 def test_columns_of_a_manifest_are_those_of_its_rows():

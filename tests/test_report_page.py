@@ -13,7 +13,7 @@ from reported import BROKEN, GONE, HOSTILE, measured_run
 from jobs.report import ReportReader
 from jobs.report_page import render
 from jobs.resolve import resolve
-from pipeline.sheet import title
+from pipeline.sheet import edit_title
 from pipeline.storage import Store
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
@@ -89,7 +89,7 @@ def test_filters_leave_the_rows_that_the_manifest_has(open_page, file, rows):
     page = open_page(file)
     assert counted(page) == len(rows)
     field(page, "edit").select_option("smile -0.5")
-    of_edit = [row for row in rows if title(row["edit"], row["strength"]) == "smile -0.5"]
+    of_edit = [row for row in rows if edit_title(row["edit"], row["strength"]) == "smile -0.5"]
     assert counted(page) == len(of_edit)
     field(page, "status").select_option("decode_error")
     assert counted(page) == 1 and shown(page, "key") == [BROKEN]

@@ -1,7 +1,8 @@
 "use strict";
 // Histograms that follow the filters, and the curve of the throughput, drawn by uPlot.
 
-const BINS = 40, CHART_HEIGHT = 130;
+const BINS = 40,
+  CHART_HEIGHT = 130;
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -10,14 +11,24 @@ function colour(name) {
 /** Bars of equal width, one at each of the rising `data[0]`, as high as `data[1]`. */
 function bars(place, data, time) {
   const half = (data[0][1] - data[0][0]) / 2;
-  const axis = () => ({ stroke: colour("--faint"), grid: { stroke: colour("--line"), width: 0.5 }, ticks: { show: false } });
+  const axis = () => ({
+    stroke: colour("--faint"),
+    grid: { stroke: colour("--line"), width: 0.5 },
+    ticks: { show: false },
+  });
   const options = {
     width: place.clientWidth,
     height: CHART_HEIGHT,
     legend: { show: false },
     cursor: { show: false },
-    scales: { x: { time, range: (_, low, high) => [low - half, high + half] }, y: { range: (_, low, high) => [0, high || 1] } },
-    axes: [{ ...axis(), size: time ? 42 : 28 }, { ...axis(), size: 52 }],
+    scales: {
+      x: { time, range: (_, low, high) => [low - half, high + half] },
+      y: { range: (_, low, high) => [0, high || 1] },
+    },
+    axes: [
+      { ...axis(), size: time ? 42 : 28 },
+      { ...axis(), size: 52 },
+    ],
     series: [{}, { fill: colour("--accent"), points: { show: false }, paths: uPlot.paths.bars({ size: [0.9] }) }],
   };
   const drawn = new uPlot(options, data, place);
@@ -28,7 +39,8 @@ function bars(place, data, time) {
 /** An empty figure: its caption, and the place of its picture. */
 function figure(parent) {
   const element = document.createElement("figure");
-  const caption = document.createElement("figcaption"), place = document.createElement("div");
+  const caption = document.createElement("figcaption"),
+    place = document.createElement("div");
   place.setAttribute("role", "img");
   element.append(caption, place);
   parent.append(element);
@@ -57,7 +69,8 @@ class Histogram {
 
   show(view) {
     const counts = new Array(BINS).fill(0);
-    let measured = 0, sum = 0;
+    let measured = 0,
+      sum = 0;
     for (const row of view) {
       const value = this.values[row];
       if (Number.isNaN(value)) continue;

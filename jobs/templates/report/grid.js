@@ -27,7 +27,8 @@ class Grid {
   heads() {
     const row = document.createElement("tr");
     for (const name of this.columns) {
-      const head = element("th", ""), button = element("button", name);
+      const head = element("th", ""),
+        button = element("button", name);
       head.scope = "col";
       head.dataset.column = name;
       button.type = "button";
@@ -49,7 +50,9 @@ class Grid {
   }
 
   mark(head, sort = "") {
-    const name = head.dataset.column, falling = sort === `-${name}`, rising = sort === name;
+    const name = head.dataset.column,
+      falling = sort === `-${name}`,
+      rising = sort === name;
     head.setAttribute("aria-sort", rising ? "ascending" : falling ? "descending" : "none");
     head.firstChild.textContent = name + (rising ? " ▲" : falling ? " ▼" : "");
     head.classList.toggle("other", this.isOther(name));
@@ -61,7 +64,8 @@ class Grid {
   }
 
   draw() {
-    const height = this.rowHeight(), inSight = Math.ceil(this.scroller.clientHeight / height);
+    const height = this.rowHeight(),
+      inSight = Math.ceil(this.scroller.clientHeight / height);
     const first = Math.max(0, Math.floor(this.scroller.scrollTop / height) - OVERSCAN);
     const last = Math.min(this.view.length, first + inSight + 2 * OVERSCAN);
     for (const [place, row] of this.drawn) {
@@ -85,7 +89,8 @@ class Grid {
   }
 
   line(place) {
-    const row = this.view[place], line = document.createElement("tr");
+    const row = this.view[place],
+      line = document.createElement("tr");
     line.setAttribute("aria-rowindex", place + 2);
     for (const name of this.columns) line.append(this.cell(row, name));
     return line;
@@ -93,9 +98,10 @@ class Grid {
 
   cell(row, name) {
     if (name === "key") {
-      const cell = element("td", ""), button = element("button", text(this.rows, "key", row));
+      const cell = element("td", ""),
+        button = element("button", text(this.rows, "key", row));
       button.type = "button";
-      button.addEventListener("click", () => this.open(row));
+      button.addEventListener("click", () => this.open(row, this.view));
       cell.append(button);
       return cell;
     }

@@ -1,7 +1,9 @@
 "use strict";
-// The page: filters decide the view, the view decides all else. The filters are in the address, so that a reload keeps them.
+// The page: filters decide the view, the view decides all else. The filters are in the address, so that a reload keeps
+// them.
 
-const EXTREMES = 6, SHEET_STEP = 24;
+const EXTREMES = 6,
+  SHEET_STEP = 24;
 const metrics = embedded("packed-metrics");
 const form = document.getElementById("filters");
 
@@ -13,7 +15,7 @@ class Page {
   constructor(rows) {
     this.rows = rows;
     this.sort = "";
-    const open = (row) => this.one.open(row);
+    const open = (row, among) => this.one.open(row, among);
     const columns = ["key", "edit", "status", ...metrics.map(({ name }) => name)];
     this.one = new OneImage(document.getElementById("one"), rows);
     this.sheet = new Tiles(document.getElementById("sheet"), rows, open);
@@ -45,7 +47,9 @@ class Page {
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(() => ((this.sort = ""), this.update())));
     document.getElementById("more").addEventListener("click", () => this.showSheet(this.onSheet + SHEET_STEP));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.histograms.forEach((h) => h.draw()));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+      this.histograms.forEach((h) => h.draw()),
+    );
     addEventListener("hashchange", () => (this.readAddress(), this.update()));
   }
 
@@ -71,7 +75,6 @@ class Page {
   update() {
     const filters = this.filters();
     this.view = makeView(this.rows, filters);
-    this.one.view = this.view;
     document.getElementById("count").textContent =
       `${this.view.length.toLocaleString("en")} of ${this.rows.count.toLocaleString("en")} rows.`;
     this.histograms.forEach((histogram) => histogram.show(this.view));
@@ -83,8 +86,13 @@ class Page {
 
   showExtremes(name) {
     const { better, says } = metrics.find((metric) => metric.name === name);
-    const rising = sorted(this.rows, this.view.filter((row) => !Number.isNaN(this.rows.metrics[name][row])), name);
-    const low = rising.slice(0, EXTREMES), high = rising.slice(-EXTREMES).reverse();
+    const rising = sorted(
+      this.rows,
+      this.view.filter((row) => !Number.isNaN(this.rows.metrics[name][row])),
+      name,
+    );
+    const low = rising.slice(0, EXTREMES),
+      high = rising.slice(-EXTREMES).reverse();
     const [worst, best] = better === "low" ? [high, low] : [low, high];
     document.getElementById("says").textContent = `${name}: ${says}${better ? ` (${better} is better)` : ""}.`;
     document.getElementById("worst-title").textContent = `${better ? "Worst" : "Lowest"} by ${name}`;
@@ -94,7 +102,11 @@ class Page {
   }
 
   showSheet(count) {
-    const pictured = this.view.filter((row) => this.rows.isPictured.has(row));
+    const inView = new Uint8Array(this.rows.count);
+    for (const row of this.view) inView[row] = 1;
+    const pictured = this.sort
+      ? this.view.filter((row) => this.rows.isPictured.has(row))
+      : this.rows.pictured.filter((row) => inView[row]);
     this.onSheet = Math.min(count, pictured.length);
     const sort = this.sort.replace(/^-/, "");
     this.sheet.show(pictured.slice(0, this.onSheet), sort in this.rows.metrics && sort);
@@ -107,17 +119,20 @@ class Page {
 /** While the run is at work its report is written again and again: load it again, and look at the same place of it. */
 function reloadLater(page, seconds) {
   const pause = document.getElementById("pause");
-  pause.addEventListener("click", () => pause.setAttribute("aria-pressed", pause.getAttribute("aria-pressed") === "false"));
+  pause.addEventListener("click", () =>
+    pause.setAttribute("aria-pressed", pause.getAttribute("aria-pressed") === "false"),
+  );
   setInterval(() => {
     if (pause.getAttribute("aria-pressed") === "true" || page.one.dialog.open) return;
     const focused = document.activeElement?.name || document.activeElement?.id;
-    history.replaceState({ scroll: scrollY, focused }, "");
+    history.replaceState({ scroll: scrollY, gridScroll: page.grid.scroller.scrollTop, focused }, "");
     location.reload();
   }, 1000 * seconds);
 }
 
-function restorePlace() {
+function restorePlace(page) {
   if (!history.state) return;
+  page.grid.scroller.scrollTop = history.state.gridScroll;
   scrollTo(0, history.state.scroll);
   (field(history.state.focused) ?? document.getElementById(history.state.focused))?.focus({ preventScroll: true });
 }
@@ -131,7 +146,7 @@ async function main() {
     draw();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   }
-  restorePlace();
+  restorePlace(page);
   if (document.body.dataset.reloadSeconds) reloadLater(page, Number(document.body.dataset.reloadSeconds));
   document.documentElement.dataset.ready = "true";
 }

@@ -19,29 +19,36 @@ function sharpen(image) {
 class Tiles {
   constructor(list, rows, open) {
     Object.assign(this, { list, rows, open });
-    this.seen = new IntersectionObserver((entries) => entries.forEach((entry) => this.load(entry)), { rootMargin: "300px" });
+    this.seen = new IntersectionObserver((entries) => entries.forEach((entry) => this.load(entry)), {
+      rootMargin: "300px",
+    });
   }
 
   /** Show these rows, with the value of a metric where one is given. */
   show(view, metric) {
+    this.view = view;
     this.seen.disconnect();
     this.list.replaceChildren(...view.map((row) => this.tile(row, metric)));
   }
 
   tile(row, metric) {
-    const item = document.createElement("li"), button = document.createElement("button");
-    const pair = document.createElement("span"), key = document.createElement("span"), facts = document.createElement("span");
+    const item = document.createElement("li"),
+      button = document.createElement("button");
+    const pair = document.createElement("span"),
+      key = document.createElement("span"),
+      facts = document.createElement("span");
     button.type = "button";
     pair.className = "pair";
     key.className = "key";
     key.textContent = text(this.rows, "key", row);
-    const status = text(this.rows, "status", row), value = metric && shortNumber(this.rows.metrics[metric][row]);
+    const status = text(this.rows, "status", row),
+      value = metric && shortNumber(this.rows.metrics[metric][row]);
     facts.textContent = [text(this.rows, "edit", row), status !== "ok" && status, value && `${metric} ${value}`]
       .filter(Boolean)
       .join(", ");
     pair.append(this.half(row, "before"), this.half(row, "after"));
     button.append(pair, key, facts);
-    button.addEventListener("click", () => this.open(row));
+    button.addEventListener("click", () => this.open(row, this.view));
     item.append(button);
     return item;
   }
@@ -79,7 +86,9 @@ class OneImage {
     dialog.querySelector("#next").addEventListener("click", () => this.step(1));
   }
 
-  open(row) {
+  /** Show a row; the buttons go through the rows `among` which it is. */
+  open(row, among) {
+    this.view = among;
     this.show(row);
     this.dialog.showModal();
     if (!this.compare.hidden) this.divide.focus();
@@ -92,7 +101,8 @@ class OneImage {
 
   show(row) {
     this.row = row;
-    const pictured = this.rows.isPictured.has(row), place = this.view.indexOf(row);
+    const pictured = this.rows.isPictured.has(row),
+      place = this.view.indexOf(row);
     this.dialog.querySelector("h2").textContent = `${text(this.rows, "key", row)}, ${text(this.rows, "edit", row)}`;
     this.dialog.querySelector("#previous").disabled = place <= 0;
     this.dialog.querySelector("#next").disabled = place < 0 || place === this.view.length - 1;
@@ -100,11 +110,13 @@ class OneImage {
     this.compare.hidden = this.dialog.querySelector(".ends").hidden = !sources.some(Boolean);
     ["before", "after"].forEach((side, index) => this.put(side, sources[index]));
     const missing = pictured ? (this.rows.missing[row] ?? []) : ["This report holds no pictures of this row."];
-    const items = ["Before: ", "After: "].map((side, index) => missing[index] && (pictured ? side : "") + missing[index]);
-    this.dialog.querySelector(".missing").replaceChildren(...items.filter(Boolean).map((item) => element("li", item)));
-    this.dialog.querySelector("dl").replaceChildren(
-      ...this.facts(row).flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]),
+    const items = ["Before: ", "After: "].map(
+      (side, index) => missing[index] && (pictured ? side : "") + missing[index],
     );
+    this.dialog.querySelector(".missing").replaceChildren(...items.filter(Boolean).map((item) => element("li", item)));
+    this.dialog
+      .querySelector("dl")
+      .replaceChildren(...this.facts(row).flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]));
   }
 
   put(side, source) {

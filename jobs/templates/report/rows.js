@@ -24,12 +24,14 @@ function text(rows, column, row) {
   return rows[column].names[rows[column].codes[row]];
 }
 
-/** The rows that pass the filters {edit, status, key, metric, from, to}, in the order of `sort`, "-" before it: falling. */
+/** The rows that pass the filters {edit, status, key, metric, from, to}, in the order of `sort`; falling, with a "-". */
 function makeView(rows, filters) {
   const keys = filters.key && rows.lowerKeys.map((key) => key.includes(filters.key.toLowerCase()));
-  const edit = rows.edit.names.indexOf(filters.edit), status = rows.status.names.indexOf(filters.status);
+  const edit = rows.edit.names.indexOf(filters.edit),
+    status = rows.status.names.indexOf(filters.status);
   const values = rows.metrics[filters.metric];
-  const low = number(filters.from, -Infinity), high = number(filters.to, Infinity);
+  const low = number(filters.from, -Infinity),
+    high = number(filters.to, Infinity);
   const bounded = values && (low > -Infinity || high < Infinity);
   const view = [];
   for (let row = 0; row < rows.count; row++) {
@@ -48,7 +50,8 @@ function number(field, otherwise) {
 
 function sorted(rows, view, sort) {
   if (!sort) return view;
-  const name = sort.replace(/^-/, ""), sign = sort.startsWith("-") ? -1 : 1;
+  const name = sort.replace(/^-/, ""),
+    sign = sort.startsWith("-") ? -1 : 1;
   const values = rows.metrics[name] ?? ranks(rows[name]);
   const measured = view.filter((row) => !Number.isNaN(values[row]));
   const others = view.filter((row) => Number.isNaN(values[row]));
