@@ -17,46 +17,45 @@ from jobs.display import bound_text
 from jobs.report import Report
 from jobs.report_tables import SHARES, headline, tables
 from pipeline.aggregates import throughput
+from pipeline.highlights import spread
+from pipeline.manifest import OK
 from pipeline.results import STRENGTH, Coded, Results
 
 NAME = "report.html"
-TABLE_ROWS = 200_000
-"""Of more rows the page holds those with pictures and an even sample of the others."""
-
+TABLE_ROWS = 100_000
+"""Of more rows the page holds those with pictures, those that failed (up to half as many), and an even sample."""
 
 SAYS = {STRENGTH: "the strength that was found for the image"}
 
 
 def render(report: Report, reload_seconds: float | None) -> bytes:
     """The page; one that is to be reloaded does so by itself."""
-    shown = shown_rows(len(report.results), list(report.pictures))
+    shown = shown_rows(report.results.statuses.equals(OK), list(report.pictures))
     columns = row_columns(report, shown)
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            report=report,
-            headline=headline(report),
-            tables=tables(report),
-            bound=bound_text(report.cost.shares) if report.cost.shares else None,
-            share_names=SHARES,
-            throughput=_throughput(report.results),
-            metrics=_metrics(report.results),
-            shown=len(shown),
-            rows=_packed(columns),
-            pictures=_pictures(report, shown, columns["key"]["codes"]),
-            reload_seconds=reload_seconds,
-        )
+    template = _environment().get_template("report.html")
+    page = template.render(
+        report=report,
+        headline=headline(report),
+        tables=tables(report),
+        bound=bound_text(report.cost.shares) if report.cost.shares else None,
+        share_names=SHARES,
+        throughput=throughput(report.results),
+        metrics=_metrics(report.results),
+        shown=len(shown),
+        rows=_packed(columns),
+        pictures=_pictures(report, shown, columns["key"]["codes"]),
+        reload_seconds=reload_seconds,
     )
     return page.encode()
 
 
-def shown_rows(rows: int, pictured: Sequence[int]) -> NDArray[np.intp]:
-    """The rows that the page holds, rising: all, or those with pictures and an even sample."""
-    if rows <= TABLE_ROWS:
-        return np.arange(rows)
-    sample = np.linspace(0, rows - 1, TABLE_ROWS - len(pictured)).astype(np.intp)
-    return np.union1d(sample, np.asarray(pictured, np.intp))
+def shown_rows(ok: NDArray[np.bool_], pictured: Sequence[int]) -> NDArray[np.intp]:
+    """The rows that the page holds, rising, given of each whether nothing is wrong with it."""
+    rows = np.arange(len(ok))
+    if len(ok) <= TABLE_ROWS:
+        return rows
+    first = np.union1d(np.asarray(pictured, np.intp), spread(np.flatnonzero(~ok), TABLE_ROWS // 2))
+    return np.union1d(first, spread(rows, TABLE_ROWS - len(first)))
 
 
 def row_columns(report: Report, shown: NDArray[np.intp]) -> dict[str, Any]:
@@ -119,15 +118,6 @@ def _metrics(results: Results) -> list[dict[str, str | None]]:
         }
         for name in results.judgements
     ]
-
-
-def _throughput(results: Results) -> dict[str, Any] | None:
-    """The curve of rows per second, in POSIX seconds."""
-    found = throughput(results)
-    if found is None:
-        return None
-    times = [found.begin.timestamp() + (bin + 0.5) * found.seconds for bin in range(len(found.rows))]
-    return {"times": times, "rates": [rows / found.seconds for rows in found.rows]}
 
 
 def _environment() -> Environment:

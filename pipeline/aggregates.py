@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,23 +54,21 @@ def _of_edit(results: Results, edit: str) -> Iterator[tuple[str, Summary]]:
             yield name, Summary.of(measured)
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """Rows committed in each of BINS equal parts of the time from the first to the last commit."""
+class Throughput(TypedDict):
+    """Rows committed per second, in BINS equal parts of the time from the first to the last commit; `times` are their
+    middles, in POSIX seconds."""
 
-    begin: datetime
-    seconds: float
-    rows: list[int]
+    times: list[float]
+    rates: list[float]
 
 
 def throughput(results: Results) -> Throughput | None:
-    """When rows were committed; None if they all were at once, or there are none."""
-    times = results.committed_ms
+    """How fast rows were committed; None if they all were at once, or there are none."""
+    times = results.committed_ms / 1000
     if not len(times) or times.min() == times.max():
         return None
     rows, edges = np.histogram(times, BINS)
-    begin = datetime.fromtimestamp(float(edges[0]) / 1000, UTC)
-    return Throughput(begin, float(edges[1] - edges[0]) / 1000, rows.tolist())
+    return Throughput(times=((edges[:-1] + edges[1:]) / 2).tolist(), rates=(rows / np.diff(edges)).tolist())
 
 
 @dataclass(frozen=True)

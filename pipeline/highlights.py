@@ -23,13 +23,13 @@ def highlights(results: Results, most: int) -> list[int]:
 def sheets(results: Results) -> list[Places]:
     """Of each edit some rows with an image, spread evenly: the same images of each, if none failed."""
     ok = results.statuses.equals(OK)
-    return [_spread(np.flatnonzero(ok & of_edit), ON_SHEET) for of_edit in _by_edit(results)]
+    return [spread(np.flatnonzero(ok & of_edit), ON_SHEET) for of_edit in _by_edit(results)]
 
 
 def failures(results: Results) -> list[Places]:
     """Of each status but ok some rows, spread evenly."""
     failed = (results.statuses.equals(status) for status in results.statuses.names if status != OK)
-    return [_spread(np.flatnonzero(rows), FAILURES) for rows in failed]
+    return [spread(np.flatnonzero(rows), FAILURES) for rows in failed]
 
 
 def extremes(results: Results) -> Iterator[int]:
@@ -61,5 +61,6 @@ def _by_edit(results: Results) -> Iterator[NDArray[np.bool_]]:
     return map(results.edits.equals, results.edits.names)
 
 
-def _spread(rows: Places, count: int) -> Places:
+def spread(rows: Places, count: int) -> Places:
+    """So many of the rows, or all if there are fewer, at even distances."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.intp))]
