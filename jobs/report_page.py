@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from pipeline.results import STRENGTH, Coded, Results
 NAME = "report.html"
 TABLE_ROWS = 100_000
 """Of more rows the page holds those with pictures, those that failed (up to half as many), and an even sample."""
+
+STEM = "\0"
+"""In the place of an output: the key without its extension. What is left is the same for many rows."""
 
 SAYS = {STRENGTH: "the strength that was found for the image"}
 
@@ -62,15 +66,10 @@ def row_columns(report: Report, shown: NDArray[np.intp]) -> dict[str, Any]:
     """The rows of the page by column; texts that come again and again are numbered."""
     results = report.results
     place_of = {int(row): place for place, row in enumerate(shown)}
-    coded = {
-        "key": results.keys,
-        "edit": results.edits,
-        "status": results.statuses,
-        "error": results.errors,
-    }
+    coded = {"key": results.keys, "edit": results.edits, "status": results.statuses, "error": results.errors}
     return {
         **{name: _coded(column, shown) for name, column in coded.items()},
-        "place": results.places.take(shown).to_pylist(),
+        "place": _coded_places(results, shown),
         "metrics": {name: _rounded(values[shown]) for name, values in results.metrics.items()},
         "pictured": [place_of[row] for row in report.pictures],
         "missing": {
@@ -85,6 +84,19 @@ def _coded(column: Coded, shown: NDArray[np.intp]) -> dict[str, Any]:
     used, codes = np.unique(column.codes[shown], return_inverse=True)
     names = [None if code < 0 else column.names[code] for code in used]
     return {"names": names, "codes": codes.tolist()}
+
+
+def _coded_places(results: Results, shown: NDArray[np.intp]) -> dict[str, Any]:
+    keys = (results.keys.names[code] for code in results.keys.codes[shown])
+    places = results.places.take(shown).to_pylist()
+    patterns = [place and place.replace(stem(key), STEM, 1) for key, place in zip(keys, places, strict=True)]
+    return _coded(Coded.of(pa.chunked_array([patterns], pa.string())), np.arange(len(shown)))
+
+
+def stem(key: str) -> str:
+    """A key without its extension, as the page takes it off too."""
+    head, _, extension = key.rpartition(".")
+    return key if "/" in extension else head
 
 
 def _rounded(values: NDArray[np.float32]) -> list[float | None]:

@@ -23,7 +23,7 @@ from asyrp.metric_names import METRICS
 from jobs import cli_report, report_markdown, report_page
 from jobs.additions import extend, retry
 from jobs.report import ReportReader, verdict, within
-from jobs.report_page import TABLE_ROWS, shown_rows
+from jobs.report_page import STEM, TABLE_ROWS, shown_rows, stem
 from jobs.report_tables import headline, tables
 from jobs.resolve import resolve
 from pipeline import highlights, manifest
@@ -56,6 +56,11 @@ def rows(store):
 def columns_of(page: bytes) -> dict:
     packed = re.search(r'id="packed-rows">([^<]*)<', page.decode())
     return json.loads(zlib.decompress(base64.b64decode(packed[1])), parse_constant=pytest.fail)
+
+
+def places(columns: dict) -> list:
+    patterns, keys = decoded(columns, "place"), decoded(columns, "key")
+    return [pattern and pattern.replace(STEM, stem(key)) for pattern, key in zip(patterns, keys, strict=True)]
 
 
 def decoded(columns: dict, name: str) -> list:
@@ -92,7 +97,7 @@ def test_the_scores_of_a_classifier_are_metrics_by_name_and_those_of_the_source_
 
 def test_the_page_holds_every_row_with_its_metrics_and_where_its_output_lies(report, rows):
     columns = columns_of(report_page.render(report, None))
-    found = list(zip(decoded(columns, "key"), decoded(columns, "edit"), decoded(columns, "status"), columns["place"],
+    found = list(zip(decoded(columns, "key"), decoded(columns, "edit"), decoded(columns, "status"), places(columns),
                      columns["metrics"]["identity"], strict=True))  # fmt: skip
     expected = [
         (row["key"], edit_title(row["edit"], row["strength"]), row["status"], row["output_uri"],
@@ -157,7 +162,7 @@ def test_a_run_that_has_committed_nothing_yet_has_a_report(tmp_path):
     found = ReportReader(store).read()
     assert len(found.results) == 0 and not found.state.complete
     assert headline(found)["source images"] == "0 of 2"
-    assert columns_of(report_page.render(found, 5.0))["place"] == []
+    assert columns_of(report_page.render(found, 5.0))["place"]["codes"] == []
     assert set(report_markdown.render(found)) == {"report.md"}
 
 
@@ -320,7 +325,7 @@ def test_watch_goes_on_until_the_run_is_complete_and_the_last_page_does_not_relo
     assert code == 0, err
     assert out.split() == [str(page)]
     assert ["data-reload-seconds" in text for text in pages] == [True, False]
-    assert len(columns_of(pages[1].encode())["place"]) == 8
+    assert len(places(columns_of(pages[1].encode()))) == 8
 
 
 @pytest.mark.parametrize(

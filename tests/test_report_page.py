@@ -161,6 +161,12 @@ def test_pictures_are_loaded_when_they_come_into_sight(open_page, file):
     assert last.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 32
 
 
+def test_the_page_knows_where_every_output_lies(open_page, file, rows):
+    page = open_page(file)
+    found = page.evaluate("() => readRows().then((rows) => rows.key.codes.map((_, row) => place(rows, row) ?? null))")
+    assert found == [row["output_uri"] for row in rows]
+
+
 @pytest.mark.parametrize(("key", "reason"), [(GONE, "the source is gone"), (BROKEN, "no image was made: decode_error")])
 def test_a_picture_that_is_missing_is_explained(open_page, file, key, reason):
     page = open_page(file, hash_=f"#key={key}")

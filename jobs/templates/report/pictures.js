@@ -102,10 +102,10 @@ class OneImage {
   show(row) {
     this.row = row;
     const pictured = this.rows.isPictured.has(row),
-      place = this.view.indexOf(row);
+      number = this.view.indexOf(row);
     this.dialog.querySelector("h2").textContent = `${text(this.rows, "key", row)}, ${text(this.rows, "edit", row)}`;
-    this.dialog.querySelector("#previous").disabled = place <= 0;
-    this.dialog.querySelector("#next").disabled = place < 0 || place === this.view.length - 1;
+    this.dialog.querySelector("#previous").disabled = number <= 0;
+    this.dialog.querySelector("#next").disabled = number < 0 || number === this.view.length - 1;
     const sources = pictured ? ["before", "after"].map((side) => picture(this.rows, row, side)) : [];
     this.compare.hidden = this.dialog.querySelector(".ends").hidden = !sources.some(Boolean);
     ["before", "after"].forEach((side, index) => this.put(side, sources[index]));
@@ -131,7 +131,7 @@ class OneImage {
       ["status", text(this.rows, "status", row)],
       ["error", text(this.rows, "error", row)],
       ...measured,
-      ["output", this.rows.place[row]],
+      ["output", place(this.rows, row)],
     ].filter(([, fact]) => fact);
   }
 }

@@ -11,7 +11,7 @@ async function readRows() {
   const columns = await new Response(unpacked).json();
   return {
     ...columns,
-    count: columns.place.length,
+    count: columns.key.codes.length,
     lowerKeys: columns.key.names.map((key) => key.toLowerCase()),
     metrics: Object.fromEntries(
       Object.entries(columns.metrics).map(([name, values]) => [name, Float32Array.from(values, (v) => v ?? NaN)]),
@@ -22,6 +22,13 @@ async function readRows() {
 
 function text(rows, column, row) {
   return rows[column].names[rows[column].codes[row]];
+}
+
+/** Where the output of a row lies; the place of its key's stem is kept by a zero character. */
+function place(rows, row) {
+  const key = text(rows, "key", row);
+  const [, head, extension] = /^(.*)\.(.*)$/s.exec(key) ?? [null, "", key];
+  return text(rows, "place", row)?.replace("\0", () => (extension.includes("/") ? key : head));
 }
 
 /** The rows that pass the filters {edit, status, key, metric, from, to}, in the order of `sort`; falling, with a "-". */
