@@ -29,9 +29,9 @@ from PIL import Image
 
 from asyrp import registry
 from jobs.record import open_run
-from jobs.report import read_state
 from jobs.resolve import Job, resolve
 from jobs.run import run
+from jobs.session import read_state
 from jobs.spec import JobSpec
 from pipeline import sheet
 from pipeline.actors import EngineOptions, ray_session
@@ -41,7 +41,7 @@ from pipeline.fetch import fetch
 from pipeline.images import decode
 from pipeline.parallel import read_ahead
 from pipeline.plan import write_plan
-from pipeline.progress import StateReader
+from pipeline.progress import StateReader, device_time
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import BatchFunction, MakeFunctions
 from pipeline.stages import Method
@@ -211,7 +211,7 @@ def actors(root: Path, counts: tuple[int, ...] = (1, 8), seconds: float = 0.1, s
         times = sorted(path.stat().st_mtime for path in (out / "commit" / "boost").iterdir())
         first, last = len(times) // 5, 4 * len(times) // 5
         rates.append((last - first) * shard_size / (times[last] - times[first]))
-        busy = outcome.device_time()["device"]
+        busy = device_time(outcome.seconds)["device"]
         print(f"{count} actors: {rates[-1]:.1f} img/s, device busy {100 * busy:.1f} %")
     print(f"{counts[0]} -> {counts[-1]} actors: {100 * rates[-1] / rates[0] / counts[-1] * counts[0]:.1f} % of linear")
 

@@ -21,12 +21,13 @@ from jobs.cli_directions import directions_app
 from jobs.cli_intervals import intervals_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, Root, takes
+from jobs.cli_report import report_command
 from jobs.cli_score import sample
 from jobs.cli_store import export, gc, verify
 from jobs.completion import complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, report, state_table
-from jobs.report import read_state, run_and_report
 from jobs.resolve import resolve
+from jobs.session import read_state, run_and_report
 from jobs.spec import JobSpec, load_spec
 from pipeline.credentials import redacted
 from pipeline.progress import RunState
@@ -54,6 +55,7 @@ app.command()(extend)
 app.command()(verify)
 app.command()(gc)
 app.command()(export)
+app.command("report")(report_command)
 app.command()(submit)
 
 SOURCE_HELP = "Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."

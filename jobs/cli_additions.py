@@ -7,7 +7,7 @@ import typer
 from jobs.cli_options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console
 from jobs.paths import absolute_url
-from jobs.report import run_and_report
+from jobs.session import run_and_report
 from jobs.spec import EngineSpec
 
 

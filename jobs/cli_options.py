@@ -1,7 +1,7 @@
 """Options and arguments that several commands share."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -110,7 +110,7 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"--{name} {value}: give {' or '.join(known)}")
 
 
-def print_paths(paths: list[Path]) -> None:
+def print_paths(paths: Sequence[Path | str]) -> None:
     """The files that a command wrote, to stdout."""
     for path in paths:
         out.print(str(path), soft_wrap=True, highlight=False)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from jobs.run import RunResult
-from pipeline.progress import RunState, StateReader
+from pipeline.progress import RunState, StateReader, device_time
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
@@ -137,6 +137,13 @@ def state_table(state: RunState) -> Table:
     return table
 
 
+def bound_text(shares: Mapping[str, float]) -> str:
+    """What bounds a run, from the shares of `device_time`."""
+    busy, reader, writer = (f"{100 * shares[name]:.1f} %" for name in ("device", "reader", "writer"))
+    bound = max(shares, key=lambda name: shares[name])
+    return f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}"
+
+
 def show_summary(result: RunResult, state: RunState) -> None:
     """The tables at the end of a run: what became of the rows, and where the time went."""
     console.print(state_table(state))
@@ -144,14 +151,8 @@ def show_summary(result: RunResult, state: RunState) -> None:
     if outcome is None:
         console.print("nothing to do: every shard was committed already")
         return
-    if shares := outcome.device_time():
-        busy, reader, writer = (f"{100 * shares[name]:.1f} %" for name in ("device", "reader", "writer"))
-        bound = max(shares, key=lambda name: shares[name])
-        console.print(
-            f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    if shares := device_time(outcome.seconds):
+        console.print(bound_text(shares), highlight=False, soft_wrap=True)
     for stage, shard, reason in outcome.quarantined:
         console.print(f"[red]quarantined[/red] {stage} shard {shard}: {reason}", highlight=False)
     if outcome.tripped:

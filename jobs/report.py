@@ -1,39 +1,123 @@
-"""A run with its tables: what the commands that edit have in common."""
+"""What a report tells of a run, read from its storage alone."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from jobs.display import live, out, report, show_summary
-from jobs.record import read_run
-from jobs.run import exit_code, run, summary
-from jobs.spec import JobSpec
-from pipeline.additions import grown
-from pipeline.progress import RunState, StateReader
+from asyrp.errors import UserError
+from jobs.record import read_run, recorded_stages
+from jobs.run import SUMMARY
+from jobs.session import read_state
+from pipeline.additions import read_additions
+from pipeline.aggregates import Cost, cost
+from pipeline.commit import committed
+from pipeline.credentials import redacted
+from pipeline.highlights import highlights
+from pipeline.progress import RunState, read_heartbeats
+from pipeline.recipe import FINAL
+from pipeline.results import ResultReader, Results
 from pipeline.storage import Store
+from pipeline.thumbnails import Pair, Thumbnails
+from pipeline.verify import counted
+
+PICTURED_ROWS = 600
+PICTURE_BYTES = 6_000_000
+"""Of all pictures of a report together, so that with 100,000 rows it stays a file that can be mailed."""
 
 
-def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None = None) -> int:
-    """Run, print the tables to stderr, and give the exit code; the contact sheet's path goes to stdout. As JSON, after
-    what the command has `found` before: the summary of the run."""
-    result = run(spec, live)
-    store = Store(spec.output)
-    state = read_state(store)
-    show_summary(result, state)
-    sheet = store.path(result.sheet) if result.sheet else None
+@dataclass(frozen=True)
+class Quarantined:
+    """A shard that was given up, and why."""
 
-    def show() -> None:
-        if sheet:
-            out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False)
-
-    report({**(found or {}), **summary(result.outcome, state), "sheet": sheet}, as_json, show)
-    return exit_code(result)
+    stage: str
+    shard: int
+    reason: str
 
 
-def read_state(store: Store) -> RunState:
-    """The state of the run at a root, from its storage alone.
+@dataclass(frozen=True)
+class Report:
+    """A run at one moment. `images` are those of its source, done or not. `pictures` are by the number of their row in
+    `results`, those that matter most first."""
 
-    Raises:
-        UserError: if there is no run.
-    """
-    sizes = {name: (shards, images) for name, (shards, images) in read_run(store)["stages"].items()}
-    return StateReader(store, grown(store, sizes)).read()
+    root: str
+    made_at: datetime
+    record: Mapping[str, Any]
+    state: RunState
+    verdict: str
+    images: int
+    quarantined: Sequence[Quarantined]
+    cost: Cost
+    results: Results
+    pictures: Mapping[int, Pair]
+
+
+class ReportReader:
+    """Reads the report of a run again and again; what is committed is read once."""
+
+    def __init__(self, store: Store) -> None:
+        """Raises UserError if there is no run, or one that edits no images."""
+        self.store, self.record = store, read_run(store)
+        if FINAL not in self.record["stages"]:
+            raise UserError(f"the run at {store.url} edited no images: there is nothing to report")
+        stages = [stage for stage in recorded_stages(self.record) if stage.writes == "images"]
+        identity = self.record["identity"]
+        self._results = ResultReader(store, stages)
+        self._thumbnails = Thumbnails(store, identity["image_size"], identity["fit"])
+
+    def read(self) -> Report:
+        """The run as it is now."""
+        state, session, additions = read_state(self.store), self._last_session(), read_additions(self.store)
+        results = self._results.read()
+        pictures = self._thumbnails.of(results, highlights(results, PICTURED_ROWS))
+        return Report(
+            redacted(self.store.url),
+            datetime.now(UTC),
+            self.record,
+            state,
+            verdict(state, session),
+            self.record["plan"]["images"] + sum(more.images for more in additions if more.kind == "extend"),
+            self._quarantined(session),
+            cost(read_heartbeats(self.store)),
+            results,
+            within(pictures, PICTURE_BYTES),
+        )
+
+    def _quarantined(self, session: Mapping[str, Any]) -> list[Quarantined]:
+        """What the last session gave up and nobody has done since."""
+        given_up = [Quarantined(*unit) for unit in session.get("quarantined", ())]
+        done = {stage: committed(self.store, stage) for stage in {unit.stage for unit in given_up}}
+        return [unit for unit in given_up if unit.shard not in done[unit.stage]]
+
+    def _last_session(self) -> dict[str, Any]:
+        """How the last session ended that had something to do; empty if none has ended."""
+        if not self.store.exists(SUMMARY):
+            return {}
+        return json.loads(self.store.read(SUMMARY))["session"] or {}
+
+
+def verdict(state: RunState, session: Mapping[str, Any]) -> str:
+    """Whether a run is at work, through, or why not."""
+    if state.complete:
+        return "complete"
+    if state.actors:
+        return f"at work, with {counted(len(state.actors), 'actor')}"
+    if session.get("tripped"):
+        return f"stopped: {session['tripped']}"
+    if session.get("drained"):
+        return "stopped on request: the same command goes on from here"
+    if session.get("quarantined"):
+        return "finished with quarantined shards"
+    return "not complete, and nothing is at work on it"
+
+
+def within(pictures: Mapping[int, Pair], most: int) -> dict[int, Pair]:
+    """The first of the pictures, as many as do not take more than so many bytes."""
+    kept: dict[int, Pair] = {}
+    for row, pair in pictures.items():
+        most -= sum(len(thumbnail.webp or b"") for thumbnail in pair)
+        if most < 0:
+            break
+        kept[row] = pair
+    return kept

@@ -110,10 +110,14 @@ class CurrentRows:
     def of(self, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
         """The rows of a stage, of its committed shards or of these, as if there were no others."""
         there = self._done(stage) if shards is None else set(shards)
-        now = {key: shard for key, shard in self._retried if shard in there}
+        standing = self.standing(there)
         for row in committed_rows(self.store, stage, sorted(there)):
-            if now.get(row["key"], row["shard"]) == row["shard"]:
+            if standing.get(row["key"], row["shard"]) == row["shard"]:
                 yield row
+
+    def standing(self, shards: Container[int]) -> dict[str, int]:
+        """Of each image that was tried again in one of these shards: the shard whose rows stand."""
+        return {key: shard for key, shard in self._retried if shard in shards}
 
     def waiting(self, stage: str) -> set[str]:
         """The images whose retry is not through."""

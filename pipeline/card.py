@@ -25,12 +25,12 @@ def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Sna
         "",
         "One row is one image after one edit. All edits of an image are in the same split.",
         "",
-        *_table(("edit", "strength", *splits), _counts(exported, splits)),
+        *markdown_table(("edit", "strength", *splits), _counts(exported, splits)),
         "",
         *_left_out(record, settings, snapshot, exported),
         "## How it was made",
         "",
-        *_table(("", ""), _facts(record).items()),
+        *markdown_table(("", ""), run_facts(record).items()),
         "",
     ]
     return "\n".join(lines)
@@ -63,7 +63,8 @@ def _left_out(
         yield ""
 
 
-def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+def run_facts(record: Mapping[str, Any]) -> dict[str, str]:
+    """How a run makes its images, by its run.json; no path or URL is told."""
     spec, identity = record["spec"], record["identity"]
     facts = {
         "model": f"{_public(spec['model'])} ({identity['model_digest'][:12]})",
@@ -86,7 +87,8 @@ def _public(model: str) -> str:
     return PurePosixPath(model).name if is_place else model
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The lines of a table."""
     head = list(head)
     for cells in (head, ["---"] * len(head), *rows):
         yield f"| {' | '.join(cells)} |"

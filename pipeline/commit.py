@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from threading import Lock
 from typing import IO
 
+import pyarrow as pa
+
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.storage import Store
@@ -152,6 +154,11 @@ def committed_rows(store: Store, stage: str, shards: Iterable[int]) -> Iterator[
     """The manifest rows of committed shards; attempts that no commit names are never read."""
     for shard in shards:
         yield from manifest.from_bytes(store.read(read_commit(store, stage, shard).manifest))
+
+
+def committed_table(store: Store, stage: str, shard: int, columns: Sequence[str]) -> pa.Table:
+    """Some columns of the manifest of a committed shard."""
+    return manifest.table_from_bytes(store.read(read_commit(store, stage, shard).manifest), columns)
 
 
 def commit_name(stage: str, shard: int) -> str:

@@ -22,6 +22,7 @@ from asyrp.errors import UserError
 from pipeline.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
 from pipeline.commit import committed
 from pipeline.manifest import HANDLED
+from pipeline.progress import device_time
 from pipeline.shard_job import ShardReport
 from pipeline.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.storage import Store
@@ -49,14 +50,8 @@ class Outcome:
     images: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def device_time(self) -> dict[str, float]:
-        """Where the time of the device threads went, in shares of 1; the largest says what bounds the run."""
-        names = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
-        total = sum(self.seconds[name] for name in names.values())
-        return {bound: self.seconds[name] / total for bound, name in names.items()} if total else {}
-
     def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "seconds": dict(self.seconds), "device_time": self.device_time()}
+        return {**vars(self), "seconds": dict(self.seconds), "device_time": device_time(self.seconds)}
 
 
 def pending_units(store: Store, stages: Sequence[Stage], shards: Sequence[int]) -> list[Unit]:

@@ -1,7 +1,7 @@
 """The Arrow schema of manifest rows: one per source image and variant, always, with a status."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -82,6 +82,11 @@ def to_bytes(rows: Iterable[Row]) -> bytes:
 def from_bytes(data: bytes) -> list[Row]:
     """The rows of a manifest; a column that an earlier version did not write is null."""
     return pq.read_table(io.BytesIO(data), schema=SCHEMA, use_threads=False).to_pylist(maps_as_pydicts="strict")
+
+
+def table_from_bytes(data: bytes, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a manifest, as they lie; one that an earlier version did not write is null."""
+    return pq.read_table(io.BytesIO(data), columns=list(columns), schema=SCHEMA, use_threads=False)
 
 
 def source_of(row: Row) -> SourceImage:

@@ -121,6 +121,15 @@ class StateReader:
         return StageState(shards, images, len(tally.shards), tally.images, in_flight, rows)
 
 
+def device_time(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Where the time of device threads went, in shares of 1, given the seconds of a heartbeat; the largest says what
+    bounds the run. Empty if they had nothing to do yet."""
+    names = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
+    spent = {bound: seconds.get(name, 0.0) for bound, name in names.items()}
+    total = sum(spent.values())
+    return {bound: time / total for bound, time in spent.items()} if total else {}
+
+
 def is_at_work(heartbeat: dict[str, Any]) -> bool:
     return not heartbeat["closed"] and time.time() - heartbeat["updated"] < STALE_SECONDS
 

@@ -64,10 +64,23 @@ def _sample(store: Store, row: Row, source: EncodedImage | None, cells: ParquetC
     return Sample.of(row, edited, source)
 
 
+def read_source(row: Row) -> bytes:
+    """The bytes of the image that a row was made from.
+
+    Raises:
+        Changed: if it is not the one that was edited.
+        OSError: if it cannot be had.
+    """
+    data = fetch(source_of(row))
+    if row["source_sha256"] not in (None, hashlib.sha256(data).hexdigest()):
+        raise Changed("it has other bytes than when it was edited")
+    return data
+
+
 def _source(row: Row) -> EncodedImage:
     """The source of a row. Raises Changed if it is not the one that was edited."""
     try:
-        data = fetch(source_of(row))
+        data = read_source(row)
     except Changed:
         raise
     except OSError as error:
@@ -75,8 +88,6 @@ def _source(row: Row) -> EncodedImage:
             f"cannot read the source {row['source_uri']} ({type(error).__name__}): bring it back, or export without "
             "--with-source"
         ) from error
-    if row["source_sha256"] not in (None, hashlib.sha256(data).hexdigest()):
-        raise Changed("it has other bytes than when it was edited")
     return EncodedImage(data, _extension(row["key"]) or _extension_of(data))
 
 

@@ -24,9 +24,9 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     for stage in sorted(stages, key=lambda s: s.name != "reconstruct"):
         if stage.writes != "images" or 0 not in committed(store, stage.name):
             continue
-        columns += [_title(variant.edit, variant.strength) for variant in stage.variants]
+        columns += [edit_title(variant.edit, variant.strength) for variant in stage.variants]
         for row in committed_rows(store, stage.name, [0]):
-            title = _title(row["edit"], stage.planned_strength(row["edit"], row["strength"]))
+            title = edit_title(row["edit"], stage.planned_strength(row["edit"], row["strength"]))
             outputs.setdefault(row["key"], {})[title] = row
     if not outputs:
         return None
@@ -34,11 +34,11 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     tile = max(MIN_TILE, image_format.size)
     sheet = Image.new("RGB", (len(columns) * (tile + GAP) + GAP, HEADER + len(shown) * (tile + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
-    for x, title in enumerate(columns):
-        draw.text((GAP + x * (tile + GAP), 4), title, fill="black", font=ImageFont.load_default(14))
+    for x, column in enumerate(columns):
+        draw.text((GAP + x * (tile + GAP), 4), column, fill="black", font=ImageFont.load_default(14))
     for y, (_, by_title) in enumerate(shown):
         tiles = [_source_tile(next(iter(by_title.values())), image_format)]
-        tiles += [_output_tile(store, by_title.get(title)) for title in columns[1:]]
+        tiles += [_output_tile(store, by_title.get(column)) for column in columns[1:]]
         for x, image in enumerate(tiles):
             place = (GAP + x * (tile + GAP), HEADER + y * (tile + GAP))
             if image is None:
@@ -51,7 +51,8 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     return NAME
 
 
-def _title(edit: str | None, strength: float | None) -> str:
+def edit_title(edit: str | None, strength: float | None) -> str:
+    """How an edit is called over its pictures."""
     return str(edit) if strength == 0 else f"{edit} {shown_strength(strength)}"
 
 

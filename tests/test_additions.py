@@ -19,9 +19,9 @@ from conftest import (
 from asyrp.errors import UserError
 from jobs.additions import extend, retry, spec_of
 from jobs.record import open_run
-from jobs.report import read_state
 from jobs.resolve import resolve
 from jobs.run import exit_code, run
+from jobs.session import read_state
 from jobs.spec import EngineSpec
 from pipeline.additions import CurrentRows, add, read_additions, read_everything, read_shard
 from pipeline.plan import SHARDS_PER_PART, write_plan

@@ -151,6 +151,7 @@ def made(tmp_path_factory):
         "status {run}",
         "verify {run}",
         "gc {run} --dry-run",
+        "report {run}",
         "export {run} --to parquet -o {run}-set",
         "models list",
         "models show",

@@ -130,3 +130,12 @@ def test_an_object_that_vanished_since_it_was_planned_costs_its_row_alone(server
     assert fetch(planned[0]) == FACES[0].read_bytes()
     with pytest.raises(FileNotFoundError):
         fetch(planned[1])
+
+
+def test_a_report_is_made_from_the_store_and_kept_there(bucket, cli):
+    store = stand_in_run(f"{bucket}/faces", f"{bucket}/reported")
+    code, out, err = cli("report", store.url, "--format", "both", "--json")
+    assert code == 0, err
+    assert json.loads(out)["rows"] == 2 * len(FACES)
+    assert {name.rpartition(".")[2] for name in store.names("report")} == {"html", "md", "png"}
+    assert b"data:" in store.read("report/report.html") and b'"after": {"0": "' in store.read("report/report.html")

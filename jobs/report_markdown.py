@@ -1,0 +1,127 @@
+"""A report as Markdown, with its charts and contact sheet as PNG: for a terminal or a pull request."""
+
+import io
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from jobs.display import bound_text
+from jobs.report import Report
+from jobs.report_tables import headline, named, signif, tables
+from pipeline.card import markdown_table
+from pipeline.highlights import sheets, worst_and_best
+from pipeline.results import Results
+from pipeline.thumbnails import PIXELS, Pair, Thumbnail
+
+NAME, CHARTS, SHEET = "report.md", "report_charts.png", "report_sheet.png"
+PAIRS, EXTREMES = 8, 3
+COLUMNS, BINS = 3, 25
+GAP, HEADER = 4, 22
+
+
+def render(report: Report) -> dict[str, bytes]:
+    """The files of the report by name: Markdown, and the pictures that it shows."""
+    pictures = {CHARTS: charts(report.results), SHEET: contact_sheet(report)}
+    there = {name: data for name, data in pictures.items() if data is not None}
+    return {NAME: "\n".join(_lines(report, there)).encode(), **there}
+
+
+def _lines(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
+    yield from ("# What the edits did", "")
+    yield from (f"`{report.root}`: {report.verdict}, as of {report.made_at:%Y-%m-%d %H:%M:%S} UTC.", "")
+    yield from markdown_table(("", ""), headline(report).items())
+    yield ""
+    if report.cost.shares:
+        yield from (f"{bound_text(report.cost.shares)}.", "")
+    for name, alt in ((SHEET, "Pairs of images before and after each edit"), (CHARTS, "Histograms by edit")):
+        if name in pictures:
+            yield from (f"![{alt}]({name})", "")
+    for table in tables(report):
+        yield from (f"## {table.title}", "")
+        yield from (table.note, "") if table.note else ()
+        yield from markdown_table(table.head, (map(_cell, row) for row in table.rows))
+        yield ""
+    yield from _extremes(report.results)
+
+
+def _extremes(results: Results) -> Iterator[str]:
+    """The worst and the best rows by every metric, over all edits."""
+    rows = [
+        (named(name), place, signif(values[row]), *_names(results, row))
+        for name, values in results.judgements.items()
+        for place, order in zip(("worst", "best"), worst_and_best(name, values, np.arange(len(results))), strict=True)
+        for row in order[:EXTREMES].tolist()
+    ]
+    if rows:
+        yield from ("## Worst and best", "", "Of a classifier's scores: the lowest and the highest.", "")
+        head = ("metric", "", "value", "key", "edit", "output")
+        yield from markdown_table(head, (map(_cell, row) for row in rows))
+
+
+def _names(results: Results, row: int) -> tuple[str, str, str]:
+    key = results.keys.names[results.keys.codes[row]]
+    edit = results.edits.names[results.edits.codes[row]]
+    return key, edit, results.places[row].as_py() or results.statuses.names[results.statuses.codes[row]]
+
+
+def _cell(text: str) -> str:
+    """A text that stays one cell, and text, in Markdown."""
+    for sign in "\\`*[]<>|":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("\n", " ")
+
+
+def charts(results: Results) -> bytes | None:
+    """A histogram of every metric, a line for each edit; None if nothing was measured."""
+    if not results.judgements:
+        return None
+    lines = -(-len(results.judgements) // COLUMNS)
+    figure = Figure(figsize=(4 * COLUMNS, 2.6 * lines), layout="constrained", dpi=90)
+    for place, (name, values) in enumerate(results.judgements.items(), 1):
+        axes = figure.add_subplot(lines, COLUMNS, place, title=named(name))
+        bins = np.histogram_bin_edges(values[np.isfinite(values)], BINS).tolist()
+        for edit in results.edits.names:
+            of_edit = values[results.edits.equals(edit) & np.isfinite(values)]
+            if len(of_edit):
+                axes.hist(of_edit, bins, density=True, histtype="step", label=edit)
+        axes.set_yticks([])
+        axes.legend(fontsize="x-small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def contact_sheet(report: Report) -> bytes | None:
+    """A line for each edit, with pairs of pictures before and after; None if there are no pictures."""
+    chosen = [[row for row in rows.tolist() if row in report.pictures][:PAIRS] for rows in sheets(report.results)]
+    lines = [
+        (edit, [report.pictures[row] for row in rows])
+        for edit, rows in zip(report.results.edits.names, chosen, strict=True)
+        if rows
+    ]
+    if not lines:
+        return None
+    width = max(len(pairs) for _, pairs in lines) * (2 * PIXELS + 2 * GAP) + GAP
+    sheet = Image.new("RGB", (width, len(lines) * (HEADER + PIXELS + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, (edit, pairs) in enumerate(lines):
+        y = line * (HEADER + PIXELS + GAP)
+        draw.text((GAP, y + 3), f"{edit}: before and after", fill="black", font=ImageFont.load_default(14))
+        for column, pair in enumerate(pairs):
+            _paste(sheet, pair, GAP + column * (2 * PIXELS + 2 * GAP), y + HEADER)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _paste(sheet: Image.Image, pair: Pair, x: int, y: int) -> None:
+    for side, thumbnail in enumerate(pair):
+        sheet.paste(_tile(thumbnail), (x + side * PIXELS, y))
+
+
+def _tile(thumbnail: Thumbnail) -> Image.Image:
+    if thumbnail.webp is None:
+        return Image.new("RGB", (PIXELS, PIXELS), "lightgray")
+    return Image.open(io.BytesIO(thumbnail.webp)).resize((PIXELS, PIXELS), Image.Resampling.NEAREST)

@@ -1,0 +1,141 @@
+"""A report as one HTML file that needs nothing else: rows compressed, pictures as data, styles and scripts within."""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from asyrp.metric_names import METRICS
+from jobs.display import bound_text
+from jobs.report import Report
+from jobs.report_tables import SHARES, headline, tables
+from pipeline.aggregates import throughput
+from pipeline.highlights import spread
+from pipeline.manifest import OK
+from pipeline.results import STRENGTH, Coded, Results
+
+NAME = "report.html"
+TABLE_ROWS = 100_000
+"""Of more rows the page holds those with pictures, those that failed (up to half as many), and an even sample."""
+
+STEM = "\0"
+"""In the place of an output: the key without its extension. What is left is the same for many rows."""
+
+SAYS = {STRENGTH: "the strength that was found for the image"}
+
+
+def render(report: Report, reload_seconds: float | None) -> bytes:
+    """The page; one that is to be reloaded does so by itself."""
+    shown = shown_rows(report.results.statuses.equals(OK), list(report.pictures))
+    columns = row_columns(report, shown)
+    template = _environment().get_template("report.html")
+    page = template.render(
+        report=report,
+        headline=headline(report),
+        tables=tables(report),
+        bound=bound_text(report.cost.shares) if report.cost.shares else None,
+        share_names=SHARES,
+        throughput=throughput(report.results),
+        metrics=_metrics(report.results),
+        shown=len(shown),
+        rows=_packed(columns),
+        pictures=_pictures(report, shown, columns["key"]["codes"]),
+        reload_seconds=reload_seconds,
+    )
+    return page.encode()
+
+
+def shown_rows(ok: NDArray[np.bool_], pictured: Sequence[int]) -> NDArray[np.intp]:
+    """The rows that the page holds, rising, given of each whether nothing is wrong with it."""
+    rows = np.arange(len(ok))
+    if len(ok) <= TABLE_ROWS:
+        return rows
+    first = np.union1d(np.asarray(pictured, np.intp), spread(np.flatnonzero(~ok), TABLE_ROWS // 2))
+    return np.union1d(first, spread(rows, TABLE_ROWS - len(first)))
+
+
+def row_columns(report: Report, shown: NDArray[np.intp]) -> dict[str, Any]:
+    """The rows of the page by column; texts that come again and again are numbered."""
+    results = report.results
+    place_of = {int(row): place for place, row in enumerate(shown)}
+    coded = {"key": results.keys, "edit": results.edits, "status": results.statuses, "error": results.errors}
+    return {
+        **{name: _coded(column, shown) for name, column in coded.items()},
+        "place": _coded_places(results, shown),
+        "metrics": {name: _rounded(values[shown]) for name, values in results.metrics.items()},
+        "pictured": [place_of[row] for row in report.pictures],
+        "missing": {
+            place_of[row]: [pair.before.missing, pair.after.missing]
+            for row, pair in report.pictures.items()
+            if pair.before.missing or pair.after.missing
+        },
+    }
+
+
+def _coded(column: Coded, shown: NDArray[np.intp]) -> dict[str, Any]:
+    used, codes = np.unique(column.codes[shown], return_inverse=True)
+    names = [None if code < 0 else column.names[code] for code in used]
+    return {"names": names, "codes": codes.tolist()}
+
+
+def _coded_places(results: Results, shown: NDArray[np.intp]) -> dict[str, Any]:
+    keys = (results.keys.names[code] for code in results.keys.codes[shown])
+    places = results.places.take(shown).to_pylist()
+    patterns = [place and place.replace(stem(key), STEM, 1) for key, place in zip(keys, places, strict=True)]
+    return _coded(Coded.of(pa.chunked_array([patterns], pa.string())), np.arange(len(shown)))
+
+
+def stem(key: str) -> str:
+    """A key without its extension, as the page takes it off too."""
+    head, _, extension = key.rpartition(".")
+    return key if "/" in extension else head
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float | None]:
+    return [float(f"{value:.4g}") if isfinite(value) else None for value in values.tolist()]
+
+
+def _packed(columns: Mapping[str, Any]) -> str:
+    """JSON, compressed as DecompressionStream("deflate") undoes it, in base64."""
+    return base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 6)).decode()
+
+
+def _pictures(report: Report, shown: NDArray[np.intp], keys: Sequence[int]) -> dict[str, dict[int, str]]:
+    """WebP in base64: sources by the number of their key, outputs by the number of their row, as the page has them."""
+    before: dict[int, str] = {}
+    after: dict[int, str] = {}
+    for row, pair in report.pictures.items():
+        place = int(np.searchsorted(shown, row))
+        if pair.before.webp:
+            before[keys[place]] = base64.b64encode(pair.before.webp).decode()
+        if pair.after.webp:
+            after[place] = base64.b64encode(pair.after.webp).decode()
+    return {"before": before, "after": after}
+
+
+def _metrics(results: Results) -> list[dict[str, str | None]]:
+    return [
+        {
+            "name": name,
+            "better": METRICS[name].better if name in METRICS else None,
+            "says": METRICS[name].says if name in METRICS else SAYS.get(name, "a classifier's score of the output"),
+        }
+        for name in results.judgements
+    ]
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("jobs", "templates/report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["verbatim"] = lambda name: Markup(loader.get_source(environment, name)[0])
+    return environment

@@ -1,0 +1,123 @@
+"""The tables of a report, the same in every format."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyrp.metric_names import METRICS
+from jobs.report import Report
+from pipeline.aggregates import counts, summaries
+from pipeline.card import run_facts
+from pipeline.manifest import OK
+from pipeline.recipe import FINAL
+
+SHARES = ("device", "reader", "writer")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts in rows; the first `labels` columns name a row, the others hold numbers."""
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    labels: int = 1
+
+
+def headline(report: Report) -> dict[str, str]:
+    """What is to be known first, by name."""
+    results, cost = report.results, report.cost
+    final, ok = results.stages.equals(FINAL), results.statuses.equals(OK)
+    passes = report.state.stages[FINAL].images_done
+    facts = {
+        "source images": f"{np.unique(results.keys.codes[final]).size:,} of {report.images:,}",
+        "edited images": f"{np.count_nonzero(final & ok):,}",
+        "rows without an image": f"{np.count_nonzero(final & ~ok):,}",
+        "time at work": duration(cost.seconds),
+        "time of all actors": duration(cost.actor_seconds),
+        "speed": f"{passes / cost.seconds:,.3g} images/s" if cost.seconds else "",
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def tables(report: Report) -> list[Table]:
+    """All tables that have rows."""
+    made = (statuses(report), measured(report), actors(report), quarantined(report), settings(report))
+    return [table for table in made if table.rows]
+
+
+def statuses(report: Report) -> Table:
+    """Rows by edit and status."""
+    found, names = counts(report.results), report.results.statuses.names
+    rows = [(edit, *(f"{of_edit[name]:,}" for name in names)) for edit, of_edit in found.items()]
+    return Table("What became of the images", "Rows of the manifest, one per image and edit.", ("edit", *names), rows)
+
+
+def measured(report: Report) -> Table:
+    """What is usual of every metric, by edit."""
+    by_edit = summaries(report.results)
+    rows = [
+        (
+            named(metric),
+            edit,
+            signif(of.median),
+            f"{signif(of.low)} to {signif(of.high)}",
+            signif(of.mean),
+            f"{of.count:,}",
+        )
+        for metric in report.results.metrics
+        for edit, found in by_edit.items()
+        if (of := found.get(metric))
+    ]
+    note = "↑: more is better, ↓: less is better. Nine of ten values lie in the range."
+    return Table("What was measured", note, ("metric", "edit", "median", "range", "mean", "rows"), rows, labels=2)
+
+
+def actors(report: Report) -> Table:
+    """Where the time of each actor's device went."""
+    rows = [
+        (actor.name, actor.host, f"{actor.images:,}", duration(actor.seconds), *_percentages(actor.shares))
+        for actor in report.cost.actors
+    ]
+    note = (
+        "Image passes: an image counts in every stage. Of its time, how much an actor's device was busy, waited for "
+        "readers, and for writers."
+    )
+    return Table("Where the time went", note, ("actor", "host", "image passes", "time", *SHARES), rows, labels=2)
+
+
+def quarantined(report: Report) -> Table:
+    """The shards that were given up."""
+    rows = [(given_up.stage, str(given_up.shard), given_up.reason) for given_up in report.quarantined]
+    note = "They failed three times. The same command tries them again."
+    return Table("Quarantined shards", note, ("stage", "shard", "reason"), rows, labels=3)
+
+
+def settings(report: Report) -> Table:
+    """What the images depend on."""
+    return Table("How it was made", "", ("setting", "value"), list(run_facts(report.record).items()), labels=2)
+
+
+def named(metric: str) -> str:
+    """A metric with an arrow the way that is better."""
+    arrows = {"high": "↑", "low": "↓"}
+    return f"{metric} {arrows[METRICS[metric].better]}" if metric in METRICS else metric
+
+
+def signif(value: float) -> str:
+    """A number to 4 significant digits."""
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.1f} s"
+
+
+def _percentages(shares: Mapping[str, float]) -> Iterator[str]:
+    return (f"{100 * shares[name]:.1f} %" if shares else "" for name in SHARES)

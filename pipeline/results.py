@@ -1,0 +1,157 @@
+"""The rows of a run as columns: what became of every image and edit, and what was measured of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from asyrp.metric_names import METRICS, SCORE, SOURCE_SCORE
+from pipeline.additions import CurrentRows
+from pipeline.commit import committed, committed_table
+from pipeline.manifest import SCHEMA
+from pipeline.parallel import read_ahead
+from pipeline.sheet import edit_title
+from pipeline.stage import Stage
+from pipeline.storage import Store
+
+SCORES = {"scores": SCORE, "source_scores": SOURCE_SCORE}
+"""The columns that hold a classifier's outputs by name, and what stands before those names."""
+
+STRENGTH = "strength"
+"""The name of an image's own strength, among what was measured, where strengths are searched for."""
+
+FACTS = ("key", "shard", "stage", "edit", "strength", "status", "error", "output_uri", "output_member", "committed_at")
+COLUMNS = (*FACTS, *METRICS, *SCORES)
+
+
+class Coded(NamedTuple):
+    """A column of few different texts: `codes` count in `names`, -1 stands for none."""
+
+    names: list[str]
+    codes: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Coded":
+        encoded = column.combine_chunks().dictionary_encode()
+        return cls(encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy())
+
+    def equals(self, name: str) -> NDArray[np.bool_]:
+        """Which rows say so, [rows]."""
+        return self.codes == self.names.index(name) if name in self.names else np.zeros(len(self.codes), bool)
+
+
+@dataclass(frozen=True)
+class Results:
+    """One row per image and edit, in the order of the plan; the sample without an edit comes last.
+
+    `edits` holds edits with their strengths, as `pipeline.sheet.edit_title` calls them. `metrics` are float32 [rows] by
+    name, NaN where nothing was measured; only those of which there is something. `places` say where an output lies,
+    from the run's root. `numbers` count in the manifest of a row's shard. `committed_ms` is in milliseconds since 1970.
+    """
+
+    keys: Coded
+    stages: Coded
+    edits: Coded
+    statuses: Coded
+    errors: Coded
+    places: pa.ChunkedArray
+    shards: NDArray[np.int32]
+    numbers: NDArray[np.int32]
+    committed_ms: NDArray[np.int64]
+    metrics: Mapping[str, NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def judgements(self) -> dict[str, NDArray[np.float32]]:
+        """Of `metrics` those that judge what was made; not the scores of the images that it was made from."""
+        return {name: values for name, values in self.metrics.items() if not name.startswith(SOURCE_SCORE)}
+
+
+class ResultReader:
+    """Reads the results of a run again and again; a shard is read once, as what is committed stays as it is."""
+
+    def __init__(self, store: Store, stages: Sequence[Stage]) -> None:
+        self.store, self.stages = store, stages
+        self._tables: dict[tuple[str, int], pa.Table] = {}
+
+    def read(self) -> Results:
+        """The current rows of the stages, those of a stage in the order of its shards."""
+        current = CurrentRows(self.store)
+        tables = [table for stage in self.stages for table in self._of_stage(current, stage)]
+        return _results(pa.concat_tables(tables or [_EMPTY]))
+
+    def _of_stage(self, current: CurrentRows, stage: Stage) -> Iterator[pa.Table]:
+        done = sorted(committed(self.store, stage.name))
+        unread = [(stage.name, shard) for shard in done if (stage.name, shard) not in self._tables]
+
+        def read(unit: tuple[str, int]) -> pa.Table:
+            return _titled(committed_table(self.store, *unit, COLUMNS), stage)
+
+        self._tables.update(zip(unread, read_ahead(read, unread), strict=True))
+        standing = current.standing(set(done))
+        for shard in done:
+            yield _standing(self._tables[stage.name, shard], shard, standing)
+
+
+def _titled(table: pa.Table, stage: Stage) -> pa.Table:
+    """A manifest with numbers for its rows, titles for its edits, and strengths where every image has its own."""
+    named = cache(lambda edit, strength: edit_title(edit, stage.planned_strength(edit, strength)))
+    pairs = list(zip(table["edit"].to_pylist(), table["strength"].to_pylist(), strict=True))
+    own = [strength if stage.planned_strength(edit, strength) is None else None for edit, strength in pairs]
+    columns = {
+        "number": pa.array(range(len(table)), pa.int32()),
+        "title": pa.array([named(*pair) for pair in pairs], pa.string()),
+        STRENGTH: pa.array(own, pa.float32()),
+    }
+    table = table.drop_columns(["edit", "strength"])
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+_EMPTY = _titled(
+    pa.schema([SCHEMA.field(name) for name in COLUMNS]).empty_table(), Stage("", "", None, "images", (), {})
+)
+
+
+def _standing(table: pa.Table, shard: int, standing: Mapping[str, int]) -> pa.Table:
+    """The rows of a shard that no other has replaced."""
+    if not standing:
+        return table
+    return table.filter(pa.array([standing.get(key, shard) == shard for key in table["key"].to_pylist()]))
+
+
+def _results(table: pa.Table) -> Results:
+    in_member = pc.binary_join_element_wise(table["output_member"], table["output_uri"], " in ")
+    return Results(
+        keys=Coded.of(table["key"]),
+        stages=Coded.of(table["stage"]),
+        edits=Coded.of(table["title"]),
+        statuses=Coded.of(table["status"]),
+        errors=Coded.of(table["error"]),
+        places=pc.coalesce(in_member, table["output_uri"]),
+        shards=table["shard"].to_numpy(),
+        numbers=table["number"].to_numpy(),
+        committed_ms=table["committed_at"].cast(pa.int64()).to_numpy(),
+        metrics=_measured(table),
+    )
+
+
+def _measured(table: pa.Table) -> dict[str, NDArray[np.float32]]:
+    """All that was measured of the rows, by name: the metrics, strengths that were found, scores."""
+    columns = {name: table[name] for name in (*METRICS, STRENGTH)}
+    for name, prefix in SCORES.items():
+        labels = sorted({label for chunk in table[name].chunks for label in chunk.keys.unique().to_pylist()})
+        columns |= {f"{prefix}{label}": pc.map_lookup(table[name], label, "first") for label in labels}
+    return {name: _floats(column) for name, column in columns.items() if column.null_count < len(column)}
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    return pc.fill_null(column, float("nan")).to_numpy()
