@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from jobs.record import output_names, read_run
 from jobs.resolve import Job
 from jobs.spec import EngineSpec, JobSpec
-from pipeline.additions import Addition, CurrentRows, add, read_everything
+from pipeline.additions import Addition, CurrentRows, add, read_everything, read_images
 from pipeline.manifest import OK, STATUSES
 from pipeline.plan import NameCheck, hash64, source_image
 from pipeline.recipe import FINAL
@@ -89,12 +89,12 @@ def extend(root: str, job: Job) -> Extension:
     store, record = Store(root), read_run(Store(root))
     known = KnownImages(store)
     names = NameCheck()
-    for row in read_everything(store):
+    for row in read_images(store):
         names.add(row.key, output_names(job, row.key))
     new = [image for image in list_images(job.spec.source, job.spec.selection()) if known.is_new(image)]
     for image in new:
         names.add(image.key, output_names(job, image.key))
-    everything = (row.key for rows in (read_everything(store), new) for row in rows)
+    everything = (row.key for rows in (read_images(store), new) for row in rows)
     names.check(lambda: everything, lambda key: output_names(job, key))
     plan = record["plan"]
     addition = add(store, "extend", new, plan["shards"], plan["shard_size"], {}) if new else None

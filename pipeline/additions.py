@@ -89,6 +89,14 @@ def read_everything(store: Store) -> Iterator[PlanRow]:
         yield from read_addition(store, addition)
 
 
+def read_images(store: Store) -> Iterator[PlanRow]:
+    """The same without what is tried again: every image once."""
+    yield from read_plan(store)
+    for addition in read_additions(store):
+        if addition.kind == "extend":
+            yield from read_addition(store, addition)
+
+
 def read_addition(store: Store, addition: Addition) -> Iterator[PlanRow]:
     """All rows of an addition, a shard in memory at a time."""
     for part in addition.parts:

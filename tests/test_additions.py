@@ -25,7 +25,9 @@ from jobs.session import read_state
 from jobs.spec import EngineSpec
 from pipeline.additions import CurrentRows, add, read_additions, read_everything, read_shard
 from pipeline.plan import SHARDS_PER_PART, write_plan
+from pipeline.selection import ALL
 from pipeline.source_image import SourceImage
+from pipeline.sources import list_images
 from pipeline.storage import Store
 
 ENGINE = EngineSpec.model_validate({"check": False})
@@ -189,6 +191,18 @@ def test_a_new_image_with_the_output_name_of_an_old_one_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"images '0001.png' and '0001.jpg' would both be written as"):
         extend(job.output, resolved)
     assert read_additions(store) == []
+
+
+def test_a_run_with_images_tried_again_can_be_extended(tmp_path):
+    source = make_faces(tmp_path / "faces", 2)
+    job = resolve(spec(source, tmp_path / "out"))
+    store = Store(job.spec.output)
+    plan = open_run(store, job)
+    [first, _] = list_images(str(source), ALL)
+    add(store, "retry", [first], plan.shards, plan.shard_size, {})
+    (source / "0002.png").write_bytes((source / "0001.png").read_bytes())
+    found = extend(job.spec.output, job)
+    assert found.addition is not None and (found.addition.images, found.changed, found.deleted) == (1, 0, 0)
 
 
 def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_path):
