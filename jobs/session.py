@@ -1,15 +1,22 @@
 """A session of a run with its tables: what the commands that edit have in common."""
 
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
-from jobs.display import live, out, report, show_summary
+from asyrp.metric_names import RECONSTRUCTION_PSNR
+from jobs.display import console, live, out, report, show_summary
 from jobs.record import read_run
 from jobs.run import exit_code, run, summary
 from jobs.spec import JobSpec
 from pipeline.additions import grown
+from pipeline.commit import committed, committed_rows
 from pipeline.progress import RunState, StateReader
+from pipeline.stage import SAMPLE_STAGE
 from pipeline.storage import Store
+
+GOOD_PSNR = 30.0
+"""dB from which on hardly anybody sees a difference."""
 
 
 def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None = None) -> int:
@@ -19,14 +26,33 @@ def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None
     store = Store(spec.output)
     state = read_state(store)
     show_summary(result, state)
+    lost = inversion_loss(store)
+    if lost:
+        console.print(lost_sentence(lost), highlight=False, soft_wrap=True)
     sheet = store.path(result.sheet) if result.sheet else None
 
     def show() -> None:
         if sheet:
             out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False)
 
-    report({**(found or {}), **summary(result.outcome, state), "sheet": sheet}, as_json, show)
+    facts = {**(found or {}), **summary(result.outcome, state), "reconstruction": lost, "sheet": sheet}
+    report(facts, as_json, show)
     return exit_code(result)
+
+
+def inversion_loss(store: Store) -> dict[str, float] | None:
+    """PSNR, dB, of the sample that was denoised without an edit, and of how many images; None without a sample."""
+    if 0 not in committed(store, SAMPLE_STAGE):
+        return None
+    found = [row[RECONSTRUCTION_PSNR] for row in committed_rows(store, SAMPLE_STAGE, [0])]
+    psnr = [value for value in found if value is not None]
+    return {"images": len(psnr), "median_psnr": median(psnr), "worst_psnr": min(psnr)} if psnr else None
+
+
+def lost_sentence(lost: Mapping[str, float]) -> str:
+    said = f"inversion keeps {lost['median_psnr']:.1f} dB (PSNR, the median of {lost['images']} images without an edit"
+    said += f"; the worst {lost['worst_psnr']:.1f})"
+    return said if lost["median_psnr"] >= GOOD_PSNR else f"{said}: --refine 2 keeps more"
 
 
 def read_state(store: Store) -> RunState:

@@ -7,7 +7,9 @@ from pydantic import ValidationError
 
 from jobs.inspection_spec import InspectionSpec
 from jobs.resolve import resolve
+from jobs.session import inversion_loss, lost_sentence
 from pipeline.manifest import OK
+from pipeline.storage import Store
 
 STEPS = {"n_inv": 8, "n_gen": 8, "refine": 1}
 RUNGS = [0.5, 1.0, 1.5, 2.0]
@@ -68,6 +70,10 @@ def test_the_sample_without_an_edit_is_measured_in_every_run(source, tmp_path):
     }
     assert len(psnr["fused"]) == 3 and min(psnr["fused"]) > 10
     assert psnr["fused"] == pytest.approx(psnr["staged"], abs=1e-3)
+    lost = inversion_loss(Store(str(tmp_path / "fused")))
+    assert lost == {"images": 3, "median_psnr": np.median(psnr["fused"]), "worst_psnr": min(psnr["fused"])}
+    assert "--refine 2 keeps more" in lost_sentence(lost)
+    assert "refine" not in lost_sentence({"images": 3, "median_psnr": 40.0, "worst_psnr": 35.0})
 
 
 def test_an_edit_that_a_gate_refuses_has_its_numbers_and_no_image(source, tmp_path, plain):
