@@ -44,8 +44,8 @@ def combine(terms: Sequence[tuple[Direction, float]]) -> Direction:
     info = terms[0][0].info
     others = [direction.info for direction, _ in terms]
     t_edits = [other.t_edit for other in others if other.t_edit is not None]
-    t_starts = [other.t_start for other in others]
-    t_start = None if None in t_starts else max(t_starts)
+    t_starts = [other.t_start for other in others if other.t_start is not None]
+    t_start = max(t_starts) if len(t_starts) == len(others) else None
     bounded = replace(info, t_edit=min(t_edits, default=None), t_start=t_start)
     return _derived(bounded, grid, total, {"sum of": note})
 
