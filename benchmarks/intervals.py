@@ -23,6 +23,7 @@ from ways import N_STEPS, percent, row, trial
 
 from asyrp import directions, process, registry
 from asyrp.clip import Clip
+from asyrp.direction_math import begin_at
 from asyrp.directions import Direction
 from asyrp.noise import boosting_noise, noise_key
 from asyrp.shift import EditShift
@@ -37,7 +38,8 @@ PLOT = Path("docs/images/intervals.png")
 
 
 def bundled() -> Direction:
-    return directions.load(registry.find("avatars").direction_files()["glasses"])
+    """The bundled direction, from T on."""
+    return begin_at(directions.load(registry.find("avatars").direction_files()["glasses"]), 999)
 
 
 @torch.inference_mode()
