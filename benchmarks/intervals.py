@@ -23,6 +23,8 @@ from ways import N_STEPS, percent, row, trial
 
 from asyrp import directions, process, registry
 from asyrp.clip import Clip
+from asyrp.direction_math import begin_at
+from asyrp.directions import Direction
 from asyrp.noise import boosting_noise, noise_key
 from asyrp.shift import EditShift
 from jobs.cli_intervals import chart
@@ -31,16 +33,20 @@ from jobs.spec import EngineSpec
 
 GLASSES = LABELS.index("glasses")
 TEXTS = "person", "person with glasses"
-T_EDITS, T_BOOSTS, USUAL = (128, 204, 333, 409, 614), (0, 102, 204), 250
+T_EDITS, T_BOOSTS = (128, 204, 333, 409, 614), (0, 102, 204)
 PLOT = Path("docs/images/intervals.png")
+
+
+def bundled() -> Direction:
+    """The bundled direction, from T on."""
+    return begin_at(directions.load(registry.find("avatars").direction_files()["glasses"]), 999)
 
 
 @torch.inference_mode()
 def edited(faces: Trial, strength: float, t_edit: int, t_boost: int) -> Tensor:
     """All faces with glasses, fresh noise below t_boost."""
     unet, schedule = faces.model.unet, faces.model.schedule
-    direction = directions.load(registry.find("avatars").direction_files()["glasses"])
-    shift = EditShift(((direction, strength, t_edit),), N_STEPS)
+    shift = EditShift(((bundled(), strength, t_edit),), N_STEPS)
     above, below = process.split_at_boost(faces.pairs, t_boost)
     x = process.edit(unet, schedule, faces.x_T, above, shift)
     keys = [noise_key(0, str(index), "glasses") for index in range(len(x))]
@@ -71,12 +77,14 @@ def main() -> None:
     faces = trial("glasses", arguments.faces)
     row("t_edit", "t_boost", "present", "others kept", "")
     row(*["---"] * 5)
-    for t in sorted({*T_EDITS, *picked}):
+    own = bundled().info.t_edit
+    assert own is not None
+    for t in sorted({*T_EDITS, own, *picked}):
         print_row(faces, arguments.strength, t, 0, picked.get(t, ""))
     for t in T_BOOSTS:
-        print_row(faces, arguments.strength, USUAL, t, "the bundled t_edit")
+        print_row(faces, arguments.strength, own, t, "the bundled t_edit")
     if t_boost is not None:
-        print_row(faces, arguments.strength, USUAL, t_boost, "the rule's t_boost")
+        print_row(faces, arguments.strength, own, t_boost, "the rule's t_boost")
 
 
 if __name__ == "__main__":

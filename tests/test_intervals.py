@@ -4,6 +4,8 @@ import csv
 import json
 import statistics
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -232,10 +234,18 @@ def test_a_file_of_something_else_is_one_sentence(tmp_path, content, sentence):
         load(tmp_path / "i.json")
 
 
+def save_glasses(path: Path, **changes: Any) -> str:
+    """The bundled direction of glasses, from T on, as a file."""
+    glasses = directions.load(registry.find("avatars").direction_files()["glasses"])
+    directions.save(Direction(replace(glasses.info, t_start=None, **changes), glasses.form), path)
+    return str(path)
+
+
 def test_a_run_takes_the_intervals_learned_for_its_model_and_is_known_by_their_numbers(tmp_path):
     save(KNOWN, intervals.learned_path(DIGEST))
     edits = ["glasses=1,long_hair=0.5", "long_hair=1"]
-    auto = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=edits, t_edit="auto", t_boost="auto")
+    given = {"directions": {"glasses": save_glasses(tmp_path / "g.safetensors")}, "t_edit": "auto", "t_boost": "auto"}
+    auto = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=edits, **given)
     job = resolve(auto)
     assert (job.spec.t_edit, job.spec.t_boost) == ({"glasses": 750, "long_hair": 750}, 500)
     assert "auto" not in json.dumps(job.identity)
@@ -251,9 +261,7 @@ def test_a_run_takes_the_intervals_learned_for_its_model_and_is_known_by_their_n
 
 
 def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
-    glasses = directions.load(registry.find("avatars").direction_files()["glasses"])
-    by_text = Direction(replace(glasses.info, notes={"text_cosine": "0.9000"}), glasses.form)
-    directions.save(by_text, tmp_path / "d.safetensors")
+    by_text = save_glasses(tmp_path / "d.safetensors", notes={"text_cosine": "0.9000"})
     save(KNOWN, tmp_path / "i.json")
     given = {"t_edit": "auto", "intervals": str(tmp_path / "i.json")}
     job = resolve(
@@ -261,17 +269,15 @@ def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
             SAMPLES,
             tmp_path / "out",
             edits=["g=1,long_hair=1"],
-            directions={"g": str(tmp_path / "d.safetensors")},
+            directions={"g": by_text},
             **given,
         )
     )
     [bound] = job.settings.edits
-    assert bound.t_edits == (500, 750) and bound.t_boost == glasses.info.t_boost
-    directions.save(
-        Direction(replace(glasses.info, notes={"text_cosine": "-0.3"}), glasses.form), tmp_path / "e.safetensors"
-    )
+    assert bound.t_edits == (500, 750) and bound.t_boost == 0
+    opposites = save_glasses(tmp_path / "e.safetensors", notes={"text_cosine": "-0.3"})
     with pytest.raises(UserError, match="the texts of direction 'g' are opposites"):
-        resolve(spec(SAMPLES, tmp_path, edits=["g=1"], directions={"g": str(tmp_path / "e.safetensors")}, **given))
+        resolve(spec(SAMPLES, tmp_path, edits=["g=1"], directions={"g": opposites}, **given))
 
 
 def test_a_direction_that_begins_later_than_it_would_end_is_refused(tmp_path):

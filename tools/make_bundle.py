@@ -37,18 +37,18 @@ IDENTITIES, IDENTITY_SEED = 240, 11
 COMBINATIONS = [c for c in itertools.product((0, 1), repeat=len(LABELS)) if sum(c) % 2 == 0]
 N_STEPS, LOWEST_T_EDIT = 40, 200
 
-CALIBRATION = {"smile": (204, 1.6), "glasses": (486, 2.2), "beard": (204, 1.3), "long_hair": (537, 0.85)}
+CALIBRATION = {"smile": (204, 1.6), "glasses": (204, 1.3), "beard": (204, 1.3), "long_hair": (537, 0.85)}
 """t_edit and the factor on the change of h per label that strength 1 stands for, from --scan."""
 
 COMPENSATION = {"long_hair": {"beard": 0.6, "smile": 0.2}}
 """What is added of other labels' changes. Long hair hides the chin, and alone would shave every second beard."""
 
-START = {"smile": 450, "beard": 450}
+START = {"smile": 450, "glasses": 486, "beard": 450}
 """Where a direction begins, if not at T: above, it cannot be seen yet, and its direction moves the rest of the face."""
 
 SCAN = {
     "smile": [(204, 1.4), (204, 1.6), (204, 1.8)],
-    "glasses": [(435, 2.0), (486, 2.2), (512, 2.4)],
+    "glasses": [(204, 1.1), (204, 1.3), (204, 1.5)],
     "beard": [(204, 1.1), (204, 1.3), (204, 1.6)],
     "long_hair": [(435, 0.8), (512, 0.85), (537, 0.85)],
 }
@@ -115,7 +115,7 @@ def compensated(changes: torch.Tensor) -> torch.Tensor:
 def make_direction(
     folder: registry.ModelFolder, name: str, change: torch.Tensor, grid: list[int], t_edit: int, scale: float
 ) -> Direction:
-    """A direction whose strength 1 is `scale` times the change of h, kept from its START down to t_edit only."""
+    """A direction whose strength 1 is `scale` times the change of h, kept down to t_edit only."""
     info = DirectionInfo(
         name=name,
         form="timestep",
@@ -129,7 +129,7 @@ def make_direction(
         notes={f"plus {other}": f"{weight:g} of its change" for other, weight in COMPENSATION.get(name, {}).items()},
         found_on=f"{IDENTITIES * len(COMBINATIONS)} rendered faces",
     )
-    kept = [index for index, t in enumerate(grid) if t >= t_edit and info.begun(t)]
+    kept = [index for index, t in enumerate(grid) if t >= t_edit]
     delta_h = (scale * change[kept]).half()
     return Direction(info, TimestepDirection(delta_h, torch.tensor([grid[index] for index in kept])))
 
