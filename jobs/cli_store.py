@@ -25,7 +25,7 @@ from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run
 
 if TYPE_CHECKING:
-    from pipeline.export import Exported
+    from pipeline.export import Exported, Snapshot
 
 EXIT_NOT_WHOLE = 3
 Item = TypeVar("Item")
@@ -118,38 +118,56 @@ def export(
         bool, typer.Option("--with-source", help="The source images too, if they are those that were edited.")
     ] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Of a run that is not complete: what there is.")] = False,
+    version: Annotated[
+        int | None, typer.Option("--version", help="Of a job: which of its versions. [default: the newest]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the images of a run as a data set: numbered shards, splits, a card.
+    """Write the images of a run, or of a version of a job's data set, as a data set: numbered shards, splits, a card.
 
     **Example:** asyrp export edited/ --to parquet -o faces-with-glasses/ --split train=0.9,test=0.1 --with-source
     """
     from pipeline.card import make_card
-    from pipeline.export import CARD, ExportSettings, take_snapshot
-    from pipeline.export import export as export_run
+    from pipeline.export import CARD, ExportSettings
+    from pipeline.export import export as export_snapshot
     from pipeline.formats import FORMATS
     from pipeline.splits import parse_shares
 
     one_of("to", to, tuple(FORMATS))
     chosen = tuple(status.strip() for status in statuses.split(","))
     settings = ExportSettings(to, parse_shares(split), seed, chosen, _bytes(shard_bytes), with_source)
-    run, target = Store(absolute_url(root)), Store(absolute_url(output))
-    record = read_run(run)
-    if FINAL not in record["stages"]:
-        raise UserError(f"the run at {root} edited no images: there is nothing to export")
-    snapshot, (shards, _) = take_snapshot(run, FINAL), grown(run, record["stages"])[FINAL]
-    if len(snapshot.shards) < shards and not partial:
-        done = f"{len(snapshot.shards)} of {shards} shards are committed"
+    target = Store(absolute_url(output))
+    snapshot, record = _exportable(Store(absolute_url(root)), version)
+    if snapshot.unfinished and not partial:
+        done = f"{snapshot.unfinished} are committed"
         raise UserError(f"the run at {root} is not complete, {done}: finish it, or give --partial")
     watch = _bar("exporting", sum(snapshot.rows[status] for status in chosen))
-    exported = export_run(
-        run, FINAL, snapshot, target, settings, lambda done: make_card(record, settings, snapshot, done), watch
+    exported = export_snapshot(
+        snapshot, target, settings, lambda done: make_card(record, settings, snapshot, done), watch
     )
     card = target.path(CARD)
     samples = {name: sum(n for (at, *_), n in exported.samples.items() if at == name) for name in exported.shards}
     changed = {"images": exported.changed, "examples": exported.examples}
     facts = {"samples": samples, "shards": exported.shards, "changed_sources": changed, "card": card}
     report(facts, as_json, lambda: _print_exported(exported, samples, card))
+
+
+def _exportable(store: Store, number: int | None) -> "tuple[Snapshot, dict[str, Any]]":
+    """What is to be exported of a run, or of a job's version (the newest one without a number), and the run.json that
+    says how its images were made."""
+    from pipeline.export import take_snapshot, version_snapshot
+    from pipeline.versions import latest, read_version, run_store
+
+    version = latest(store) if number is None else read_version(store, number)
+    if version is not None:
+        if version.last_run is None:
+            raise UserError(f"version {version.number} at {store.url} has no images: there is nothing to export")
+        return version_snapshot(store, version), read_run(run_store(store, version.last_run))
+    record = read_run(store)
+    if FINAL not in record["stages"]:
+        raise UserError(f"the run at {store.url} edited no images: there is nothing to export")
+    shards, _ = grown(store, record["stages"])[FINAL]
+    return take_snapshot(store, FINAL, shards), record
 
 
 def _print_exported(exported: "Exported", samples: dict[str, int], card: str) -> None:

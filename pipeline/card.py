@@ -13,7 +13,8 @@ FACTS = ("n_inv", "refine", "n_gen", "combine", "seed", "image_size", "fit", "co
 
 
 def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> str:
-    """Markdown with YAML front matter. `record` is the run's run.json; no path or URL in it is told."""
+    """Markdown with YAML front matter. `record` is the run's run.json, or that of the last of several runs; no path or
+    URL in it is told."""
     splits = [split for split, shards in exported.shards.items() if shards]
     lines = [
         "---",
@@ -26,7 +27,7 @@ def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Sna
         "",
         *_table(("edit", "strength", *splits), _counts(exported, splits)),
         "",
-        *_left_out(record, settings, snapshot, exported),
+        *_left_out(settings, snapshot, exported),
         "## How it was made",
         "",
         *_table(("", ""), _facts(record).items()),
@@ -45,9 +46,7 @@ def _counts(exported: Exported, splits: Sequence[str]) -> Iterator[tuple[str, ..
         yield (edit, f"{strength:g}", *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
 
 
-def _left_out(
-    record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported
-) -> Iterator[str]:
+def _left_out(settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> Iterator[str]:
     """What of the run is not in the data set, as far as there is something."""
     rest = [f"{count:,} {status}" for status, count in snapshot.rows.items() if status not in settings.statuses]
     if rest:
@@ -56,9 +55,8 @@ def _left_out(
     if exported.changed:
         yield f"Images that were left out, as their sources have changed since they were edited: {exported.changed:,}."
         yield ""
-    if len(snapshot.shards) < record["plan"]["shards"]:
-        of = f"{len(snapshot.shards):,} of {record['plan']['shards']:,} shards"
-        yield f"The run was not complete: {of} were committed."
+    if snapshot.unfinished:
+        yield f"The run was not complete: {snapshot.unfinished} were committed."
         yield ""
 
 
