@@ -146,7 +146,7 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
     version, lease = latest(store), last_lease(store)
     at_work = lease if lease is not None and lease.ended_at is None else None
     run = read_state(Store(at_work.facts["run"])) if at_work and "run" in at_work.facts else None
-    facts = {
+    facts: dict[str, Any] = {
         "name": name,
         "root": store.url,
         "version": asdict(version) if version else None,
@@ -155,7 +155,10 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
         "progress": f"{run.images_through} of {run.images} image passes" if run else None,
         "next_ticks": [tick.isoformat() for tick in _next_ticks(load_job(Path(job)))] if _is_spec(job) else [],
     }
-    shown = {"last_tick": _sentence(facts["last_tick"]) if facts["last_tick"] else None, "next_ticks": None}
+    shown: dict[str, Any] = {
+        "last_tick": _sentence(facts["last_tick"]) if facts["last_tick"] else None,
+        "next_ticks": None,
+    }
     if version is not None:
         shown["version"] = f"{version.number}: {version.images} images, rows {_counts(version.rows)}"
     if facts["next_ticks"]:

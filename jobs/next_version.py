@@ -133,12 +133,7 @@ class NextVersion:
 
     def _publish(self, done: set[int], planned: int) -> TickResult:
         """The version with the rows of the images that are `done`, by hashes of their keys."""
-        known = self.changes.known
-
-        def keeps(key: str) -> bool:
-            return hash64(key) not in done and not known.is_gone(key)
-
-        index = write_index(self.store, self.kept, keeps, self._rows() if done else ())
+        index = write_index(self.store, self.kept, self.changes.keeps(done), self._rows() if done else ())
         version = Version(
             number=self.base.number + 1 if self.base else 1,
             tick=self.tick,
@@ -149,7 +144,7 @@ class NextVersion:
             images=index.images,
             rows=dict(index.rows),
             parts=dict(index.parts),
-            changes={**self.changes.counts, "gone": known.gone, "quarantined": planned - len(done)},
+            changes={**self.changes.counts, "gone": self.changes.known.gone, "quarantined": planned - len(done)},
         )
         there = publish(self.store, version)
         if there.tick != self.tick:

@@ -7,6 +7,7 @@ that it skips does not fire, one that it shows twice fires twice.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import dropwhile, takewhile
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,9 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SECOND = timedelta(seconds=1)
+TWICE = timedelta(hours=2)
+"""Longer than the time that a clock shows twice in autumn."""
+
 CatchUp = Literal["none", "last", "all"]
 
 
@@ -57,16 +61,16 @@ class Schedule(BaseModel):
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """The ticks after a moment, without end."""
-        return (tick.astimezone(UTC) for tick in CronSim(self.cron, moment.astimezone(self.zone)))
+        return dropwhile(lambda tick: tick <= moment, self._ticks(moment))
 
     def between(self, moment: datetime, until: datetime) -> Iterator[datetime]:
         """The ticks after `moment` and not after `until`."""
-        for tick in self.after(moment):
-            if tick > until:
-                return
-            yield tick
+        return takewhile(lambda tick: tick <= until, self.after(moment))
 
     def last(self, moment: datetime) -> datetime:
         """The last tick that is not after a moment."""
-        start = moment.replace(microsecond=0) + SECOND
-        return next(CronSim(self.cron, start.astimezone(self.zone), reverse=True)).astimezone(UTC)
+        return next(tick for tick in self._ticks(moment + TWICE, reverse=True) if tick <= moment)
+
+    def _ticks(self, moment: datetime, reverse: bool = False) -> Iterator[datetime]:
+        """From a moment on, or back; in an hour that comes twice cronsim begins with the first time it came."""
+        return (tick.astimezone(UTC) for tick in CronSim(self.cron, moment.astimezone(self.zone), reverse))

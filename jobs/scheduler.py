@@ -75,7 +75,7 @@ class ScheduledJob:
                 break
             self.handled = tick
         ahead = (next(self.schedule.after(now)) - now).total_seconds()
-        return min(ahead, POLL_SECONDS if self.driver else LONGEST_WAIT_SECONDS)
+        return min(ahead, POLL_SECONDS if self._is_busy() else LONGEST_WAIT_SECONDS)
 
     def stop(self) -> None:
         """Have a driver finish what it has in flight."""

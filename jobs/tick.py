@@ -105,7 +105,7 @@ def _hold(job: DataJob, store: Store, lease: Lease, display: Display) -> TickRes
         _tell(job, result)
 
     def shown(reader: StateReader) -> AbstractContextManager[None]:
-        heartbeat.tell({"run": reader.store.url})
+        heartbeat.facts = {"run": reader.store.url}
         return display(reader)
 
     with _stopped_by_signals(), Heartbeat(store, lease, stop) as heartbeat:

@@ -1,7 +1,7 @@
 """What of a source is to be done, given the version that a data set has."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from pipeline.known_images import KnownImages, version_text
 from pipeline.plan import hash64
@@ -47,3 +47,8 @@ class Changes:
             self.counts[standing] += 1
             if standing != "kept":
                 yield image
+
+    def keeps(self, done: Container[int]) -> Callable[[str], bool]:
+        """Whether an image's rows of the version stand in the next one, given the images that are done, as hashes of
+        their keys: not of those, and not of an image that is gone."""
+        return lambda key: hash64(key) not in done and not self.known.is_gone(key)

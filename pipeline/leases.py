@@ -122,10 +122,14 @@ def ask_to_stop(store: Store, lease: Lease) -> None:
 
 
 class Heartbeat(AbstractContextManager["Heartbeat"]):
-    """Renews a lease in a thread until it is ended; calls `stop`, once, when the driver is to stop."""
+    """Renews a lease in a thread until it is ended; calls `stop`, once, when the driver is to stop.
+
+    `facts` are what the record tells of the driver's work, from the next heartbeat on.
+    """
 
     def __init__(self, store: Store, lease: Lease, stop: Callable[[], None]) -> None:
         self.store, self.lease, self.stop = store, lease, stop
+        self.facts: dict[str, Any] = {}
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -138,10 +142,6 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
     ) -> None:
         self._finished.set()
         self._thread.join()
-
-    def tell(self, facts: dict[str, Any]) -> None:
-        """Have the record say what the driver is at, from the next heartbeat on."""
-        self.lease = replace(self.lease, facts=facts)
 
     def end(self, finished: bool, outcome: str, facts: dict[str, Any]) -> None:
         """Write the end of the lease, unless it has passed to another driver."""
@@ -170,7 +170,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         names = list(self.store.names(FOLDER))
         if self._is_lost(_numbers_in(names)):
             return "another driver took over"
-        self.lease = replace(self.lease, beat=self.lease.beat + 1, beat_at=_now())
+        self.lease = replace(self.lease, beat=self.lease.beat + 1, beat_at=_now(), facts=self.facts)
         _write(self.store, self.lease)
         return "it was asked for" if _stop_name(self.lease.number) in names else None
 
