@@ -8,11 +8,12 @@ from what is there.
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from types import FrameType
+from typing import Any
 
 from asyrp.errors import UserError
 from jobs.data_job import DataJob
@@ -29,6 +30,7 @@ JOB = "job.json"
 TICKS = "ticks"
 FORMAT = 1
 EXIT_ERROR, EXIT_USAGE = 1, 2
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 def open_job(job: DataJob) -> Store:
@@ -108,9 +110,10 @@ def _hold(job: DataJob, store: Store, lease: Lease, display: Display) -> TickRes
         heartbeat.facts = {"run": reader.store.url}
         return display(reader)
 
-    with _stopped_by_signals(), Heartbeat(store, lease, stop) as heartbeat:
+    with _on_signals(signal.SIG_IGN), Heartbeat(store, lease, stop) as heartbeat:
         try:
-            result = _done(store, lease.tick) or NextVersion(job, store, lease.tick).make(shown)
+            with _on_signals(_stop):
+                result = _done(store, lease.tick) or NextVersion(job, store, lease.tick).make(shown)
             if result.is_done:
                 store.create(_record(lease.tick), json.dumps(asdict(result), indent=1).encode())
         except (Stopped, KeyboardInterrupt, SystemExit):  # the last is what Ray makes of a signal
@@ -124,22 +127,21 @@ def _hold(job: DataJob, store: Store, lease: Lease, display: Display) -> TickRes
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C while nothing is computed."""
+    """SIGTERM or Ctrl-C while nothing is computed; while a run computes, the engine takes signals and drains."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise Stopped
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """A signal raises Stopped; but while a run computes, the engine takes signals and drains."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+def _on_signals(handler: Handler) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _tell(job: DataJob, result: TickResult) -> None:
