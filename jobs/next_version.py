@@ -16,8 +16,8 @@ from jobs.resolve import resolve
 from jobs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exit_code, run
 from pipeline.additions import CurrentRows
 from pipeline.changes import Changes
+from pipeline.known_images import KeySet
 from pipeline.manifest import Row
-from pipeline.plan import hash64
 from pipeline.recipe import FINAL
 from pipeline.sources import list_images
 from pipeline.storage import Store
@@ -100,7 +100,7 @@ class NextVersion:
             assert ended is not None and ended.outcome is not None
             outcome: Outcome = "drained" if code == EXIT_DRAINED else "failed"
             return TickResult(self.tick, outcome, code, run=self.run.url, message=ended.outcome.tripped)
-        done = {hash64(row["key"]) for row in self._rows()} if ended else set()
+        done = KeySet(row["key"] for row in self._rows()) if ended else KeySet(())
         if not done and not self.changes.known.gone:
             return TickResult(
                 self.tick, "quarantined" if code else "unchanged", code, changes=dict(self.changes.counts)
@@ -131,8 +131,8 @@ class NextVersion:
         for row in CurrentRows(self.run).of(FINAL):
             yield {**row, "run": name, "recipe": self.recipe}
 
-    def _publish(self, done: set[int], planned: int) -> TickResult:
-        """The version with the rows of the images that are `done`, by hashes of their keys."""
+    def _publish(self, done: KeySet, planned: int) -> TickResult:
+        """The version with the rows of the images that are done, of those that were planned."""
         index = write_index(self.store, self.kept, self.changes.keeps(done), self._rows() if done else ())
         version = Version(
             number=self.base.number + 1 if self.base else 1,

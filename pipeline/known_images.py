@@ -18,6 +18,21 @@ def version_text(size: int | None, etag: str | None) -> str:
     return f"{size} {etag}"
 
 
+class KeySet:
+    """Keys of images as hashes, 8 bytes each."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._hashes = np.unique(np.fromiter(map(hash64, keys), np.uint64))
+
+    def __contains__(self, key: str) -> bool:
+        hashed = np.uint64(hash64(key))
+        index = int(np.searchsorted(self._hashes, hashed))
+        return index < len(self._hashes) and bool(self._hashes[index] == hashed)
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+
 class KnownImages:
     """Keys and versions as hashes, 17 bytes an image; each is marked once the listing has it.
 

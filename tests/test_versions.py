@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from asyrp.errors import UserError
 from pipeline.changes import Changes
+from pipeline.known_images import KeySet
 from pipeline.manifest import SCHEMA, Row
-from pipeline.plan import hash64
 from pipeline.source_image import SourceImage
 from pipeline.storage import Store
 from pipeline.versions import Version, latest, publish, read_rows, read_version, run_name, run_store, write_index
@@ -40,7 +40,7 @@ def draft(store: Store, base: Version | None, listing: Listing, recipe: str = "r
     run = f"runs/{number}"
     changes = Changes.since(store, base, recipe)
     edited = [image for image in changes.to_do(images(listing)) if image.key not in lost]
-    done = {hash64(image.key) for image in edited}
+    done = KeySet(image.key for image in edited)
     added = (row for image in edited for row in rows_of(image, run, recipe, status))
     index = write_index(store, base, changes.keeps(done), added)
     counted = {**changes.counts, "gone": changes.known.gone}
