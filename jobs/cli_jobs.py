@@ -139,13 +139,13 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
     """
     from jobs.report import read_state
     from jobs.tick import read_job
-    from pipeline.versions import latest
+    from pipeline.versions import latest, run_store
 
     store = Store(_root(job))
     name = read_job(store)["name"]
     version, lease = latest(store), last_lease(store)
     at_work = lease if lease is not None and lease.ended_at is None else None
-    run = read_state(Store(at_work.facts["run"])) if at_work and "run" in at_work.facts else None
+    run = read_state(run_store(store, at_work.facts["run"])) if at_work and "run" in at_work.facts else None
     facts: dict[str, Any] = {
         "name": name,
         "root": store.url,

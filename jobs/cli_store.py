@@ -15,11 +15,13 @@ from jobs.cli_options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
 from jobs.record import read_run, recorded_stages
 from jobs.spec import absolute_url
+from jobs.tick import is_job
 from pipeline.additions import grown, read_additions
 from pipeline.garbage import Collected, Garbage, collect_garbage
 from pipeline.plan import PlanSummary
 from pipeline.progress import RunState
 from pipeline.recipe import FINAL
+from pipeline.retention import Retired, retire
 from pipeline.storage import Store
 from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run
@@ -88,17 +90,27 @@ def gc(
     older_than: Annotated[
         str, typer.Option("--older-than", help="Only attempts silent for so long: 30m, 1h, 2d, or 0.")
     ] = "1h",
+    keep_versions: Annotated[
+        int | None, typer.Option("--keep-versions", min=1, help="Of a job: the newest so many. [default: all]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete what killed attempts left: files that no commit names, parts of additions without a record.
 
-    A run may be at work meanwhile.
+    Of a job: versions that are not to be kept, and runs that no version has images of. A run or a job may be at work
+    meanwhile.
 
     **Example:** asyrp gc edited/ --dry-run
     """
     seconds = _seconds(older_than)
     store = Store(absolute_url(root))
+    if is_job(store):
+        retired = retire(store, keep_versions, seconds, dry_run)
+        report({"dry_run": dry_run, **asdict(retired)}, as_json, lambda: _print_retired(retired, dry_run))
+        return
+    if keep_versions is not None:
+        raise UserError(f"--keep-versions is for the root of a job, and {root} is none: leave it out")
     collected = collect_garbage(store, read_run(store)["stages"], seconds, dry_run)
     facts = {"dry_run": dry_run, "freed": _totals(collected.freed), "young": _totals(collected.young)}
     report(facts, as_json, lambda: _print_collected(collected, dry_run, older_than))
@@ -196,6 +208,15 @@ def _print_collected(collected: Collected, dry_run: bool, older_than: str) -> No
     out.print(f"{'would free' if dry_run else 'freed'} {_amount(collected.freed)}", highlight=False)
     if collected.young:
         out.print(f"kept {_amount(collected.young)}: younger than {older_than}", highlight=False)
+
+
+def _print_retired(retired: Retired, dry_run: bool) -> None:
+    lines = [f"version {number}" for number in retired.versions] + retired.runs + retired.indexes
+    for line in lines:
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
+    amounts = (len(retired.versions), len(retired.runs), len(retired.indexes))
+    text = ", ".join(map(counted, amounts, ("version", "run", "index file")))
+    out.print(f"{'would delete' if dry_run else 'deleted'} {text}", highlight=False)
 
 
 def _seconds(age: str) -> float:

@@ -31,7 +31,8 @@ NOT_OF_RECIPE = {"limit", "sample", "where", "image_column", "inversions", "stag
 
 @dataclass(frozen=True)
 class TickResult:
-    """How a tick ended. `changes` counts images; `version` is the one that the tick made, `run` the run behind it."""
+    """How a tick ended. `changes` counts images; `version` is the one that the tick made, `run` the run behind it, as
+    versions name it."""
 
     tick: str
     outcome: Outcome
@@ -78,7 +79,7 @@ class NextVersion:
         run = f"{job.name}-{tick}-{_digest([self.base and self.base.number, resolved.identity])[:8]}"
         output = job.spec_of_run(parse_tick(tick), run).output
         self.resolved = replace(resolved, spec=resolved.spec.model_copy(update={"output": output}))
-        self.run = Store(output)
+        self.run, self.run_name = Store(output), run_name(store, output)
         self.kept = self.base if job.incremental else None
         self.changes = Changes.since(store, self.kept, self.recipe)
 
@@ -99,7 +100,7 @@ class NextVersion:
         if code not in (EXIT_OK, EXIT_QUARANTINE):
             assert ended is not None and ended.outcome is not None
             outcome: Outcome = "drained" if code == EXIT_DRAINED else "failed"
-            return TickResult(self.tick, outcome, code, run=self.run.url, message=ended.outcome.tripped)
+            return TickResult(self.tick, outcome, code, run=self.run_name, message=ended.outcome.tripped)
         done = KeySet(row["key"] for row in self._rows()) if ended else KeySet(())
         if not done and not self.changes.known.gone:
             return TickResult(
@@ -127,9 +128,8 @@ class NextVersion:
             )
 
     def _rows(self) -> Iterator[Row]:
-        name = run_name(self.store, self.run.url)
         for row in CurrentRows(self.run).of(FINAL):
-            yield {**row, "run": name, "recipe": self.recipe}
+            yield {**row, "run": self.run_name, "recipe": self.recipe}
 
     def _publish(self, done: KeySet, planned: int) -> TickResult:
         """The version with the rows of the images that are done, of those that were planned."""
@@ -137,7 +137,7 @@ class NextVersion:
         version = Version(
             number=self.base.number + 1 if self.base else 1,
             tick=self.tick,
-            run=run_name(self.store, self.run.url) if done else None,
+            run=self.run_name if done else None,
             spec_digest=self.job.digest(),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             index=index.path,

@@ -25,6 +25,7 @@ from pipeline import leases
 from pipeline.leases import AtWork, Heartbeat, Lease
 from pipeline.progress import StateReader
 from pipeline.storage import Store, explained
+from pipeline.versions import run_name
 
 JOB = "job.json"
 TICKS = "ticks"
@@ -47,6 +48,11 @@ def open_job(job: DataJob) -> Store:
     if name != job.name:
         raise UserError(f"the job at {store.url} is called {name}, not {job.name}: give another root, or that name")
     return store
+
+
+def is_job(store: Store) -> bool:
+    """Whether a root is that of a job."""
+    return store.exists(JOB)
 
 
 def read_job(store: Store) -> dict[str, str]:
@@ -107,7 +113,7 @@ def _hold(job: DataJob, store: Store, lease: Lease, display: Display) -> TickRes
         _tell(job, result)
 
     def shown(reader: StateReader) -> AbstractContextManager[None]:
-        heartbeat.facts = {"run": reader.store.url}
+        heartbeat.facts = {"run": run_name(store, reader.store.url)}
         return display(reader)
 
     with _on_signals(signal.SIG_IGN), Heartbeat(store, lease, stop) as heartbeat:

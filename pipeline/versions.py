@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.manifest import Row
+from pipeline.parallel import read_ahead
 from pipeline.storage import Store
 
 FOLDER = "versions"
+INDEXES = f"{FOLDER}/index"
 FORMAT = 1
 BATCH = 10_000
 INDEX = manifest.SCHEMA.append(pa.field("run", pa.string(), nullable=False)).append(
@@ -69,12 +71,23 @@ def read_version(store: Store, number: int) -> Version:
     Raises:
         UserError: if there is none, or a later version of asyrp wrote it.
     """
-    if number not in _numbers(store):
-        raise UserError(f"the data set at {store.url} has no version {number}")
-    record = json.loads(store.read(_name(number)))
+    try:
+        record = json.loads(store.read(_name(number)))
+    except FileNotFoundError:
+        raise UserError(f"the data set at {store.url} has no version {number}") from None
     if record["format"] != FORMAT:
         raise UserError(f"version {number} at {store.url} has format {record['format']}, this asyrp knows {FORMAT}")
     return Version(**record)
+
+
+def read_versions(store: Store) -> Iterator[Version]:
+    """All versions that are there, the newest first. Raises UserError as `read_version` does."""
+    return read_ahead(lambda number: read_version(store, number), sorted(_numbers(store), reverse=True))
+
+
+def forget(store: Store, number: int) -> None:
+    """Delete the record of a version: it is not there any more for who comes next."""
+    store.delete(_name(number))
 
 
 def read_rows(store: Store, version: Version, columns: Collection[str] | None = None) -> Iterator[Row]:
@@ -107,7 +120,7 @@ class Index:
 def write_index(store: Store, base: Version | None, keeps: Callable[[str], bool], added: Iterable[Row]) -> Index:
     """Write the index of a new version: the rows of `base` whose keys are kept, then those that are added, which have
     the columns of INDEX. No image may have rows in both, and those of an image follow each other."""
-    path = f"{FOLDER}/index/{uuid.uuid4().hex[:12]}.parquet"
+    path = f"{INDEXES}/{uuid.uuid4().hex[:12]}.parquet"
     images, rows, parts, last = 0, Counter[str](), Counter[str](), None
     with store.writing(path) as stream, pq.ParquetWriter(stream, INDEX, compression="zstd") as writer:
         for batch in chain(_kept(store, base, keeps), _batches_of(added)):

@@ -80,7 +80,7 @@ class Day:
     def has_committed(self) -> bool:
         lease = last_lease(self.store)
         run = lease.facts.get("run") if lease is not None and lease.ended_at is None else None
-        return run is not None and bool(committed(Store(run), "boost"))
+        return run is not None and bool(committed(run_store(self.store, run), "boost"))
 
     def shows(self, source: str) -> Callable[[], bool]:
         """Whether the newest version has what the source has, and nothing else."""
@@ -179,7 +179,9 @@ def test_a_job_that_is_cancelled_stops_with_what_is_in_flight_and_the_next_tick_
     store = Store(str(tmp_path / "job"))
 
     def cancel() -> None:
-        while not (lease := last_lease(store)) or not committed(Store(lease.facts.get("run", "/nowhere")), "boost"):
+        while not (lease := last_lease(store)) or not committed(
+            run_store(store, lease.facts.get("run", "none")), "boost"
+        ):
             time.sleep(0.02)
         assert cli("jobs", "cancel", path)[0] == 0
 
@@ -188,7 +190,7 @@ def test_a_job_that_is_cancelled_stops_with_what_is_in_flight_and_the_next_tick_
     result = run_tick(load_job(path), datetime(2026, 5, 1, tzinfo=UTC))
     canceller.join()
     assert (result.outcome, result.exit_code) == ("drained", 130) and latest(store) is None
-    before = committed(Store(result.run), "boost")
+    before = committed(run_store(store, result.run), "boost")
     assert 0 < len(before) < 30
     code, out, err = cli("jobs", "run", path, "--json")
     assert code == 0, err

@@ -1,8 +1,9 @@
 """A tick that dies at any point: the next driver goes on from what is there."""
 
+import json
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from jobs.record import open_run
 from jobs.run import no_display
 from jobs.tick import open_job, run_tick
 from pipeline import leases
-from pipeline.leases import read_leases
+from pipeline.leases import Heartbeat, begin, read_leases
 from pipeline.sources import list_images
 from pipeline.storage import Store
-from pipeline.versions import latest, read_rows
+from pipeline.versions import latest, read_rows, read_version, read_versions, run_store
 
 TICK, NEXT = datetime(2026, 5, 1, 2, tzinfo=UTC), datetime(2026, 5, 2, 2, tzinfo=UTC)
 
@@ -148,3 +149,33 @@ def test_a_source_that_is_empty_all_of_a_sudden_does_not_empty_the_data_set(job,
     with pytest.raises(UserError, match="has no images any more, and version 1 has 3"):
         run_tick(nightly, NEXT)
     assert latest(Store(nightly.root)).number == 1
+
+
+def test_gc_lets_go_of_old_versions_and_of_runs_that_no_other_has_images_of(job, source, tmp_path, cli):
+    nightly = job(tmp_path / "job")
+    store = Store(nightly.root)
+    compute(nightly, TICK)
+    first = run_tick(nightly, TICK)
+    for file in source.iterdir():
+        file.write_bytes(file.read_bytes() + b"\0")
+    compute(nightly, NEXT)
+    second = run_tick(nightly, NEXT)
+    (source / "0000.png").unlink()
+    assert run_tick(nightly, NEXT + timedelta(days=1)).version == 3
+    store.write("versions/index/torn.parquet", b"what a driver that died has left")
+    gc = ("gc", store.url, "--older-than", "0", "--json")
+    assert json.loads(cli(*gc, "--dry-run")[1])["indexes"] == ["versions/index/torn.parquet"]
+    lease = begin(store, "a later tick", wait=False)
+    code, out, err = cli(*gc, "--keep-versions", "2")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["versions"], found["runs"]) == ([1], [first.run]) and store.exists("versions/index/torn.parquet")
+    with Heartbeat(store, lease, lambda: None) as heartbeat:
+        heartbeat.end(True, "unchanged", {})
+    assert json.loads(cli(*gc)[1])["indexes"] == ["versions/index/torn.parquet"]
+    assert [version.number for version in read_versions(store)] == [3, 2]
+    assert list((tmp_path / "job" / "runs").iterdir()) == [tmp_path / "job" / second.run]
+    for row in read_rows(store, read_version(store, 2)):
+        assert run_store(store, row["run"]).exists(row["output_uri"])
+    code, _, err = cli("gc", store.path(second.run), "--keep-versions", "1")
+    assert code == 2 and "--keep-versions is for the root of a job" in err
