@@ -106,7 +106,10 @@ def _parse_tick(job: DataJob, text: str | None) -> datetime:
         tick = datetime.fromisoformat(text)
     except ValueError:
         raise UserError(f"--tick {text}: write it as 2026-11-21T02:30, with or without +01:00") from None
-    return (tick if tick.tzinfo else tick.replace(tzinfo=job.zone)).astimezone(UTC)
+    tick = (tick if tick.tzinfo else tick.replace(tzinfo=job.zone)).astimezone(UTC)
+    if tick > datetime.now(UTC):
+        raise UserError(f"--tick {text} is still to come: give one that is past")
+    return tick
 
 
 def _sentence(entry: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from types import FrameType
 from typing import Any
@@ -82,7 +82,7 @@ def run_tick(job: DataJob, tick: datetime, display: Display = no_display) -> Tic
     store, wanted = open_job(job), tick_text(tick)
     while True:
         if done := _done(store, wanted):
-            return done
+            return replace(done, message="it was done already")
         try:
             lease = leases.begin(store, wanted, wait=job.overlap == "queue")
         except AtWork as other:

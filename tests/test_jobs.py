@@ -254,6 +254,7 @@ def test_the_commands_speak_of_what_they_cannot_do(tmp_path, cli):
         ("history", tmp_path / "none"): "there is no job at",
         ("cancel", path): "there is no job at",
         ("run", path, "--tick", "yesterday"): "--tick yesterday: write it as 2026-11-21T02:30",
+        ("run", path, "--tick", "2999-01-01"): "--tick 2999-01-01 is still to come",
         ("run", tmp_path / "none.yaml"): "cannot read",
         ("validate", path, wrong): "wrong.yaml:3: unknown field 'run.edit': did you mean 'edits'?",
         ("schedule", "serve", path): "the job faces has no schedule",
