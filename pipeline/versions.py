@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from itertools import chain, islice
 
 import pyarrow as pa
-import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
@@ -154,8 +153,15 @@ def _batches_of(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
 
 def _batches(store: Store, version: Version, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The index in its order. A column that an earlier asyrp did not write is null."""
-    index = pa_dataset.dataset(store.path(version.index), schema=INDEX, format="parquet", filesystem=store.fs)
-    yield from index.to_batches(list(columns) if columns else None, batch_size=BATCH, use_threads=False)
+    schema = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
+    with store.fs.open(store.path(version.index), "rb") as file:
+        parquet = pq.ParquetFile(file)
+        for batch in parquet.iter_batches(BATCH, columns=schema.names):
+            arrays = [
+                batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
+                for field in schema
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _numbers(store: Store) -> list[int]:

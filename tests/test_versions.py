@@ -5,6 +5,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -132,6 +133,16 @@ def test_a_reader_sees_the_version_before_until_the_next_is_published_whole(stor
     publish(store, first)
     draft(store, first, {"b": "1"})
     assert latest(store) == first and contents(store, first) == expected({"a": "1"})
+
+
+def test_a_column_that_an_earlier_asyrp_did_not_write_is_null(store):
+    first, _ = draft(store, None, {"a": "1"})
+    publish(store, first)
+    path = store.path(first.index)
+    pq.write_table(pq.read_table(path).drop_columns(["actor"]), path)
+    second, _ = draft(store, first, {"a": "1", "b": "1"})
+    assert contents(store, second) == expected({"a": "1", "b": "1"})
+    assert all(row["actor"] is None for row in read_rows(store, second))
 
 
 def test_a_version_that_is_not_there_or_too_new_is_refused(store):
