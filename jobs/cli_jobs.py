@@ -1,7 +1,6 @@
 """`asyrp jobs`: data jobs, their ticks and their history."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
@@ -59,7 +58,7 @@ def show(spec: Spec, as_json: AsJson = False) -> None:
     """What a job is with all its defaults, and when it runs next. Touches no storage."""
     job = load_job(spec)
     facts = job.model_dump(mode="json", exclude={"run": {"output"}})
-    ticks = [tick.astimezone(job.zone).isoformat() for tick in _next_ticks(job)]
+    ticks = _next_ticks(job)
 
     def print_job() -> None:
         typer.echo(yaml.safe_dump(facts, sort_keys=False), nl=False)
@@ -69,8 +68,9 @@ def show(spec: Spec, as_json: AsJson = False) -> None:
     report({"job": facts, "next_ticks": ticks}, as_json, print_job)
 
 
-def _next_ticks(job: DataJob) -> Iterator[datetime]:
-    return islice(job.schedule.after(datetime.now(UTC)), NEXT_TICKS) if job.schedule else iter(())
+def _next_ticks(job: DataJob) -> list[str]:
+    ticks = islice(job.schedule.after(datetime.now(UTC)), NEXT_TICKS) if job.schedule else ()
+    return [tick.astimezone(job.zone).isoformat() for tick in ticks]
 
 
 @jobs_app.command("run")
@@ -156,7 +156,7 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
         "last_tick": _entry(lease) if lease else None,
         "at_work": f"{at_work.host} (process {at_work.pid})" if at_work else None,
         "progress": f"{run.images_through} of {run.images} image passes" if run else None,
-        "next_ticks": [tick.isoformat() for tick in _next_ticks(load_job(Path(job)))] if _is_spec(job) else [],
+        "next_ticks": _next_ticks(load_job(Path(job))) if _is_spec(job) else [],
     }
     shown: dict[str, Any] = {
         "last_tick": _sentence(facts["last_tick"]) if facts["last_tick"] else None,

@@ -88,7 +88,9 @@ class ScheduledJob:
 
     def _is_busy(self) -> bool:
         if self.driver is not None and (code := self.driver.poll()) is not None:
-            log.info("%s: its driver ended with exit code %d", self.job.name, code)
+            log.log(
+                logging.WARNING if code else logging.INFO, "%s: the tick ended with exit code %d", self.job.name, code
+            )
             self.driver = None
         return self.driver is not None
 

@@ -95,10 +95,11 @@ def begin(store: Store, tick: str, wait: bool) -> Lease:
     while True:
         before = last_lease(store)
         if before is not None and before.ended_at is None and before.number not in expired:
-            if not _is_alive(store, before):
+            changed = _watch(store, before)
+            if changed is None:
                 expired.add(before.number)
-            elif not wait:
-                raise AtWork(before)
+            elif changed.ended_at is None and not wait:
+                raise AtWork(changed)
             continue
         number, due = (before.number, tick if before.finished else before.tick) if before else (0, tick)
         if lease := _create(store, number + 1, due):
@@ -180,14 +181,14 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         return numbers[0] != mine or _read(self.store, mine).driver != self.lease.driver
 
 
-def _is_alive(store: Store, lease: Lease) -> bool:
-    """Whether a lease is renewed or ended within EXPIRY_SECONDS; as soon as it is."""
+def _watch(store: Store, lease: Lease) -> Lease | None:
+    """A lease as soon as it is renewed or ended; None if it is not within EXPIRY_SECONDS."""
     deadline = time.monotonic() + EXPIRY_SECONDS
-    while _read(store, lease.number) == lease:
+    while (now := _read(store, lease.number)) == lease:
         if time.monotonic() > deadline:
-            return False
+            return None
         time.sleep(POLL_SECONDS)
-    return True
+    return now
 
 
 def _create(store: Store, number: int, tick: str) -> Lease | None:

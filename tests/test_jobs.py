@@ -105,6 +105,7 @@ def check_whole(store: Store, version: Version) -> None:
     assert version.rows == {"ok": len(rows)} and all(sample.edited for sample in samples)
 
 
+@pytest.mark.timeout(600)
 def test_a_day_in_the_life_of_a_job(bucket, tmp_path, cli):
     source, fs = f"{bucket}/faces", fsspec.filesystem("s3")
 

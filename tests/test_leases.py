@@ -14,9 +14,13 @@ from pipeline.storage import Store
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Store:
     monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.6)
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.02)
     return Store(str(tmp_path / "job"))
+
+
+@pytest.fixture
+def expires_soon(monkeypatch) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.3)
 
 
 def wait_for(event: threading.Event) -> None:
@@ -55,6 +59,7 @@ def test_drivers_that_wait_get_the_lease_one_after_the_other(store):
     assert [lease.number for lease in read_leases(store)] == [4, 3, 2, 1]
 
 
+@pytest.mark.usefixtures("expires_soon")
 def test_the_lease_of_a_dead_driver_expires_and_the_next_goes_on_with_its_tick(store):
     dead = begin(store, "tick-1", wait=False)
     lease = begin(store, "tick-2", wait=False)
@@ -64,12 +69,23 @@ def test_the_lease_of_a_dead_driver_expires_and_the_next_goes_on_with_its_tick(s
     assert begin(store, "tick-2", wait=False).tick == "tick-2"
 
 
+def test_a_lease_that_ends_while_it_is_watched_is_free(store, monkeypatch):
+    ending = Heartbeat(store, begin(store, "tick-1", wait=False), lambda: None)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 60.0)
+    with ThreadPoolExecutor() as pool, ending:
+        waiting = pool.submit(begin, store, "tick-2", False)
+        time.sleep(0.1)
+        ending.end(True, "succeeded", {})
+        assert waiting.result().tick == "tick-2"
+
+
 def test_a_tick_that_was_stopped_is_gone_on_with(store):
     with Heartbeat(store, begin(store, "tick-1", wait=False), lambda: None) as heartbeat:
         heartbeat.end(False, "drained", {})
     assert begin(store, "tick-2", wait=False).tick == "tick-1"
 
 
+@pytest.mark.usefixtures("expires_soon")
 def test_a_driver_that_stood_still_finds_that_its_lease_has_passed_on_and_stops_and_ends_nothing(store):
     stopped = threading.Event()
     slept = begin(store, "tick-1", wait=False)
