@@ -1,23 +1,24 @@
 """`asyrp retry` and `asyrp extend`: more shards for a run that was planned before."""
 
-from array import array
 from collections import Counter
 from dataclasses import dataclass, replace
-
-import numpy as np
+from itertools import islice
 
 from asyrp.errors import UserError
 from jobs.record import output_names, read_run
 from jobs.resolve import Job
 from jobs.spec import EngineSpec, JobSpec
 from pipeline.additions import Addition, CurrentRows, add, read_everything, read_images
+from pipeline.known_images import KnownImages, version_text
 from pipeline.manifest import OK, STATUSES
-from pipeline.plan import NameCheck, hash64, source_image
+from pipeline.plan import NameCheck, source_image
 from pipeline.recipe import FINAL
 from pipeline.source_image import SourceImage, version_of
 from pipeline.sources import list_images
 from pipeline.stage import SAMPLE_STAGE
 from pipeline.storage import Store, open_filesystem
+
+EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -87,63 +88,23 @@ def extend(root: str, job: Job) -> Extension:
         UserError: if a new image would get the output name of another.
     """
     store, record = Store(root), read_run(Store(root))
-    known = KnownImages(store)
+    known = KnownImages((row.key, version_text(row.size, row.etag)) for row in read_everything(store))
     names = NameCheck()
     for row in read_images(store):
         names.add(row.key, output_names(job, row.key))
-    new = [image for image in list_images(job.spec.source, job.spec.selection()) if known.is_new(image)]
-    for image in new:
-        names.add(image.key, output_names(job, image.key))
+    new, changed, examples = [], 0, []
+    for image in list_images(job.spec.source, job.spec.selection()):
+        standing = known.look_at(image)
+        if standing == "new":
+            new.append(image)
+            names.add(image.key, output_names(job, image.key))
+        elif standing == "changed":
+            changed += 1
+            if changed <= EXAMPLES:
+                examples.append(image.key)
     everything = (row.key for rows in (read_images(store), new) for row in rows)
     names.check(lambda: everything, lambda key: output_names(job, key))
     plan = record["plan"]
     addition = add(store, "extend", new, plan["shards"], plan["shard_size"], {}) if new else None
-    return Extension(addition, known.changed, known.missing(), known.examples)
-
-
-class KnownImages:
-    """The planned images as hashes of key and version, to be held against a new listing: 17 bytes an image."""
-
-    EXAMPLES = 5
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        pairs = array("Q")
-        for row in read_everything(store):
-            pairs.extend((hash64(row.key), hash64(_version(row.size, row.etag))))
-        table = np.frombuffer(pairs, dtype=np.uint64).reshape(-1, 2)
-        # Of an image that was planned again, the last version counts: sorting is stable, and searches go to the right.
-        order = np.argsort(table[:, 0], kind="stable")
-        self.keys, self.versions = table[order, 0], table[order, 1]
-        self.seen = np.zeros(len(order), dtype=bool)
-        self.changed = 0
-        self.examples: dict[str, list[str]] = {"changed": [], "deleted": []}
-
-    def is_new(self, image: SourceImage) -> bool:
-        """Whether an image was not planned; of one that was, that it was seen and whether it has changed is noted."""
-        key = np.uint64(hash64(image.key))
-        last = int(np.searchsorted(self.keys, key, side="right")) - 1
-        if last < 0 or self.keys[last] != key:
-            return True
-        self.seen[np.searchsorted(self.keys, key) : last + 1] = True
-        if self.versions[last] != hash64(_version(image.size, image.etag)):
-            self.changed += 1
-            self._note("changed", image.key)
-        return False
-
-    def missing(self) -> int:
-        """How many planned images the listing did not have."""
-        gone = set(self.keys[~self.seen].tolist())
-        if gone:
-            for row in read_everything(self.store):
-                if hash64(row.key) in gone:
-                    self._note("deleted", row.key)
-        return len(gone)
-
-    def _note(self, what: str, key: str) -> None:
-        if len(self.examples[what]) < self.EXAMPLES:
-            self.examples[what].append(key)
-
-
-def _version(size: int | None, etag: str | None) -> str:
-    return f"{size} {etag}"
+    gone = (row.key for row in read_everything(store) if known.is_gone(row.key)) if known.gone else iter(())
+    return Extension(addition, changed, known.gone, {"changed": examples, "deleted": list(islice(gone, EXAMPLES))})

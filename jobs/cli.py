@@ -19,6 +19,7 @@ from jobs.cli_additions import extend, retry
 from jobs.cli_cluster import cluster_app, submit
 from jobs.cli_directions import directions_app
 from jobs.cli_intervals import intervals_app
+from jobs.cli_jobs import jobs_app
 from jobs.cli_models import models_app
 from jobs.cli_options import AsJson, Root, takes
 from jobs.cli_report import report_command
@@ -49,6 +50,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(directions_app, name="directions")
 app.add_typer(intervals_app, name="intervals")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(jobs_app, name="jobs")
 app.command()(sample)
 app.command()(retry)
 app.command()(extend)

@@ -15,17 +15,19 @@ from jobs.cli_options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
 from jobs.paths import absolute_url
 from jobs.record import read_run, recorded_stages
+from jobs.tick import is_job
 from pipeline.additions import grown, read_additions
 from pipeline.garbage import Collected, Garbage, collect_garbage
 from pipeline.plan import PlanSummary
 from pipeline.progress import RunState
 from pipeline.recipe import FINAL
+from pipeline.retention import Retired, retire
 from pipeline.storage import Store
 from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run
 
 if TYPE_CHECKING:
-    from pipeline.export import Exported
+    from pipeline.export import Exported, Snapshot
 
 EXIT_NOT_WHOLE = 3
 Item = TypeVar("Item")
@@ -88,17 +90,27 @@ def gc(
     older_than: Annotated[
         str, typer.Option("--older-than", help="Only attempts silent for so long: 30m, 1h, 2d, or 0.")
     ] = "1h",
+    keep_versions: Annotated[
+        int | None, typer.Option("--keep-versions", min=1, help="Of a job: the newest so many. [default: all]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete what killed attempts left: files that no commit names, parts of additions without a record.
 
-    A run may be at work meanwhile.
+    Of a job: versions that are not to be kept, and runs that no version has images of. A run or a job may be at work
+    meanwhile.
 
     **Example:** asyrp gc edited/ --dry-run
     """
     seconds = _seconds(older_than)
     store = Store(absolute_url(root))
+    if is_job(store):
+        retired = retire(store, keep_versions, seconds, dry_run)
+        report({"dry_run": dry_run, **asdict(retired)}, as_json, lambda: _print_retired(retired, dry_run))
+        return
+    if keep_versions is not None:
+        raise UserError(f"--keep-versions is for the root of a job, and {root} is none: leave it out")
     collected = collect_garbage(store, read_run(store)["stages"], seconds, dry_run)
     facts = {"dry_run": dry_run, "freed": _totals(collected.freed), "young": _totals(collected.young)}
     report(facts, as_json, lambda: _print_collected(collected, dry_run, older_than))
@@ -118,38 +130,56 @@ def export(
         bool, typer.Option("--with-source", help="The source images too, if they are those that were edited.")
     ] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Of a run that is not complete: what there is.")] = False,
+    version: Annotated[
+        int | None, typer.Option("--version", help="Of a job: which of its versions. [default: the newest]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the images of a run as a data set: numbered shards, splits, a card.
+    """Write the images of a run, or of a version of a job's data set, as a data set: numbered shards, splits, a card.
 
     **Example:** asyrp export edited/ --to parquet -o faces-with-glasses/ --split train=0.9,test=0.1 --with-source
     """
     from pipeline.card import make_card
-    from pipeline.export import CARD, ExportSettings, take_snapshot
-    from pipeline.export import export as export_run
+    from pipeline.export import CARD, ExportSettings
+    from pipeline.export import export as export_snapshot
     from pipeline.formats import FORMATS
     from pipeline.splits import parse_shares
 
     one_of("to", to, tuple(FORMATS))
     chosen = tuple(status.strip() for status in statuses.split(","))
     settings = ExportSettings(to, parse_shares(split), seed, chosen, _bytes(shard_bytes), with_source)
-    run, target = Store(absolute_url(root)), Store(absolute_url(output))
-    record = read_run(run)
-    if FINAL not in record["stages"]:
-        raise UserError(f"the run at {root} edited no images: there is nothing to export")
-    snapshot, (shards, _) = take_snapshot(run, FINAL), grown(run, record["stages"])[FINAL]
-    if len(snapshot.shards) < shards and not partial:
-        done = f"{len(snapshot.shards)} of {shards} shards are committed"
+    target = Store(absolute_url(output))
+    snapshot, record = _exportable(Store(absolute_url(root)), version)
+    if snapshot.unfinished and not partial:
+        done = f"{snapshot.unfinished} are committed"
         raise UserError(f"the run at {root} is not complete, {done}: finish it, or give --partial")
     watch = _bar("exporting", sum(snapshot.rows[status] for status in chosen))
-    exported = export_run(
-        run, FINAL, snapshot, target, settings, lambda done: make_card(record, settings, snapshot, done), watch
+    exported = export_snapshot(
+        snapshot, target, settings, lambda done: make_card(record, settings, snapshot, done), watch
     )
     card = target.path(CARD)
     samples = {name: sum(n for (at, *_), n in exported.samples.items() if at == name) for name in exported.shards}
     changed = {"images": exported.changed, "examples": exported.examples}
     facts = {"samples": samples, "shards": exported.shards, "changed_sources": changed, "card": card}
     report(facts, as_json, lambda: _print_exported(exported, samples, card))
+
+
+def _exportable(store: Store, number: int | None) -> "tuple[Snapshot, dict[str, Any]]":
+    """What is to be exported of a run, or of a job's version (the newest one without a number), and the run.json that
+    says how its images were made."""
+    from pipeline.export import take_snapshot, version_snapshot
+    from pipeline.versions import latest, read_version, run_store
+
+    version = latest(store) if number is None else read_version(store, number)
+    if version is not None:
+        if version.last_run is None:
+            raise UserError(f"version {version.number} at {store.url} has no images: there is nothing to export")
+        return version_snapshot(store, version), read_run(run_store(store, version.last_run))
+    record = read_run(store)
+    if FINAL not in record["stages"]:
+        raise UserError(f"the run at {store.url} edited no images: there is nothing to export")
+    shards, _ = grown(store, record["stages"])[FINAL]
+    return take_snapshot(store, FINAL, shards), record
 
 
 def _print_exported(exported: "Exported", samples: dict[str, int], card: str) -> None:
@@ -178,6 +208,15 @@ def _print_collected(collected: Collected, dry_run: bool, older_than: str) -> No
     out.print(f"{'would free' if dry_run else 'freed'} {_amount(collected.freed)}", highlight=False)
     if collected.young:
         out.print(f"kept {_amount(collected.young)}: younger than {older_than}", highlight=False)
+
+
+def _print_retired(retired: Retired, dry_run: bool) -> None:
+    lines = [f"version {number}" for number in retired.versions] + retired.runs + retired.indexes
+    for line in lines:
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
+    amounts = (len(retired.versions), len(retired.runs), len(retired.indexes))
+    text = ", ".join(map(counted, amounts, ("version", "run", "index file")))
+    out.print(f"{'would delete' if dry_run else 'deleted'} {text}", highlight=False)
 
 
 def _seconds(age: str) -> float:

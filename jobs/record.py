@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -17,7 +17,7 @@ from jobs.spec import JobSpec
 from pipeline.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
 from pipeline.recipe import declare_stages, edit_variant
-from pipeline.sources import list_images
+from pipeline.sources import SourceImage, list_images
 from pipeline.stage import Stage, Variant
 from pipeline.storage import Store, explained, open_filesystem
 
@@ -38,14 +38,14 @@ Sizes = Callable[[PlanSummary], dict[str, tuple[int, int]]]
 """Shards and images of each stage under a plan."""
 
 
-def open_run(store: Store, job: Job) -> PlanSummary:
-    """The plan of the run at `store`: the one that is there, or a new one.
+def open_run(store: Store, job: Job, images: Iterable[SourceImage] | None = None) -> PlanSummary:
+    """The plan of the run at `store`: the one that is there, or a new one, of some images of its source or of all.
 
     Raises:
         UserError: if the run there has another identity, with the differences.
     """
     record = RunRecord(job.spec.model_dump(mode="json"), job.identity)
-    return open_root(store, record, job.stage_sizes, lambda: _new_plan(store, job))
+    return open_root(store, record, job.stage_sizes, lambda: _new_plan(store, job, images))
 
 
 def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
@@ -138,13 +138,13 @@ def _hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _new_plan(store: Store, job: Job) -> PlanSummary:
+def _new_plan(store: Store, job: Job, images: Iterable[SourceImage] | None) -> PlanSummary:
     if job.spec.inversions:
         return _plan_of_inversions(store, job)
     _refuse_output_inside_source(job.spec)
     return write_plan(
         store,
-        list_images(job.spec.source, job.spec.selection()),
+        list_images(job.spec.source, job.spec.selection()) if images is None else images,
         job.spec.shard_size,
         lambda key: output_names(job, key),
     )

@@ -1,11 +1,13 @@
 """The spec of a run: one YAML file (or the flags that override it), checked, and what of it is identity."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
@@ -168,9 +170,6 @@ class JobSpec(BaseModel):
         return self.model_dump(mode="json", exclude=left_out)
 
 
-PARTS: dict[str, type[BaseModel]] = {"engine": EngineSpec, "inspection": InspectionSpec}
-
-
 def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> JobSpec:
     """The spec from a YAML file, then flags, then `a.b=c` settings; the later wins.
 
@@ -221,16 +220,37 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
     data[leaf] = value
 
 
+def path_of(error: ErrorDetails) -> tuple[int | str, ...]:
+    """Where in a document an error is: pydantic's location without the names of alternatives."""
+    return tuple(part for part in error["loc"] if part not in KINDS)
+
+
+def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
+    """One sentence on an error in a document that `model` describes: which field, what is wrong, the nearest name for
+    an unknown one."""
+    *parents, name = path_of(error)
+    where = ".".join(map(str, (*parents, name)))
+    if error["type"] == "extra_forbidden":
+        fields = _model_at(model, parents).model_fields
+        near = difflib.get_close_matches(str(name), fields, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
+        return f"unknown field '{where}': {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (it is {error['input']!r})"
+
+
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
+    for name in (part for part in path if part in model.model_fields):
+        annotation = model.model_fields[str(name)].annotation
+        kinds = (annotation, *get_args(annotation))
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return model
+
+
 def _sentence(error: ValidationError, config: Path | None) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in KINDS)
+    where = ".".join(map(str, path_of(first)))
     prefix = f"{config}: " if config else ""
     if first["type"] == "missing":
         return f"{prefix}{where} is missing: give --{where} or '{where}:' in the config"
-    if first["type"] == "extra_forbidden":
-        fields = PARTS.get(where.partition(".")[0], JobSpec).model_fields
-        near = difflib.get_close_matches(where.rsplit(".", 1)[-1], fields, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
-        return f"{prefix}unknown field '{where}': {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{prefix}{where}: {message} (it is {first['input']!r})"
+    return prefix + explain(first, EngineSpec if error.title == EngineSpec.__name__ else JobSpec)

@@ -14,7 +14,8 @@ FACTS = ("n_inv", "refine", "n_gen", "combine", "seed", "image_size", "fit", "co
 
 
 def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> str:
-    """Markdown with YAML front matter. `record` is the run's run.json; no path or URL in it is told."""
+    """Markdown with YAML front matter. `record` is the run's run.json, or that of the last of several runs; no path or
+    URL in it is told."""
     splits = [split for split, shards in exported.shards.items() if shards]
     lines = [
         "---",
@@ -27,7 +28,7 @@ def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Sna
         "",
         *markdown_table(("edit", "strength", *splits), _counts(exported, splits)),
         "",
-        *_left_out(record, settings, snapshot, exported),
+        *_left_out(settings, snapshot, exported),
         "## How it was made",
         "",
         *markdown_table(("", ""), run_facts(record).items()),
@@ -46,9 +47,7 @@ def _counts(exported: Exported, splits: Sequence[str]) -> Iterator[tuple[str, ..
         yield (edit, shown_strength(strength), *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
 
 
-def _left_out(
-    record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported
-) -> Iterator[str]:
+def _left_out(settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> Iterator[str]:
     """What of the run is not in the data set, as far as there is something."""
     rest = [f"{count:,} {status}" for status, count in snapshot.rows.items() if status not in settings.statuses]
     if rest:
@@ -57,9 +56,8 @@ def _left_out(
     if exported.changed:
         yield f"Images that were left out, as their sources have changed since they were edited: {exported.changed:,}."
         yield ""
-    if len(snapshot.shards) < record["plan"]["shards"]:
-        of = f"{len(snapshot.shards):,} of {record['plan']['shards']:,} shards"
-        yield f"The run was not complete: {of} were committed."
+    if snapshot.unfinished:
+        yield f"The run was not complete: {snapshot.unfinished} were committed."
         yield ""
 
 

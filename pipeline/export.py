@@ -1,4 +1,5 @@
-"""A data set out of a run: rows read through its commits, split by image, written as densely numbered shards.
+"""A data set out of a run, or a version of what a job keeps: rows read through commits, split by image, written as
+densely numbered shards.
 
 The output begins with a record of what is exported and ends with its card, README.md. An output with another record,
 or with files and no record, is never touched; one with the same record is written again, to the same bytes, and has
@@ -8,21 +9,23 @@ no card until that is done.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
 from asyrp.errors import UserError
-from pipeline.additions import read_additions, replaced_rows
+from pipeline.additions import CurrentRows, read_additions, replaced_rows
 from pipeline.commit import committed, read_commit
 from pipeline.containers import Sample
 from pipeline.formats import FORMATS, Add, Format
+from pipeline.manifest import Row
 from pipeline.parallel import read_ahead
 from pipeline.samples import ChangedSource, read_samples
 from pipeline.splits import split_of
 from pipeline.storage import Store
+from pipeline.versions import Version, read_rows, run_store
 
 RECORD = ".asyrp-export.json"
 CARD = "README.md"
@@ -45,11 +48,14 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The committed shards of a stage at one moment: their current rows by status, and a digest over their attempts."""
+    """What there is at one moment: rows by status, a digest that tells it from any other, and how the rows are read,
+    each with the root of its run. `unfinished` says what is not there yet."""
 
-    shards: list[int]
+    url: str
     rows: Counter[str]
     digest: str
+    read: Callable[[], Iterable[tuple[Store, Row]]]
+    unfinished: str | None = None
 
 
 @dataclass
@@ -71,8 +77,8 @@ class Exported:
             self.examples.append(source.key)
 
 
-def take_snapshot(store: Store, stage: str) -> Snapshot:
-    """What is committed of a stage now."""
+def take_snapshot(store: Store, stage: str, planned: int) -> Snapshot:
+    """What is committed now of a stage that has `planned` shards."""
     shards = sorted(committed(store, stage))
     rows: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -80,12 +86,25 @@ def take_snapshot(store: Store, stage: str) -> Snapshot:
         rows.update(commit.statuses)
         digest.update(f"{commit.shard} {commit.attempt}\n".encode())
     rows -= replaced_rows(read_additions(store), stage, set(shards))
-    return Snapshot(shards, rows, digest.hexdigest())
+    unfinished = f"{len(shards):,} of {planned:,} shards" if len(shards) < planned else None
+
+    def read() -> Iterator[tuple[Store, Row]]:
+        return ((store, row) for row in CurrentRows(store).of(stage, shards))
+
+    return Snapshot(store.url, rows, digest.hexdigest(), read, unfinished)
+
+
+def version_snapshot(store: Store, version: Version) -> Snapshot:
+    """A version of what a job keeps, which never changes."""
+    roots = {name: run_store(store, name) for name in version.parts}
+
+    def read() -> Iterator[tuple[Store, Row]]:
+        return ((roots[row["run"]], row) for row in read_rows(store, version))
+
+    return Snapshot(store.url, Counter(version.rows), version.index, read)
 
 
 def export(
-    run: Store,
-    stage: str,
     snapshot: Snapshot,
     output: Store,
     settings: ExportSettings,
@@ -100,11 +119,12 @@ def export(
     """
     if not any(snapshot.rows[status] for status in settings.statuses):
         there = ", ".join(f"{count} {status}" for status, count in snapshot.rows.items()) or "no rows"
-        raise UserError(f"no row of {run.url} is {' or '.join(settings.statuses)}: there are {there}")
+        raise UserError(f"no row of {snapshot.url} is {' or '.join(settings.statuses)}: there are {there}")
     _claim(output, {"format": 1, "commits": snapshot.digest, "settings": asdict(settings)})
     output.delete(CARD)
     exported = Exported()
-    samples = read_samples(run, stage, snapshot.shards, settings.statuses, settings.with_source)
+    wanted = ((store, row) for store, row in snapshot.read() if row["status"] in settings.statuses)
+    samples = read_samples(wanted, settings.with_source)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(SplitWriter(output, name, settings)) for name in settings.splits}
         for sample in watch(samples):

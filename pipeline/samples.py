@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from asyrp.errors import UserError
-from pipeline.additions import CurrentRows
 from pipeline.containers import EncodedImage, Sample
 from pipeline.fetch import Changed, ParquetCells, fetch
 from pipeline.images import FORMATS
@@ -30,10 +29,8 @@ class ChangedSource:
     key: str
 
 
-def read_samples(
-    store: Store, stage: str, shards: Iterable[int], statuses: Collection[str], with_source: bool
-) -> Iterator[Sample | ChangedSource]:
-    """The samples of committed shards in the order of the plan, a few images in memory at a time.
+def read_samples(rows: Iterable[tuple[Store, Row]], with_source: bool) -> Iterator[Sample | ChangedSource]:
+    """The samples of manifest rows, each with the root of its run, in their order; a few images in memory at a time.
 
     A source is read once for all the edits of its image, and they come with the source that was edited or not at all.
 
@@ -43,16 +40,16 @@ def read_samples(
 
     cells = ParquetCells(KEPT_ROW_GROUPS)
 
-    def read(rows: list[Row]) -> Sequence[Sample | ChangedSource]:
-        wants_source = with_source and any(row["output_uri"] for row in rows)
+    def read(rows: list[tuple[Store, Row]]) -> Sequence[Sample | ChangedSource]:
+        _, first = rows[0]
+        wants_source = with_source and any(row["output_uri"] for _, row in rows)
         try:
-            source = _source(rows[0]) if wants_source else None
+            source = _source(first) if wants_source else None
         except Changed:
-            return [ChangedSource(rows[0]["key"])]
-        return [_sample(store, row, source, cells) for row in rows]
+            return [ChangedSource(first["key"])]
+        return [_sample(store, row, source, cells) for store, row in rows]
 
-    wanted = (row for row in CurrentRows(store).of(stage, shards) if row["status"] in statuses)
-    by_image = (list(rows) for _, rows in groupby(wanted, key=lambda row: row["key"]))
+    by_image = (list(of_image) for _, of_image in groupby(rows, key=lambda found: found[1]["key"]))
     for samples in read_ahead(read, by_image):
         yield from samples
 

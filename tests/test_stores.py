@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import fsspec
 import pytest
@@ -15,11 +16,13 @@ from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
 from pipeline.commit import Attempt, committed, read_commit
 from pipeline.fetch import fetch
+from pipeline.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.plan import PlanSummary
 from pipeline.sinks import read_output
 from pipeline.sources import list_images
 from pipeline.storage import Store
 from pipeline.verify import verify
+from pipeline.versions import Version, latest, publish, read_rows, write_index
 
 FACES = sorted(SAMPLES.glob("*.png"))[:12]
 FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")
@@ -108,6 +111,28 @@ def test_of_two_attempts_the_first_commit_counts_and_the_other_is_gone(server):
     assert second.commit([], 1, None) is False
     assert read_commit(store, "boost", 0).attempt == first.id
     assert store.exists(first.manifest) and not store.exists(second.manifest)
+
+
+def test_leases_and_versions_of_a_job_are_kept_on_any_store(server):
+    store = Store(f"{server.bucket}/job")
+    first = begin(store, "tick-1", wait=False)
+    with Heartbeat(store, first, lambda: None) as heartbeat:
+        heartbeat.end(True, "succeeded", {})
+    second = begin(store, "tick-2", wait=False)
+    assert (second.number, second.tick) == (2, "tick-2")
+    skip(store, "tick-3", "another is at work")
+    assert [lease.outcome for lease in read_leases(store)] == [None, "succeeded"]
+    assert [skipped.tick for skipped in read_skipped(store)] == ["tick-3"]
+    base, made = None, []
+    for number, keys in enumerate((["a", "b"], ["c"]), 1):
+        values = {"shard": 0, "row": 0, "stage": "boost", "status": "ok", "run": "r", "recipe": ""}
+        rows = [{"key": key, **values} for key in keys]
+        index = write_index(store, base, lambda key: key != "a", rows)
+        base = publish(store, Version(number, f"tick-{number}", "r", "", "", index.path, index.images, {}, {}, {}))
+        made.append([row["key"] for row in read_rows(store, base)])
+    assert made == [["a", "b"], ["b", "c"]] and latest(store) == base
+    late = publish(store, replace(base, tick="late", index=write_index(store, None, bool, []).path))
+    assert late == base and len(list(store.names("versions/index"))) == 2
 
 
 def test_whether_a_store_honours_conditional_create_is_found_by_trying(server):

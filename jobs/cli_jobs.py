@@ -1,0 +1,236 @@
+"""`asyrp jobs`: data jobs, their ticks and their history."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from asyrp.errors import UserError
+from jobs.cli_options import AsJson
+from jobs.data_job import DataJob, job_schema, load_job
+from jobs.display import out, print_facts, report
+from jobs.paths import absolute_url
+from pipeline.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
+from pipeline.storage import Store
+
+jobs_app = typer.Typer(help="Data jobs: edit what is new in a source, on a schedule.", no_args_is_help=True)
+schedule_app = typer.Typer(help="Start the ticks of jobs.", no_args_is_help=True)
+jobs_app.add_typer(schedule_app, name="schedule")
+
+Spec = Annotated[Path, typer.Argument(help="The YAML file of a job.")]
+Specs = Annotated[list[Path], typer.Argument(help="The YAML files of jobs.")]
+SpecOrRoot = Annotated[str, typer.Argument(help="The YAML file of a job, or its root on any fsspec URL.")]
+NEXT_TICKS = 5
+
+
+@jobs_app.command("validate")
+def validate(specs: Specs) -> None:
+    """Check job files: every mistake with its line. Touches no storage.
+
+    **Example:** asyrp jobs validate nightly.yaml
+    """
+    wrong = []
+    for path in specs:
+        try:
+            load_job(path)
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
+    out.print(f"{', '.join(map(str, specs))}: good", soft_wrap=True, highlight=False)
+
+
+@jobs_app.command("schema")
+def schema() -> None:
+    """The JSON Schema of job files, for editors."""
+    typer.echo(json.dumps(job_schema(), indent=1))
+
+
+@jobs_app.command("show")
+def show(spec: Spec, as_json: AsJson = False) -> None:
+    """What a job is with all its defaults, and when it runs next. Touches no storage."""
+    job = load_job(spec)
+    facts = job.model_dump(mode="json", exclude={"run": {"output"}})
+    ticks = _next_ticks(job)
+
+    def print_job() -> None:
+        typer.echo(yaml.safe_dump(facts, sort_keys=False), nl=False)
+        for tick in ticks:
+            typer.echo(f"# runs at {tick}")
+
+    report({"job": facts, "next_ticks": ticks}, as_json, print_job)
+
+
+def _next_ticks(job: DataJob) -> list[str]:
+    ticks = islice(job.schedule.after(datetime.now(UTC)), NEXT_TICKS) if job.schedule else ()
+    return [tick.astimezone(job.zone).isoformat() for tick in ticks]
+
+
+@jobs_app.command("run")
+def run(
+    spec: Spec,
+    tick: Annotated[
+        str | None, typer.Option("--tick", help="An ISO time. [default: the last one due, or now without a schedule]")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do one tick: edit what is new or changed, and make the next version of the data set.
+
+    A tick that is done is not done again; one that was stopped or killed goes on. If another driver is at work, the
+    tick is left out (exit code 0) or waits, as the job says. Exit codes as of `asyrp run`.
+
+    **Example:** asyrp jobs run nightly.yaml
+    """
+    from jobs.display import live
+    from jobs.tick import run_tick
+
+    job = load_job(spec)
+    result = run_tick(job, _parse_tick(job, tick), live)
+    facts = asdict(result)
+    report(facts, as_json, lambda: out.print(_sentence(facts), soft_wrap=True, highlight=False))
+    raise typer.Exit(result.exit_code)
+
+
+def _parse_tick(job: DataJob, text: str | None) -> datetime:
+    """A tick in UTC; a time without a zone is one of the job's."""
+    if text is None:
+        return job.last_tick(datetime.now(UTC))
+    try:
+        tick = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--tick {text}: write it as 2026-11-21T02:30, with or without +01:00") from None
+    tick = (tick if tick.tzinfo else tick.replace(tzinfo=job.zone)).astimezone(UTC)
+    if tick > datetime.now(UTC):
+        raise UserError(f"--tick {text} is still to come: give one that is past")
+    return tick
+
+
+def _sentence(entry: dict[str, Any]) -> str:
+    """How a tick ended, in a line."""
+    version = f"version {entry['version']}" if entry["version"] else None
+    told = (f"tick {entry['tick']} {entry['outcome']}", version, _counts(entry["changes"] or {}), entry["message"])
+    return ": ".join(filter(None, told))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+@schedule_app.command("serve")
+def serve(specs: Specs) -> None:
+    """Start every tick of some jobs, a process each, until this one is stopped; it needs nothing but the job files.
+
+    **Example:** asyrp jobs schedule serve nightly.yaml weekly.yaml
+    """
+    from jobs.scheduler import serve
+
+    serve(specs, [load_job(path) for path in specs])
+
+
+@jobs_app.command("status")
+def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
+    """The newest version of a job's data set, who is at work on it, and when it runs next; from storage alone.
+
+    **Example:** asyrp jobs status nightly.yaml
+    """
+    from jobs.session import read_state
+    from jobs.tick import read_job
+    from pipeline.versions import latest, run_store
+
+    store = Store(_root(job))
+    name = read_job(store)["name"]
+    version, lease = latest(store), last_lease(store)
+    at_work = lease if lease is not None and lease.ended_at is None else None
+    run = read_state(run_store(store, at_work.facts["run"])) if at_work and "run" in at_work.facts else None
+    facts: dict[str, Any] = {
+        "name": name,
+        "root": store.url,
+        "version": asdict(version) if version else None,
+        "last_tick": _entry(lease) if lease else None,
+        "at_work": f"{at_work.host} (process {at_work.pid})" if at_work else None,
+        "progress": f"{run.images_through} of {run.images} image passes" if run else None,
+        "next_ticks": _next_ticks(load_job(Path(job))) if _is_spec(job) else [],
+    }
+    shown: dict[str, Any] = {
+        "last_tick": _sentence(facts["last_tick"]) if facts["last_tick"] else None,
+        "next_ticks": None,
+    }
+    if version is not None:
+        shown["version"] = f"{version.number}: {version.images} images, rows {_counts(version.rows)}"
+    if facts["next_ticks"]:
+        shown["next_tick"] = facts["next_ticks"][0]
+    report(facts, as_json, lambda: print_facts({**facts, **shown}))
+
+
+@jobs_app.command("history")
+def history(
+    job: SpecOrRoot,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What became of each tick, the newest last; from storage alone."""
+    from jobs.tick import read_job
+
+    store = Store(_root(job))
+    read_job(store)
+    entries = [_entry(lease) for lease in reversed(list(islice(read_leases(store), limit)))]
+    entries += [
+        {"tick": skipped.tick, "outcome": "skipped", "began_at": skipped.at, "message": skipped.reason}
+        for skipped in islice(read_skipped(store), limit)
+    ]
+    entries = sorted(entries, key=lambda entry: entry["began_at"])[-limit:]
+    report(entries, as_json, lambda: out.print(_history_table(entries)))
+
+
+def _entry(lease: Lease) -> dict[str, Any]:
+    """A lease as the history tells it; one without an end is at work, or its driver died."""
+    facts = {name: lease.facts.get(name) for name in ("version", "run", "changes", "message", "exit_code")}
+    outcome = lease.outcome or f"no end, last heartbeat {lease.beat_at}"
+    times = {"began_at": lease.began_at, "ended_at": lease.ended_at}
+    return {"tick": lease.tick, "outcome": outcome, **facts, **times, "host": lease.host, "pid": lease.pid}
+
+
+def _history_table(entries: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for name, no_wrap in {"tick": True, "outcome": False, "version": True, "images": False, "message": False}.items():
+        table.add_column(name, no_wrap=no_wrap, overflow="fold")
+    for entry in entries:
+        version, images = entry.get("version"), _counts(entry.get("changes") or {})
+        cells = (entry["tick"], entry["outcome"], version and str(version), images, entry["message"])
+        table.add_row(*(escape(cell) if cell else "-" for cell in cells))
+    return table
+
+
+@jobs_app.command("cancel")
+def cancel(job: SpecOrRoot, as_json: AsJson = False) -> None:
+    """Ask the driver that is at work, on whatever machine, to finish what it has in flight and stop.
+
+    What is committed stays, and the next tick goes on from there.
+    """
+    from jobs.tick import read_job
+
+    store = Store(_root(job))
+    read_job(store)
+    lease = last_lease(store)
+    if lease is None or lease.ended_at is not None:
+        report({"asked": None}, as_json, lambda: out.print("nobody is at work"))
+        return
+    ask_to_stop(store, lease)
+    who = f"{lease.host} (process {lease.pid})"
+    text = f"asked {who}, at work on tick {lease.tick}, to stop: it sees that at its next heartbeat"
+    report({"asked": asdict(lease)}, as_json, lambda: out.print(text, soft_wrap=True, highlight=False))
+
+
+def _is_spec(job: str) -> bool:
+    return Path(job).suffix in (".yaml", ".yml")
+
+
+def _root(job: str) -> str:
+    return load_job(Path(job)).root if _is_spec(job) else absolute_url(job)

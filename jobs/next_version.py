@@ -1,0 +1,171 @@
+"""The next version of a data set: what the last one has, less what is gone, with what is new or changed edited."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+from asyrp.errors import UserError
+from jobs.data_job import DataJob, Outcome
+from jobs.record import open_run
+from jobs.resolve import resolve
+from jobs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exit_code, run
+from pipeline.additions import CurrentRows
+from pipeline.changes import Changes
+from pipeline.known_images import KeySet
+from pipeline.manifest import Row
+from pipeline.recipe import FINAL
+from pipeline.sources import list_images
+from pipeline.storage import Store
+from pipeline.versions import Version, latest, publish, run_name, write_index
+
+EXIT_OK = 0
+TICK_TEXT = "%Y%m%dT%H%M%SZ"
+NOT_OF_RECIPE = {"limit", "sample", "where", "image_column", "inversions", "stages", "shard_size", "preview"}
+"""What of a run's identity says which images it has or how it goes about them, and changes no image."""
+
+
+@dataclass(frozen=True)
+class TickResult:
+    """How a tick ended. `changes` counts images; `version` is the one that the tick made, `run` the run behind it, as
+    versions name it."""
+
+    tick: str
+    outcome: Outcome
+    exit_code: int = EXIT_OK
+    version: int | None = None
+    run: str | None = None
+    changes: dict[str, int] = field(default_factory=dict)
+    message: str | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the tick has come to its end; else the next driver goes on with it."""
+        return self.outcome != "drained"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the tick need never be done again."""
+        return self.outcome in ("succeeded", "unchanged", "quarantined")
+
+
+def tick_text(tick: datetime) -> str:
+    """A tick as it stands in names: UTC, to the second."""
+    return tick.astimezone(UTC).strftime(TICK_TEXT)
+
+
+def parse_tick(text: str) -> datetime:
+    """The tick that `tick_text` wrote."""
+    return datetime.strptime(text, TICK_TEXT).replace(tzinfo=UTC)
+
+
+class NextVersion:
+    """What a tick makes of its source, given the version that is there.
+
+    Raises:
+        UserError: as `resolve` does.
+    """
+
+    def __init__(self, job: DataJob, store: Store, tick: str) -> None:
+        self.job, self.store, self.tick = job, store, tick
+        self.base = latest(store)
+        resolved = resolve(job.run)
+        self.recipe = _digest({name: of for name, of in resolved.identity.items() if name not in NOT_OF_RECIPE})
+        # A tick that is repeated goes on with its run, unless the data set or the spec is another by then.
+        run = f"{job.name}-{tick}-{_digest([self.base and self.base.number, resolved.identity])[:8]}"
+        output = job.spec_of_run(parse_tick(tick), run).output
+        self.resolved = replace(resolved, spec=resolved.spec.model_copy(update={"output": output}))
+        self.run, self.run_name = Store(output), run_name(store, output)
+        self.kept = self.base if job.incremental else None
+        self.changes = Changes.since(store, self.kept, self.recipe)
+
+    def make(self, display: Display) -> TickResult:
+        """Edit what is to be done and publish the version; nothing is published if there is nothing to say, or if the
+        run did not come to its end.
+
+        The images of quarantined shards are as if the listing had not had them, or not their change.
+
+        Raises:
+            UserError: for anything the user can mend, a source that is empty all of a sudden among it.
+        """
+        if self.base is not None and self.base.tick == self.tick:
+            return _made(self.base)  # by a driver that died after it
+        ended = self._edit(display)
+        self._refuse_sudden_emptiness()
+        code = exit_code(ended) if ended else EXIT_OK
+        if code not in (EXIT_OK, EXIT_QUARANTINE):
+            assert ended is not None and ended.outcome is not None
+            outcome: Outcome = "drained" if code == EXIT_DRAINED else "failed"
+            return TickResult(self.tick, outcome, code, run=self.run_name, message=ended.outcome.tripped)
+        done = KeySet(row["key"] for row in self._rows()) if ended else KeySet(())
+        if not done and not self.changes.known.gone:
+            return TickResult(
+                self.tick, "quarantined" if code else "unchanged", code, changes=dict(self.changes.counts)
+            )
+        return self._publish(done, ended.plan.images if ended else 0)
+
+    def _edit(self, display: Display) -> RunResult | None:
+        """Run what is to be done; None if that is nothing."""
+        spec = self.resolved.spec
+        to_do = self.changes.to_do(list_images(spec.source, spec.selection()))
+        first = next(to_do, None)
+        if first is None:
+            return None
+        open_run(self.run, self.resolved, chain([first], to_do))
+        deque(to_do, maxlen=0)  # of a run that had its plan already, the listing is looked at all the same
+        return run(spec, display)
+
+    def _refuse_sudden_emptiness(self) -> None:
+        if self.base is not None and self.base.images and not self.changes.counts:
+            raise UserError(
+                f"the source {self.job.run.source} has no images any more, and version {self.base.number} has "
+                f"{self.base.images}: the data set stays as it is, since that is rarely meant; bring them back, or "
+                "give the job another root"
+            )
+
+    def _rows(self) -> Iterator[Row]:
+        for row in CurrentRows(self.run).of(FINAL):
+            yield {**row, "run": self.run_name, "recipe": self.recipe}
+
+    def _publish(self, done: KeySet, planned: int) -> TickResult:
+        """The version with the rows of the images that are done, of those that were planned."""
+        index = write_index(self.store, self.kept, self.changes.keeps(done), self._rows() if done else ())
+        version = Version(
+            number=self.base.number + 1 if self.base else 1,
+            tick=self.tick,
+            run=self.run_name if done else None,
+            spec_digest=self.job.digest(),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            index=index.path,
+            images=index.images,
+            rows=dict(index.rows),
+            parts=dict(index.parts),
+            changes={**self.changes.counts, "gone": self.changes.known.gone, "quarantined": planned - len(done)},
+        )
+        there = publish(self.store, version)
+        if there.tick != self.tick:
+            raise UserError(
+                f"another driver has made version {there.number} of {self.store.url} meanwhile, for tick {there.tick}: "
+                "what it has not edited comes with the next tick"
+            )
+        return _made(there)
+
+
+def _made(version: Version) -> TickResult:
+    is_whole = not version.changes["quarantined"]
+    return TickResult(
+        version.tick,
+        "succeeded" if is_whole else "quarantined",
+        EXIT_OK if is_whole else EXIT_QUARANTINE,
+        version.number,
+        version.run,
+        version.changes,
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

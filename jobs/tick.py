@@ -1,0 +1,164 @@
+"""One tick of a job: who may do it, what becomes of signals, what is recorded and who is told.
+
+Everything that counts is created if absent, in this order: the run's plan and commits, the version, the record of the
+tick; then the lease ends. A driver that dies between any two of them leaves a tick that the next driver goes on with,
+from what is there.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime
+from types import FrameType
+from typing import Any
+
+from asyrp.errors import UserError
+from jobs.data_job import DataJob
+from jobs.next_version import NextVersion, TickResult, tick_text
+from jobs.notify import notify
+from jobs.record import check_creates
+from jobs.run import EXIT_DRAINED, Display, no_display
+from pipeline import leases
+from pipeline.leases import AtWork, Heartbeat, Lease
+from pipeline.progress import StateReader
+from pipeline.storage import Store, explained
+from pipeline.versions import run_name
+
+JOB = "job.json"
+TICKS = "ticks"
+FORMAT = 1
+EXIT_ERROR, EXIT_USAGE = 1, 2
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+def open_job(job: DataJob) -> Store:
+    """The root of a job, marked as its own.
+
+    Raises:
+        UserError: if another job has this root, or it cannot be written to.
+    """
+    store = Store(job.root)
+    check_creates(store)
+    with explained(f"cannot reach {store.url}"):
+        store.create(JOB, json.dumps({"format": FORMAT, "name": job.name}).encode())
+    name = read_job(store)["name"]
+    if name != job.name:
+        raise UserError(f"the job at {store.url} is called {name}, not {job.name}: give another root, or that name")
+    return store
+
+
+def is_job(store: Store) -> bool:
+    """Whether a root is that of a job."""
+    return store.exists(JOB)
+
+
+def read_job(store: Store) -> dict[str, str]:
+    """What the root of a job says of it.
+
+    Raises:
+        UserError: if there is no job at this root, or a later version wrote it, or it cannot be reached.
+    """
+    with explained(f"cannot reach {store.url}"):
+        data = store.read(JOB) if store.exists(JOB) else None
+    if data is None:
+        raise UserError(f"there is no job at {store.url}: it has no {JOB}, which its first tick writes")
+    record = json.loads(data)
+    if record["format"] != FORMAT:
+        raise UserError(f"the job at {store.url} has format {record['format']}, this version knows {FORMAT}")
+    return record
+
+
+def run_tick(job: DataJob, tick: datetime, display: Display = no_display) -> TickResult:
+    """Do a tick, after the one that the driver before has left unfinished. A tick that is done is not done again.
+
+    To be called in the main thread: SIGTERM and Ctrl-C finish the shards in flight, as in any run.
+
+    Raises:
+        UserError: for anything the user can mend. The history says so too.
+    """
+    store, wanted = open_job(job), tick_text(tick)
+    while True:
+        if done := _done(store, wanted):
+            return replace(done, message="it was done already")
+        try:
+            lease = leases.begin(store, wanted, wait=job.overlap == "queue")
+        except AtWork as other:
+            if other.lease.tick == wanted:
+                return TickResult(wanted, "skipped", message=str(other))
+            return skip_tick(job, store, wanted, str(other))
+        result = _hold(job, store, lease, display)
+        if lease.tick == wanted or not result.is_finished:
+            return result
+
+
+def skip_tick(job: DataJob, store: Store, tick: str, reason: str) -> TickResult:
+    """Leave a tick out, on the record: its images come with the next one."""
+    leases.skip(store, tick, reason)
+    result = TickResult(tick, "skipped", message=reason)
+    _tell(job, result)
+    return result
+
+
+def _hold(job: DataJob, store: Store, lease: Lease, display: Display) -> TickResult:
+    """Work at the tick of a lease, and record how that ended."""
+
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def end(result: TickResult) -> None:
+        heartbeat.end(result.is_finished, result.outcome, asdict(result))
+        _tell(job, result)
+
+    def shown(reader: StateReader) -> AbstractContextManager[None]:
+        heartbeat.facts = {"run": run_name(store, reader.store.url)}
+        return display(reader)
+
+    with _on_signals(signal.SIG_IGN), Heartbeat(store, lease, stop) as heartbeat:
+        try:
+            with _on_signals(_stop):
+                result = _done(store, lease.tick) or NextVersion(job, store, lease.tick).make(shown)
+            if result.is_done:
+                store.create(_record(lease.tick), json.dumps(asdict(result), indent=1).encode())
+        except (Stopped, KeyboardInterrupt, SystemExit):  # the last is what Ray makes of a signal
+            result = TickResult(lease.tick, "drained", EXIT_DRAINED)
+        except Exception as error:
+            code = EXIT_USAGE if isinstance(error, UserError) else EXIT_ERROR
+            end(TickResult(lease.tick, "failed", code, message=str(error) or type(error).__name__))
+            raise
+        end(result)
+    return result
+
+
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C while nothing is computed; while a run computes, the engine takes signals and drains."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise Stopped
+
+
+@contextmanager
+def _on_signals(handler: Handler) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _tell(job: DataJob, result: TickResult) -> None:
+    if job.notify is not None:
+        notify(job.notify, {"job": job.name, "root": job.root, **asdict(result)})
+
+
+def _done(store: Store, tick: str) -> TickResult | None:
+    """How a tick ended that is done."""
+    return TickResult(**json.loads(store.read(_record(tick)))) if store.exists(_record(tick)) else None
+
+
+def _record(tick: str) -> str:
+    return f"{TICKS}/{tick}.json"

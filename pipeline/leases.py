@@ -1,0 +1,233 @@
+"""The leases of a job: who is at work on it, who was, and how that ended, on storage alone.
+
+A lease is one driver's right to work on one tick of a job. Its record is created if absent under the next number, so of
+several drivers only one gets it; the driver rewrites it every few seconds, and once more at the end. All records in
+their order are the history of the job.
+
+No clock is compared with another. Whoever finds a lease without an end watches it: if it is renewed, its driver is
+alive; if it is not for EXPIRY_SECONDS of the watcher's own clock, its driver is gone and the next lease may begin. A
+driver that had only stood still finds that later lease at its next heartbeat and stops. What it may do until then is
+harmless, as records that count are created if absent.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from pipeline.parallel import read_ahead
+from pipeline.storage import Store, os_errors
+
+log = logging.getLogger(__name__)
+
+FOLDER = "leases"
+SKIPPED = "skipped"
+HEARTBEAT_SECONDS = 5.0
+EXPIRY_SECONDS = 30.0
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A record. Times are ISO, for people. `finished` says whether the tick has come to its end, or the next driver is
+    to go on with it; `outcome` is None until the lease has ended."""
+
+    number: int
+    driver: str
+    host: str
+    pid: int
+    tick: str
+    began_at: str
+    beat_at: str
+    beat: int = 0
+    ended_at: str | None = None
+    finished: bool = False
+    outcome: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A tick that had to give way to another driver, and why."""
+
+    tick: str
+    at: str
+    reason: str
+
+
+class AtWork(Exception):
+    """Another driver holds the lease."""
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(f"{lease.host} (process {lease.pid}) is at work on tick {lease.tick}")
+        self.lease = lease
+
+
+def read_leases(store: Store) -> Iterator[Lease]:
+    """All leases, the newest first."""
+    return read_ahead(lambda number: _read(store, number), _numbers(store))
+
+
+def last_lease(store: Store) -> Lease | None:
+    """The newest lease; None if there never was one."""
+    numbers = _numbers(store)
+    return _read(store, numbers[0]) if numbers else None
+
+
+def begin(store: Store, tick: str, wait: bool) -> Lease:
+    """Begin a lease for a tick, or for the one that the driver before has left unfinished.
+
+    If another driver is at work it is waited for if `wait`; if it shows no sign of life its lease has expired.
+
+    Raises:
+        AtWork: if another driver is at work, and `wait` is False.
+    """
+    expired: set[int] = set()
+    while True:
+        before = last_lease(store)
+        if before is not None and before.ended_at is None and before.number not in expired:
+            changed = _watch(store, before)
+            if changed is None:
+                expired.add(before.number)
+            elif changed.ended_at is None and not wait:
+                raise AtWork(changed)
+            continue
+        number, due = (before.number, tick if before.finished else before.tick) if before else (0, tick)
+        if lease := _create(store, number + 1, due):
+            return lease
+
+
+def skip(store: Store, tick: str, reason: str) -> None:
+    """Record that a tick was left out."""
+    store.create(f"{SKIPPED}/{tick}.json", json.dumps(asdict(Skipped(tick, _now(), reason))).encode())
+
+
+def read_skipped(store: Store) -> Iterator[Skipped]:
+    """The ticks that were left out, the latest first."""
+    names = sorted(store.names(SKIPPED), reverse=True)
+    return read_ahead(lambda name: Skipped(**json.loads(store.read(f"{SKIPPED}/{name}"))), names)
+
+
+def ask_to_stop(store: Store, lease: Lease) -> None:
+    """Tell the driver of a lease to stop: it sees that at its next heartbeat."""
+    store.create(f"{FOLDER}/{_stop_name(lease.number)}", b"stop")
+
+
+class Heartbeat(AbstractContextManager["Heartbeat"]):
+    """Renews a lease in a thread until it is ended; calls `stop`, once, when the driver is to stop.
+
+    `facts` are what the record tells of the driver's work, from the next heartbeat on.
+    """
+
+    def __init__(self, store: Store, lease: Lease, stop: Callable[[], None]) -> None:
+        self.store, self.lease, self.stop = store, lease, stop
+        self.facts: dict[str, Any] = {}
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finished.set()
+        self._thread.join()
+
+    def end(self, finished: bool, outcome: str, facts: dict[str, Any]) -> None:
+        """Write the end of the lease, unless it has passed to another driver."""
+        self._finished.set()
+        self._thread.join()
+        if not self._is_lost(_numbers(self.store)):
+            self.lease = replace(self.lease, ended_at=_now(), finished=finished, outcome=outcome, facts=facts)
+            _write(self.store, self.lease)
+
+    def _beat(self) -> None:
+        stopped = False
+        while not self._finished.wait(HEARTBEAT_SECONDS):
+            try:
+                with os_errors():
+                    reason = self._renew()
+            except OSError as error:
+                log.warning("the heartbeat at %s failed: %s", self.store.url, error)
+                continue
+            if reason and not stopped:
+                log.warning("stopping: %s", reason)
+                stopped = True
+                self.stop()
+
+    def _renew(self) -> str | None:
+        """Renew the lease, if it is still this driver's; why the driver is to stop, if it is."""
+        names = list(self.store.names(FOLDER))
+        if self._is_lost(_numbers_in(names)):
+            return "another driver took over"
+        self.lease = replace(self.lease, beat=self.lease.beat + 1, beat_at=_now(), facts=self.facts)
+        _write(self.store, self.lease)
+        return "it was asked for" if _stop_name(self.lease.number) in names else None
+
+    def _is_lost(self, numbers: list[int]) -> bool:
+        """Whether a later lease has begun, or, on a store that ignores conditional create, this one is another's."""
+        mine = self.lease.number
+        return numbers[0] != mine or _read(self.store, mine).driver != self.lease.driver
+
+
+def _watch(store: Store, lease: Lease) -> Lease | None:
+    """A lease as soon as it is renewed or ended; None if it is not within EXPIRY_SECONDS."""
+    deadline = time.monotonic() + EXPIRY_SECONDS
+    while (now := _read(store, lease.number)) == lease:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(POLL_SECONDS)
+    return now
+
+
+def _create(store: Store, number: int, tick: str) -> Lease | None:
+    """A new lease; None if another driver has this number."""
+    now = _now()
+    lease = Lease(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), tick, began_at=now, beat_at=now)
+    created = store.create(_name(number), _as_json(lease))
+    return lease if created and _read(store, number).driver == lease.driver else None
+
+
+def _numbers(store: Store) -> list[int]:
+    """The numbers of all leases, the newest first."""
+    return _numbers_in(store.names(FOLDER))
+
+
+def _numbers_in(names: Iterable[str]) -> list[int]:
+    return sorted((int(name.removesuffix(".json")) for name in names if name.endswith(".json")), reverse=True)
+
+
+def _read(store: Store, number: int) -> Lease:
+    return Lease(**json.loads(store.read(_name(number))))
+
+
+def _write(store: Store, lease: Lease) -> None:
+    store.write(_name(lease.number), _as_json(lease))
+
+
+def _as_json(lease: Lease) -> bytes:
+    return json.dumps(asdict(lease), indent=1).encode()
+
+
+def _name(number: int) -> str:
+    return f"{FOLDER}/{number:08d}.json"
+
+
+def _stop_name(number: int) -> str:
+    """In the folder of the leases, so that one listing shows it as well."""
+    return f"{number:08d}.stop"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
