@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,9 @@ def load_net(name: str, device: str, what: str = "classifier") -> Callable[[Tens
             return _onnx(name, what)
         if name.endswith(".pt2"):
             return torch.export.load(name).module().to(device)
-        return torch.jit.load(name, map_location=device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is what every version of torch reads
+            return torch.jit.load(name, map_location=device).eval()
     except (RuntimeError, ValueError, OSError, BadZipFile) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"the {what} {name} cannot be loaded: {reason}") from error
