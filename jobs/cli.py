@@ -28,6 +28,7 @@ from jobs.cli_store import export, gc, verify
 from jobs.completion import complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, report, state_table
 from jobs.resolve import resolve
+from jobs.run import EXIT_USAGE
 from jobs.session import read_state, run_and_report
 from jobs.spec import JobSpec, load_spec
 from pipeline.credentials import redacted
@@ -37,7 +38,6 @@ from pipeline.storage import Store
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from jobs.estimate import Estimate
 
-EXIT_USAGE = 2
 WATCH_SECONDS = 2.0
 
 app = typer.Typer(
@@ -159,6 +159,9 @@ Check = Annotated[
     bool | None, typer.Option("--check/--no-check", help="Check on load that the model works. [default: check]")
 ]
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")]
+PricePerHour = Annotated[
+    float | None, typer.Option("--price-per-hour", help="What an hour of one device costs, in any currency.")
+]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
 
@@ -200,6 +203,7 @@ def spec_from_flags(
     device: Device = None,
     address: Address = None,
     check: Check = None,
+    price_per_hour: PricePerHour = None,
     config: Config = None,
     set_: Settings = None,
 ) -> JobSpec:
@@ -241,6 +245,7 @@ def spec_from_flags(
         "engine.device": device,
         "engine.address": address,
         "engine.check": check,
+        "engine.price_per_hour": price_per_hour,
     }
     return load_spec(config, flags, set_ or [])
 
@@ -291,9 +296,7 @@ def cost_table(cost: "Estimate", spec: JobSpec) -> Table:
         f"{cost.unet_calls_per_image:.1f} ({cost.encodes_per_image} encodes, {cost.decodes_per_image} decodes)",
     )
     table.add_row("storage", f"{cost.output_megabytes:,.1f} MB images, {cost.latent_megabytes:,.1f} MB latents")
-    hours = cost.hours
-    time_text = f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
-    table.add_row("computing time", f"{time_text} on one device as here ({cost.device})")
+    table.add_row("computing time", f"{cost.cost.text}, on devices as here ({cost.device})")
     return table
 
 

@@ -7,12 +7,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from asyrp.errors import UserError
-from jobs.cli_options import AsJson, one_of, print_paths
+from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.cluster import Cluster, NodeType, check_cluster
 from jobs.display import console, out, report
 from jobs.spec import load_spec
-from jobs.submit import Job, batch_script, parse_time, ray_job
+from jobs.submit import OF_PODS, RESOURCES, Placement, batch_script, ray_job
 
 cluster_app = typer.Typer(help="Cluster files for `ray up`.", no_args_is_help=True)
 
@@ -55,23 +54,13 @@ def _workers(node_type: NodeType) -> str:
     return f"head and {workers}" if high else "head"
 
 
+@takes(placement_from_flags)
 def submit(
+    placement: Placement,
     target: Annotated[str, typer.Option("--target", help="kubernetes (KubeRay) or slurm.")],
     config: Annotated[Path, typer.Option("--config", "-c", help="The YAML spec of the run; the job carries it along.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")] = None,
     name: Annotated[str, typer.Option("--name", help="Of the job.")] = "asyrp",
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Nodes that work.")] = 1,
-    gpus: Annotated[int, typer.Option("--gpus-per-worker", min=0, help="0: work on CPUs.")] = 1,
-    cpus: Annotated[int, typer.Option("--cpus-per-worker", min=1)] = 8,
-    memory: Annotated[int, typer.Option("--memory-per-worker", min=1, help="GiB.")] = 32,
-    time: Annotated[str, typer.Option("--time", help="At most so long: [D-]HH:MM:SS.")] = "24:00:00",
-    image: Annotated[
-        str | None, typer.Option("--image", help="Of Kubernetes: a container image that has asyrp.")
-    ] = None,
-    service_account: Annotated[
-        str | None, typer.Option("--service-account", help="Of Kubernetes: whose access to storage the pods have.")
-    ] = None,
-    partition: Annotated[str | None, typer.Option("--partition", help="Of Slurm.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write. [default: stdout]")] = None,
 ) -> None:
     """Write a run as a job: a RayJob for `kubectl apply -f`, or a script for `sbatch`. Submits nothing.
@@ -80,26 +69,15 @@ def submit(
     """
     one_of("target", target, ("kubernetes", "slurm"))
     spec = load_spec(config, {}, set_ or [])
-    job = Job(name, workers, gpus, cpus, memory, parse_time(time))
+    job = placement.job(name)
     if target == "kubernetes":
-        _only_for("slurm", partition=partition)
-        if image is None:
-            raise UserError("--image is missing: give a container image that has asyrp, as docs/cluster.md makes it")
-        text = ray_job(spec, job, image, service_account)
+        placement.only(target, (*RESOURCES, *OF_PODS))
+        text = ray_job(spec, job, placement.container_image(), placement.service_account)
     else:
-        _only_for("kubernetes", image=image, service_account=service_account)
-        text = batch_script(spec, job, partition)
+        placement.only(target, (*RESOURCES, "partition"))
+        text = batch_script(spec, job, placement.partition)
     if output is None:
         typer.echo(text, nl=False)
         return
-    try:
-        output.write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
+    write_text(output, text)
     print_paths([output])
-
-
-def _only_for(target: str, **options: str | None) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise UserError(f"--{name.replace('_', '-')} is for --target {target}: leave it out")

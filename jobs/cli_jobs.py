@@ -13,10 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from asyrp.errors import UserError
-from jobs.cli_options import AsJson
+from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.data_job import DataJob, job_schema, load_job
 from jobs.display import out, print_facts, report
 from jobs.paths import absolute_url
+from jobs.render import TARGETS, render
+from jobs.submit import Placement
 from pipeline.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
 from pipeline.storage import Store
 
@@ -27,6 +29,9 @@ jobs_app.add_typer(schedule_app, name="schedule")
 Spec = Annotated[Path, typer.Argument(help="The YAML file of a job.")]
 Specs = Annotated[list[Path], typer.Argument(help="The YAML files of jobs.")]
 SpecOrRoot = Annotated[str, typer.Argument(help="The YAML file of a job, or its root on any fsspec URL.")]
+Tick = Annotated[
+    str | None, typer.Option("--tick", help="An ISO time. [default: the last one due, or now without a schedule]")
+]
 NEXT_TICKS = 5
 
 
@@ -76,9 +81,7 @@ def _next_ticks(job: DataJob) -> list[str]:
 @jobs_app.command("run")
 def run(
     spec: Spec,
-    tick: Annotated[
-        str | None, typer.Option("--tick", help="An ISO time. [default: the last one due, or now without a schedule]")
-    ] = None,
+    tick: Tick = None,
     as_json: AsJson = False,
 ) -> None:
     """Do one tick: edit what is new or changed, and make the next version of the data set.
@@ -96,6 +99,34 @@ def run(
     facts = asdict(result)
     report(facts, as_json, lambda: out.print(_sentence(facts), soft_wrap=True, highlight=False))
     raise typer.Exit(result.exit_code)
+
+
+@jobs_app.command("submit")
+def submit(
+    spec: Spec,
+    tick: Tick = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="http://HEAD:8265, a cluster's dashboard. [default: as `ray job submit`]"),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its log, and end as it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do one tick on a Ray cluster that runs, as a job of it, which needs no terminal here.
+
+    A tick that is there already is not submitted again, unless it failed or was stopped; `--follow` follows it.
+
+    **Example:** asyrp jobs submit nightly.yaml --address http://head:8265 --follow
+    """
+    from jobs.ray_jobs import RayJobs
+
+    job = load_job(spec)
+    ray_jobs = RayJobs(address)
+    submission = ray_jobs.submit(job, _parse_tick(job, tick))
+    text = f"{submission.id}: {'submitted' if submission.is_new else f'is there already, {submission.status}'}"
+    report(asdict(submission), as_json, lambda: out.print(text, soft_wrap=True, highlight=False))
+    if follow and not submission.has_succeeded:
+        raise typer.Exit(ray_jobs.follow(submission.id, lambda lines: typer.echo(lines, nl=False, err=True)))
 
 
 def _parse_tick(job: DataJob, text: str | None) -> datetime:
@@ -132,6 +163,32 @@ def serve(specs: Specs) -> None:
     from jobs.scheduler import serve
 
     serve(specs, [load_job(path) for path in specs])
+
+
+@schedule_app.command("render")
+@takes(placement_from_flags)
+def render_command(
+    placement: Placement,
+    spec: Spec,
+    target: Annotated[str, typer.Option("--target", help=f"{', '.join(TARGETS)}.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file; a folder for systemd and slurm, two files. [default: stdout]"),
+    ] = None,
+) -> None:
+    """Write the schedule of a job for another scheduler, which then starts its ticks. Starts nothing.
+
+    **Example:** asyrp jobs schedule render nightly.yaml --target k8s-cronjob --image registry/asyrp:1
+    """
+    one_of("target", target, tuple(TARGETS))
+    files = render(spec, target, placement, output)
+    if output is None:
+        typer.echo("\n".join(f"# {name}\n{text}" if len(files) > 1 else text for name, text in files.items()), nl=False)
+        return
+    paths = {output / name if len(files) > 1 else output: text for name, text in files.items()}
+    for path, text in paths.items():
+        write_text(path, text)
+    print_paths(list(paths))
 
 
 @jobs_app.command("status")

@@ -13,6 +13,14 @@ from jobs.completion import complete_model
 from jobs.display import MODEL_HELP, out
 from jobs.paths import absolute_model, absolute_url
 from jobs.spec import EngineSpec, load_engine
+from jobs.submit import (
+    DEFAULT_CPUS,
+    DEFAULT_GPUS,
+    DEFAULT_MEMORY,
+    DEFAULT_TIME,
+    DEFAULT_WORKERS,
+    Placement,
+)
 from pipeline.model_source import fetch, find_model
 
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
@@ -99,6 +107,32 @@ def collecting_from_flags(
     )
 
 
+def placement_from_flags(
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help=f"Nodes that work. [default: {DEFAULT_WORKERS}]")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus-per-worker", min=0, help=f"0: work on CPUs. [default: {DEFAULT_GPUS}]")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option("--cpus-per-worker", min=1, help=f"[default: {DEFAULT_CPUS}]")] = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory-per-worker", min=1, help=f"GiB. [default: {DEFAULT_MEMORY}]")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", help=f"At most so long: [D-]HH:MM:SS. [default: {DEFAULT_TIME}]")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", help="Of Kubernetes: a container image that has asyrp.")
+    ] = None,
+    service_account: Annotated[
+        str | None, typer.Option("--service-account", help="Of Kubernetes: whose access to storage the pods have.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option("--partition", help="Of Slurm.")] = None,
+) -> Placement:
+    """The parameters are the options of commands that write jobs for other systems."""
+    return Placement(workers, gpus, cpus, memory, time, image, service_account, partition)
+
+
 def direction_file(direction: str, model: str) -> Path:
     """The file of a direction that comes with the model, by its name, or of any other by its path or URL."""
     return find_model(model).direction_files().get(direction) or fetch(direction)
@@ -108,6 +142,14 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """Refuse a value that is not among those known."""
     if value not in known:
         raise UserError(f"--{name} {value}: give {' or '.join(known)}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises UserError if that cannot be."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def print_paths(paths: Sequence[Path | str]) -> None:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.run import RunResult
+from jobs.run import RunResult, cost
+from jobs.spec import EngineSpec
 from pipeline.progress import RunState, StateReader, device_time
 
 REFRESH_SECONDS = 1.0
@@ -144,7 +145,7 @@ def bound_text(shares: Mapping[str, float]) -> str:
     return f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}"
 
 
-def show_summary(result: RunResult, state: RunState) -> None:
+def show_summary(result: RunResult, state: RunState, knobs: EngineSpec) -> None:
     """The tables at the end of a run: what became of the rows, and where the time went."""
     console.print(state_table(state))
     outcome = result.outcome
@@ -153,6 +154,7 @@ def show_summary(result: RunResult, state: RunState) -> None:
         return
     if shares := device_time(outcome.seconds):
         console.print(bound_text(shares), highlight=False, soft_wrap=True)
+        console.print(cost(outcome, knobs).text, highlight=False)
     for stage, shard, reason in outcome.quarantined:
         console.print(f"[red]quarantined[/red] {stage} shard {shard}: {reason}", highlight=False)
     if outcome.tripped:

@@ -11,6 +11,7 @@ from asyrp import models
 from asyrp.process import inversion_calls
 from asyrp.schedule import timesteps
 from asyrp.unet import HSpaceUNet
+from jobs.cost import Cost
 from jobs.resolve import Job
 from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, encode
@@ -35,13 +36,15 @@ class Estimate:
     latent_megabytes: float
     device: str
     seconds_per_image: float
+    price_per_hour: float | None
 
     @property
-    def hours(self) -> float:
-        return self.images * self.seconds_per_image / 3600
+    def cost(self) -> Cost:
+        """If every device is as fast as the one here."""
+        return Cost(self.images * self.seconds_per_image / 3600, self.price_per_hour)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"device_hours": self.hours}
+        return asdict(self) | self.cost.as_json()
 
 
 def estimate(job: Job) -> Estimate:
@@ -71,6 +74,7 @@ def estimate(job: Job) -> Estimate:
         latent_megabytes=images * kept * latent_bytes / MEGABYTE,
         device=device,
         seconds_per_image=encodes * encode_s + decodes * decode_s,
+        price_per_hour=spec.engine.price_per_hour,
     )
 
 

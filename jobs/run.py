@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
+from jobs.cost import Cost
 from jobs.record import check_creates, open_run
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec, JobSpec
 from pipeline import sheet
 from pipeline.additions import grown, shard_ids
 from pipeline.plan import PlanSummary
-from pipeline.progress import RunState, StateReader
+from pipeline.progress import RunState, StateReader, device_seconds
 from pipeline.stage import ImageFormat, Stage
 from pipeline.storage import Store
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
 
 SUMMARY = "report/summary.json"
 DEFAULT_SHEET_ROWS = 8
-EXIT_QUARANTINE, EXIT_BREAKER, EXIT_DRAINED = 3, 4, 130
+EXIT_USAGE, EXIT_QUARANTINE, EXIT_BREAKER, EXIT_DRAINED = 2, 3, 4, 130
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,23 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
     if outcome is None and store.exists(sheet.NAME):
         return RunResult(plan, outcome, sheet.NAME)
     if outcome is not None:
-        store.write(SUMMARY, json.dumps(summary(outcome, reader.read()), indent=1).encode())
+        store.write(SUMMARY, json.dumps(summary(outcome, reader.read(), spec.engine), indent=1).encode())
         reader.keep()
     drawn = sheet.write_sheet(store, job.stages, job.image_format, spec.preview or DEFAULT_SHEET_ROWS)
     return RunResult(plan, outcome, drawn)
 
 
-def summary(outcome: "Outcome | None", state: RunState) -> dict[str, Any]:
-    """How a session ended and how far the run is, for machines; `seconds` are of this session, over all actors. Without
-    an outcome there was nothing to do."""
+def summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) -> dict[str, Any]:
+    """How a session ended and how far the run is, for machines; seconds, hours and price are of this session, over all
+    actors. Without an outcome there was nothing to do."""
     stages = {name: {"images": stage.images_done, "rows": dict(stage.rows)} for name, stage in state.stages.items()}
-    return {"complete": state.complete, "stages": stages, "session": outcome.as_json() if outcome else None}
+    session = outcome.as_json() | cost(outcome, knobs).as_json() if outcome else None
+    return {"complete": state.complete, "stages": stages, "session": session}
+
+
+def cost(outcome: "Outcome", knobs: EngineSpec) -> Cost:
+    """What a session took."""
+    return Cost(device_seconds(outcome.seconds) / 3600, knobs.price_per_hour)
 
 
 def compute(

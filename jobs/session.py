@@ -25,7 +25,7 @@ def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None
     result = run(spec, live)
     store = Store(spec.output)
     state = read_state(store)
-    show_summary(result, state)
+    show_summary(result, state, spec.engine)
     lost = inversion_loss(store)
     if lost:
         console.print(lost_sentence(lost), highlight=False, soft_wrap=True)
@@ -35,7 +35,7 @@ def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None
         if sheet:
             out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False)
 
-    facts = {**(found or {}), **summary(result.outcome, state), "reconstruction": lost, "sheet": sheet}
+    facts = {**(found or {}), **summary(result.outcome, state, spec.engine), "reconstruction": lost, "sheet": sheet}
     report(facts, as_json, show)
     return exit_code(result)
 

@@ -73,6 +73,7 @@ class EngineSpec(BaseModel):
     shard_deadline: float = Field(
         600, gt=0, description="seconds after which a shard counts as hung; 20 times the usual, if that is more"
     )
+    price_per_hour: float | None = Field(None, ge=0, description="what an hour of one device costs, in any currency")
 
 
 class JobSpec(BaseModel):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import resources
@@ -11,10 +12,14 @@ from typing import Any
 import yaml
 
 from asyrp.errors import UserError
-from jobs.spec import JobSpec
+from jobs.spec import EngineSpec, JobSpec
 
 MAX_NAME = 47  # of a RayJob: KubeRay adds to it, and a Kubernetes label holds 63
-SPEC_FOLDER = "/etc/asyrp"
+SPEC_FOLDER, SPEC_FILE = "/etc/asyrp", "spec.yaml"
+GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+DEFAULT_WORKERS, DEFAULT_GPUS, DEFAULT_CPUS, DEFAULT_MEMORY, DEFAULT_TIME = 1, 1, 8, 32, "24:00:00"
+RESOURCES = ("workers", "gpus_per_worker", "cpus_per_worker", "memory_per_worker", "time")
+OF_PODS = ("image", "service_account")
 RETRIES = 3
 KEEP_CLUSTER_SECONDS = 60
 DRAIN_SECONDS = 300  # between the signal and Slurm's time limit: long enough for the shards in flight
@@ -51,6 +56,44 @@ class Job:
             raise UserError(f"--time must be more than the {DRAIN_SECONDS} s in which a run finishes what is in flight")
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a job is to run and what it asks for there, as far as it was said."""
+
+    workers: int | None = None
+    gpus_per_worker: int | None = None
+    cpus_per_worker: int | None = None
+    memory_per_worker: int | None = None  # GiB
+    time: str | None = None
+    image: str | None = None
+    service_account: str | None = None
+    partition: str | None = None
+
+    def only(self, target: str, known: Collection[str]) -> None:
+        """Refuse what a target has no use for. Raises UserError."""
+        for name, value in vars(self).items():
+            if value is not None and name not in known:
+                raise UserError(f"--{name.replace('_', '-')} is not for --target {target}: leave it out")
+
+    def job(self, name: str) -> Job:
+        """What the job of that name asks for. Raises UserError as `Job` does."""
+        gpus = DEFAULT_GPUS if self.gpus_per_worker is None else self.gpus_per_worker
+        return Job(
+            name,
+            self.workers or DEFAULT_WORKERS,
+            gpus,
+            self.cpus_per_worker or DEFAULT_CPUS,
+            self.memory_per_worker or DEFAULT_MEMORY,
+            parse_time(self.time or DEFAULT_TIME),
+        )
+
+    def container_image(self) -> str:
+        """Raises UserError if none was given."""
+        if self.image is None:
+            raise UserError("--image is missing: give a container image that has asyrp, as docs/scheduling.md makes it")
+        return self.image
+
+
 def parse_time(text: str) -> timedelta:
     """[D-]HH:MM:SS, as Slurm writes it. Raises UserError."""
     match = TIME.fullmatch(text)
@@ -60,16 +103,22 @@ def parse_time(text: str) -> timedelta:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def _command(spec: JobSpec, job: Job) -> list[str]:
-    """What runs on the head, less the spec. Device and actors are named: the run waits for those that come late."""
+def cluster_engine(knobs: EngineSpec, job: Job) -> dict[str, Any]:
+    """How a run on the cluster of its job differs from one here. Device and actors are named: the run waits for those
+    that come late."""
     device = "cuda" if job.gpus else "cpu"
-    actors = spec.engine.actors or job.workers * max(job.gpus, 1)
-    return ["asyrp", "run", "--address", "auto", "--device", device, "--actors", str(actors)]
+    return {"address": "auto", "device": device, "actors": knobs.actors or job.workers * max(job.gpus, 1)}
+
+
+def _command(spec: JobSpec, job: Job) -> list[str]:
+    """What runs on the head, less the file of the spec."""
+    flags = [text for name, value in cluster_engine(spec.engine, job).items() for text in (f"--{name}", str(value))]
+    return ["asyrp", "run", *flags, "--config"]
 
 
 def _spec_yaml(spec: JobSpec) -> str:
     """What the user has set, and no defaults."""
-    return _yaml(spec.model_dump(mode="json", exclude_unset=True))
+    return to_yaml(spec.model_dump(mode="json", exclude_unset=True))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -83,7 +132,8 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(*documents: Any) -> str:
+def to_yaml(*documents: Any) -> str:
+    """YAML in which a text of several lines can be read."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False)
 
 
@@ -96,54 +146,67 @@ def ray_job(spec: JobSpec, job: Job, image: str, service_account: str | None = N
     Raises:
         UserError: for a file of this machine in the spec, which no pod has, or an image or account that is no name.
     """
-    _refuse_local(spec)
-    if not IMAGE.fullmatch(image):
-        raise UserError(f"--image {image!r} is no container image: write it as registry/name:tag")
-    if service_account is not None and not ACCOUNT.fullmatch(service_account):
-        raise UserError(f"--service-account {service_account!r} is no name of a service account")
-    head = _pod_template("ray-head", image, service_account, cpus=2, memory=8)
-    head["spec"]["containers"][0]["volumeMounts"] = [{"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True}]
-    head["spec"]["volumes"] = [{"name": "spec", "configMap": {"name": job.name}}]
-    worker = _pod_template("ray-worker", image, service_account, job.cpus, job.memory, job.gpus)
-    config_map = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": job.name},
-        "data": {"spec.yaml": _spec_yaml(spec)},
-    }
+    refuse_local(local_fields(spec))
     manifest = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": job.name},
-        "spec": {
-            "entrypoint": shlex.join([*_command(spec, job), "--config", f"{SPEC_FOLDER}/spec.yaml"]),
-            "backoffLimit": RETRIES,
-            "activeDeadlineSeconds": int(job.time.total_seconds()),
-            "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": KEEP_CLUSTER_SECONDS,
-            "rayClusterSpec": {
-                "rayVersion": version("ray"),
-                "authOptions": {"mode": "token"},
-                "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": head},
-                "workerGroupSpecs": [
-                    {
-                        "groupName": "workers",
-                        "replicas": job.workers,
-                        "minReplicas": job.workers,
-                        "maxReplicas": job.workers,
-                        "rayStartParams": {},
-                        "template": worker,
-                    }
-                ],
-            },
+        "spec": ray_job_spec([*_command(spec, job), f"{SPEC_FOLDER}/{SPEC_FILE}"], job, image, service_account),
+    }
+    return to_yaml(config_map(job.name, _spec_yaml(spec)), manifest)
+
+
+def config_map(name: str, spec: str) -> dict[str, Any]:
+    """The spec as a file for pods."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {SPEC_FILE: spec}}
+
+
+def ray_job_spec(command: Sequence[str], job: Job, image: str, service_account: str | None) -> dict[str, Any]:
+    """The `spec` of a RayJob: a cluster of its own, and the command on its head, which sees the spec in SPEC_FOLDER.
+
+    Raises:
+        UserError: for an image or account that is no name.
+    """
+    head = with_spec(pod_template("ray-head", image, service_account, cpus=2, memory=8), job.name)
+    worker = pod_template("ray-worker", image, service_account, job.cpus, job.memory, job.gpus)
+    return {
+        "entrypoint": shlex.join(command),
+        "backoffLimit": RETRIES,
+        "activeDeadlineSeconds": int(job.time.total_seconds()),
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": KEEP_CLUSTER_SECONDS,
+        "rayClusterSpec": {
+            "rayVersion": version("ray"),
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": head},
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": job.workers,
+                    "minReplicas": job.workers,
+                    "maxReplicas": job.workers,
+                    "rayStartParams": {},
+                    "template": worker,
+                }
+            ],
         },
     }
-    return _yaml(config_map, manifest)
 
 
-def _refuse_local(spec: JobSpec) -> None:
-    urls = {"source": spec.source, "output": spec.output, "inversions": spec.inversions, "model": spec.model}
-    urls |= {f"directions.{name}": url for name, url in spec.directions.items()}
+def local_fields(spec: JobSpec) -> dict[str, str | None]:
+    """The places that a spec names, by field."""
+    urls = {
+        "source": spec.source,
+        "output": spec.output,
+        "inversions": spec.inversions,
+        "model": spec.model,
+        "intervals": spec.intervals,
+    }
+    return urls | {f"directions.{name}": url for name, url in spec.directions.items()}
+
+
+def refuse_local(urls: Mapping[str, str | None]) -> None:
+    """Refuse places on this machine, by the field that names them, where pods are to reach them."""
     for field, url in urls.items():
         if url is not None and url.startswith("/"):
             raise UserError(
@@ -152,25 +215,58 @@ def _refuse_local(spec: JobSpec) -> None:
             )
 
 
-def _pod_template(
+def pod_template(
     name: str, image: str, service_account: str | None, cpus: int, memory: int, gpus: int = 0
 ) -> dict[str, Any]:
-    wanted: dict[str, Any] = {"cpu": cpus, "memory": f"{memory}Gi"}
-    spec: dict[str, Any] = {"containers": [{"name": name, "image": image}]}
+    """A pod of one container.
+
+    Raises:
+        UserError: for an image or account that is no name.
+    """
+    check_image(image, service_account)
+    resources = pod_resources(cpus, memory, gpus)
+    container = {"name": name, "image": image, "resources": {"requests": resources, "limits": dict(resources)}}
+    spec: dict[str, Any] = {"containers": [container]}
     if gpus:
-        wanted["nvidia.com/gpu"] = gpus
-        spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    spec["containers"][0]["resources"] = {"requests": wanted, "limits": dict(wanted)}
+        spec["tolerations"] = [GPU_TOLERATION]
     if service_account is not None:
         spec["serviceAccountName"] = service_account
     return {"spec": spec}
+
+
+def pod_resources(cpus: int, memory: int, gpus: int) -> dict[str, Any]:
+    """What a pod is given; memory in GiB."""
+    return {"cpu": cpus, "memory": f"{memory}Gi", **({"nvidia.com/gpu": gpus} if gpus else {})}
+
+
+def with_spec(template: dict[str, Any], name: str) -> dict[str, Any]:
+    """A pod that sees the ConfigMap of that name in SPEC_FOLDER."""
+    template["spec"]["containers"][0]["volumeMounts"] = [{"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True}]
+    template["spec"]["volumes"] = [{"name": "spec", "configMap": {"name": name}}]
+    return template
+
+
+def check_image(image: str, service_account: str | None) -> None:
+    """Raises UserError for an image or account that is no name."""
+    if not IMAGE.fullmatch(image):
+        raise UserError(f"--image {image!r} is no container image: write it as registry/name:tag")
+    if service_account is not None and not ACCOUNT.fullmatch(service_account):
+        raise UserError(f"--service-account {service_account!r} is no name of a service account")
 
 
 # Slurm
 
 
 def batch_script(spec: JobSpec, job: Job, partition: str | None = None) -> str:
-    """A script for `sbatch`: what is particular to this job, then the lines that all jobs share.
+    """A run as a script for `sbatch`. Raises UserError as `slurm_script` does."""
+    return slurm_script(_command(spec, job), _spec_yaml(spec), job, partition)
+
+
+def slurm_script(
+    command: Sequence[str], spec: str, job: Job, partition: str | None, dependency: str | None = None
+) -> str:
+    """A script for `sbatch`: what is particular to this job, then the lines that all jobs share. The command gets the
+    file with the spec as its last argument.
 
     Raises:
         UserError: for a partition that is no name.
@@ -187,12 +283,13 @@ def batch_script(spec: JobSpec, job: Job, partition: str | None = None) -> str:
         "gpus-per-node": job.gpus or None,
         "time": _slurm_time(job.time),
         "signal": f"B:USR1@{DRAIN_SECONDS}",
+        "dependency": dependency,
     }
     directives = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
     variables = [
         f"nodes={job.workers} cpus={job.cpus} gpus={job.gpus}",
-        f"command=({shlex.join(_command(spec, job))})",
-        f"spec={shlex.quote(_spec_yaml(spec))}",
+        f"command=({shlex.join(command)})",
+        f"spec={shlex.quote(spec)}",
     ]
     shared = resources.files("jobs").joinpath("templates/slurm.sh").read_text()
     head = ["#!/bin/bash", *directives, "#SBATCH --requeue", "#SBATCH --exclusive", "#SBATCH --open-mode=append"]

@@ -20,7 +20,7 @@ from jobs.data_job import DataJob
 from jobs.next_version import NextVersion, TickResult, tick_text
 from jobs.notify import notify
 from jobs.record import check_creates
-from jobs.run import EXIT_DRAINED, Display, no_display
+from jobs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
 from pipeline import leases
 from pipeline.leases import AtWork, Heartbeat, Lease
 from pipeline.progress import StateReader
@@ -30,7 +30,7 @@ from pipeline.versions import run_name
 JOB = "job.json"
 TICKS = "ticks"
 FORMAT = 1
-EXIT_ERROR, EXIT_USAGE = 1, 2
+EXIT_ERROR = 1
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 

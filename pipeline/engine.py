@@ -37,6 +37,7 @@ WAIT_SECONDS = 0.5
 RECENT_SHARDS = 100  # what a shard usually takes is the median of so many
 SLOW, SLOW_SECONDS = 3, 10.0  # so many times as long as usual, and no less, is slow enough for a second copy
 HUNG = 20  # times as long as usual
+"""What the time of a device goes to, and the clock of the worker that counts it."""
 
 
 @dataclass

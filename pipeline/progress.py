@@ -13,6 +13,9 @@ from pipeline.commit import Commit, committed, read_commit
 from pipeline.parallel import read_ahead
 from pipeline.storage import Store
 
+DEVICE_SECONDS = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
+"""What bounds a run, and the seconds of a heartbeat that were spent on it."""
+
 STALE_SECONDS = 30.0
 TALLY = "report/tally.json"
 
@@ -121,13 +124,15 @@ class StateReader:
         return StageState(shards, images, len(tally.shards), tally.images, in_flight, rows)
 
 
+def device_seconds(seconds: Mapping[str, float]) -> float:
+    """How long a device was held, busy or waiting, given the seconds of a heartbeat."""
+    return sum(seconds.get(name, 0.0) for name in DEVICE_SECONDS.values())
+
+
 def device_time(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Where the time of device threads went, in shares of 1, given the seconds of a heartbeat; the largest says what
-    bounds the run. Empty if they had nothing to do yet."""
-    names = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
-    spent = {bound: seconds.get(name, 0.0) for bound, name in names.items()}
-    total = sum(spent.values())
-    return {bound: time / total for bound, time in spent.items()} if total else {}
+    """Where that time went, in shares of 1; the largest says what bounds the run. Empty if nothing was done yet."""
+    total = device_seconds(seconds)
+    return {bound: seconds.get(name, 0.0) / total for bound, name in DEVICE_SECONDS.items()} if total else {}
 
 
 def is_at_work(heartbeat: dict[str, Any]) -> bool:

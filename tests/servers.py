@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from moto.server import ThreadedMotoServer
 SECRET = "not-a-secret"
 AZURITE = "azurite@3"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # well known
-INSTALL_SECONDS, START_SECONDS = 240, 30
+INSTALL_SECONDS, START_SECONDS = 240, 60
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ def moto(folder: Path, cache: Path) -> Iterator[Server]:  # noqa: ARG001
 @contextmanager
 def nanio(folder: Path, cache: Path) -> Iterator[Server]:  # noqa: ARG001
     """S3 that ignores If-None-Match."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     command = [sys.executable, "-m", "nanio", "serve", "--host", "127.0.0.1", "--port", str(port)]
     keys = {"NANIO_ACCESS_KEY": "test", "NANIO_SECRET_KEY": SECRET}
     with _started(
@@ -82,6 +81,28 @@ def azurite(folder: Path, cache: Path) -> Iterator[Server]:
 
 
 SERVERS = {"moto": moto, "azurite": azurite, "nanio": nanio}
+
+
+@contextmanager
+def ray_head(log: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """A Ray cluster of two CPUs in processes of its own, beside any other; the URL of its dashboard. Its agent, which
+    starts jobs, comes a little later."""
+    ports = {"port": 0, "min-worker-port": 0, "max-worker-port": 0}  # 0: any that is free
+    ports |= {
+        name: _free_port() for name in ("dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    }
+    flags = [f"--{name}={port}" for name, port in ports.items()]
+    start = "from ray.scripts.scripts import main; main()"
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # Ray has sockets in it, whose paths must be short
+        command = [sys.executable, "-c", start, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
+        with _started([*command, *flags], log, r"(Ray runtime started)", environment):
+            yield f"http://127.0.0.1:{ports['dashboard-port']}"
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _azurite(cache: Path) -> list[str]:

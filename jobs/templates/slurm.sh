@@ -1,9 +1,9 @@
-# The first node of the job runs this script, the Ray head and `asyrp run`; $run is where they meet.
+# The first node of the job runs this script, the Ray head and the command, which is of asyrp; $run is where they meet.
 run=$(mktemp -d)
 trap 'rm -rf "$run"' EXIT
 printf '%s' "$spec" > "$run/spec.yaml"
 
-# USR1 comes before the time limit, to this shell alone. Only `asyrp run` is told to stop: it finishes and commits the
+# USR1 comes before the time limit, to this shell alone. Only the command is told to stop: it finishes and commits the
 # shards in flight, for which it needs Ray, and ends with 130.
 drain() {
     interrupted=yes
@@ -21,7 +21,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 head=$(hostname -I | cut -d ' ' -f 1)
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 srun --cpu-bind=none ray symmetric-run --address "$head:6379" --min-nodes "$nodes" --num-cpus "$cpus" --num-gpus "$gpus" \
-    -- bash -c 'echo $$ > "$0" && exec "$@"' "$run/pid" "${command[@]}" --config "$run/spec.yaml" &
+    -- bash -c 'echo $$ > "$0" && exec "$@"' "$run/pid" "${command[@]}" "$run/spec.yaml" &
 step=$!
 interrupted=yes
 while [ "$interrupted" = yes ]; do # a signal ends `wait` before the step has ended

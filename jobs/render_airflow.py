@@ -1,0 +1,51 @@
+"""The schedule of a data job as a DAG of Airflow."""
+
+from datetime import UTC, datetime
+
+from asyrp.errors import UserError
+from jobs.cron_dialects import five_fields
+from jobs.job_file import Files, JobFile, fill, spec_yaml
+from jobs.submit import DRAIN_SECONDS, GPU_TOLERATION, RETRIES, Placement, check_image, pod_resources
+
+STARTUP_SECONDS = 3600
+"""How long a pod may wait for its GPU."""
+
+
+def airflow(scheduled: JobFile, placement: Placement) -> Files:
+    """A DAG of Airflow: with an image a pod a tick, without one `asyrp` on the machines of Airflow's workers."""
+    name, schedule, image = scheduled.name, scheduled.schedule, placement.image
+    if image is None:
+        placement.only("airflow without --image", ())
+    else:
+        check_image(image, placement.service_account)
+        scheduled.refuse_local()
+    job = placement.job(name)
+    if job.workers > 1:
+        raise UserError("--workers: a DAG has one pod a tick: leave it out, or use --target raycronjob")
+    provider = "cncf-kubernetes" if image else "standard"
+    notes = [
+        f"The schedule of the data job {name}, a DAG for Airflow 2.9 or newer with apache-airflow-providers-{provider}."
+    ]
+    if schedule.catch_up == "none":
+        notes.append(scheduled.cannot("catch_up", "of the ticks that it missed, Airflow starts the last"))
+    if scheduled.job.overlap == "refuse":
+        notes.append("Two runs may be active, so that a tick that comes while another is at work finds that and ends.")
+    text = fill(
+        "dag.py",
+        notes=notes,
+        name=name,
+        spec=spec_yaml(scheduled.job),
+        schedule=schedule,
+        fields=five_fields(schedule, "Airflow"),
+        now=datetime.now(UTC),
+        max_active_runs=1 if scheduled.job.overlap == "queue" else 2,
+        image=image,
+        service_account=placement.service_account,
+        resources=pod_resources(job.cpus, job.memory, job.gpus),
+        toleration=GPU_TOLERATION if job.gpus else None,
+        startup_seconds=STARTUP_SECONDS,
+        drain_seconds=DRAIN_SECONDS,
+        seconds=int(job.time.total_seconds()),
+        retries=RETRIES,
+    )
+    return {f"{name.replace('-', '_')}.py": text}
