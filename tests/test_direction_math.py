@@ -150,10 +150,10 @@ def few_steps(monkeypatch, ray_cluster):  # noqa: ARG001
 
 @pytest.mark.usefixtures("few_steps")
 def test_show_draws_a_sweep_on_the_models_samples_and_the_length_of_delta_h(tmp_path, cli):
-    code, out, err = cli("directions", "show", "glasses", "--sweep", tmp_path / "sweep.png", "--json")
+    code, out, err = cli("directions", "show", "long_hair", "--sweep", tmp_path / "sweep.png", "--json")
     assert code == 0, err
     lengths = json.loads(out)["length_of_delta_h"]
-    direction = directions.load(registry.find("avatars").direction_files()["glasses"])
+    direction = directions.load(registry.find("avatars").direction_files()["long_hair"])
     expected = direction.form.delta_h.flatten(1).norm(dim=1)
     assert list(map(int, lengths)) == direction.form.steps
     np.testing.assert_allclose(list(lengths.values()), expected, rtol=1e-5)

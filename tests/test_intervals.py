@@ -322,9 +322,10 @@ def test_per_image_an_image_that_is_never_far_ends_where_the_others_do(tmp_path)
 
 def test_per_image_is_settled_to_the_distances_of_the_learned_intervals(tmp_path):
     save(KNOWN, intervals.learned_path(DIGEST))
-    asked = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", t_edit="per-image")
+    asked = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=["long_hair=1"], t_edit="per-image")
     job = resolve(asked)
-    settled = {"measure": "lpips", "distances": {"glasses": KNOWN.thresholds.t_edit}, "otherwise": {"glasses": 750}}
+    distances = {"long_hair": KNOWN.thresholds.t_edit}
+    settled = {"measure": "lpips", "distances": distances, "otherwise": {"long_hair": 750}}
     assert job.spec.model_dump()["t_edit"] == job.identity["t_edit"] == settled
     with pytest.raises(UserError, match="nor end edits per image"):
         resolve(asked.model_copy(update={"stages": "staged"}))
