@@ -59,6 +59,10 @@ class Clip:
         """Unit vectors [B, D] of images [B, 3, H, W] in [-1, 1], square; gradients flow back to them."""
         return self.model.encode_image(self._prepared(x), normalize=True)
 
+    def embeddings(self, x: Tensor) -> Tensor:
+        """Vectors [B, D] of images [B, 3, H, W] in [-1, 1], square, as long as the image tower makes them."""
+        return self.model.encode_image(self._prepared(x))
+
     def features(self, x: Tensor) -> list[Tensor]:
         """What every block of the image tower makes of images [B, 3, H, W] in [-1, 1], square: [B, C, h, w] each."""
         return self.model.visual.forward_intermediates(self._prepared(x), intermediates_only=True)[

@@ -18,6 +18,8 @@ from asyrp.metric_names import METRICS
 from jobs.cli_additions import extend, retry
 from jobs.cli_cluster import cluster_app, submit
 from jobs.cli_directions import directions_app
+from jobs.cli_evaluate import evaluate
+from jobs.cli_fid import fid
 from jobs.cli_intervals import intervals_app
 from jobs.cli_jobs import jobs_app
 from jobs.cli_models import models_app
@@ -54,6 +56,8 @@ app.add_typer(jobs_app, name="jobs")
 app.command()(sample)
 app.command()(retry)
 app.command()(extend)
+app.command()(evaluate)
+app.command()(fid)
 app.command()(verify)
 app.command()(gc)
 app.command()(export)
@@ -162,6 +166,7 @@ Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster to
 PricePerHour = Annotated[
     float | None, typer.Option("--price-per-hour", help="What an hour of one device costs, in any currency.")
 ]
+Log = Annotated[str | None, typer.Option("--log", help="An experiment logger: wandb:PROJECT or mlflow:URI.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
 
@@ -204,6 +209,7 @@ def spec_from_flags(
     address: Address = None,
     check: Check = None,
     price_per_hour: PricePerHour = None,
+    log: Log = None,
     config: Config = None,
     set_: Settings = None,
 ) -> JobSpec:
@@ -246,6 +252,7 @@ def spec_from_flags(
         "engine.address": address,
         "engine.check": check,
         "engine.price_per_hour": price_per_hour,
+        "engine.log": log,
     }
     return load_spec(config, flags, set_ or [])
 

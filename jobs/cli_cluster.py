@@ -1,5 +1,6 @@
 """`asyrp cluster` and `asyrp submit`: runs on more than one machine."""
 
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,18 @@ def cluster_check(
     """
     cluster = check_cluster(file)
     report(cluster.as_json(), as_json, lambda: _print_cluster(cluster))
+
+
+@cluster_app.command("grafana")
+def cluster_grafana(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("asyrp-grafana.json"),
+) -> None:
+    """Write the dashboard of runs for Grafana, whose data source is the Prometheus that scrapes the Ray nodes.
+
+    **Example:** asyrp cluster grafana -o asyrp-grafana.json
+    """
+    write_text(output, resources.files("jobs").joinpath("templates/grafana.json").read_text())
+    print_paths([output])
 
 
 def _print_cluster(cluster: Cluster) -> None:

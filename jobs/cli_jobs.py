@@ -36,7 +36,7 @@ NEXT_TICKS = 5
 
 
 @jobs_app.command("validate")
-def validate(specs: Specs) -> None:
+def validate(specs: Specs, as_json: AsJson = False) -> None:
     """Check job files: every mistake with its line. Touches no storage.
 
     **Example:** asyrp jobs validate nightly.yaml
@@ -49,7 +49,8 @@ def validate(specs: Specs) -> None:
             wrong.append(str(error))
     if wrong:
         raise UserError("\n".join(wrong))
-    out.print(f"{', '.join(map(str, specs))}: good", soft_wrap=True, highlight=False)
+    good = list(map(str, specs))
+    report({"good": good}, as_json, lambda: out.print(f"{', '.join(good)}: good", soft_wrap=True, highlight=False))
 
 
 @jobs_app.command("schema")

@@ -17,6 +17,7 @@ from jobs.spec import EngineSpec
 from pipeline.plan import PlanSummary, write_plan
 from pipeline.progress import StateReader
 from pipeline.readings import Reading
+from pipeline.source_image import SourceImage
 from pipeline.sources import list_images
 from pipeline.stage import ImageFormat, Reducer
 from pipeline.statistics import STAGE, CollectSettings, Statistics, statistics_stage
@@ -31,6 +32,7 @@ class Collection:
     """What to collect: `reading` of the images of `source`, or of those among them whose key is in `keys`, added up by
     the reducers of shards.
 
+    `images` lists them, if not as they lie in the source; `image_size` is that of the model where it is not given.
     `work` is the root that the sums are kept at, so that a killed collection goes on; None: a temporary folder.
     `identity` says what the reducer depends on.
     """
@@ -44,6 +46,17 @@ class Collection:
     work: str | None
     engine: EngineSpec
     keys: Container[str] | None = None
+    images: Callable[[], Iterable[SourceImage]] | None = None
+    image_size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Pixels a side that images are read to."""
+        return self.image_size or self.folder.image_size
+
+    def listed(self) -> Iterable[SourceImage]:
+        """All images there are to choose from."""
+        return self.images() if self.images else list_images(self.source)
 
 
 def collect(collection: Collection, merge: Callable[[Iterable[dict[str, Tensor]]], Merged]) -> tuple[Merged, int]:
@@ -78,6 +91,7 @@ def _run(collection: Collection, store: Store) -> int:
         "source": collection.source,
         "model_digest": collection.folder.digest,
         "shard_size": collection.shard_size,
+        **({"image_size": collection.image_size} if collection.image_size else {}),
         **collection.reading.identity(),
         **collection.identity,
     }
@@ -89,7 +103,7 @@ def _run(collection: Collection, store: Store) -> int:
     plan = open_root(store, RunRecord(spec, identity), sizes, lambda: _plan(collection, store))
     reader = StateReader(store, sizes(plan))
     if not reader.read().complete:
-        stage, image_format = statistics_stage(settings), ImageFormat(collection.folder.image_size)
+        stage, image_format = statistics_stage(settings), ImageFormat(collection.size)
         outcome = compute(store, [stage], settings, image_format, collection.engine, range(plan.shards), live(reader))
         if not outcome.finished:
             raise UserError(f"not all shards are done: {outcome.tripped or outcome.quarantined or 'stopped'}")
@@ -100,7 +114,5 @@ def _run(collection: Collection, store: Store) -> int:
 
 
 def _plan(collection: Collection, store: Store) -> PlanSummary:
-    wanted = (
-        image for image in list_images(collection.source) if collection.keys is None or image.key in collection.keys
-    )
+    wanted = (image for image in collection.listed() if collection.keys is None or image.key in collection.keys)
     return write_plan(store, wanted, collection.shard_size, lambda key: [key])

@@ -7,16 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.run import RunResult, cost
+from jobs.run import cost
 from jobs.spec import EngineSpec
 from pipeline.progress import RunState, StateReader, device_time
+
+if TYPE_CHECKING:  # Ray loads only where there is something to compute
+    from pipeline.engine import Outcome
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
@@ -145,10 +148,9 @@ def bound_text(shares: Mapping[str, float]) -> str:
     return f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}"
 
 
-def show_summary(result: RunResult, state: RunState, knobs: EngineSpec) -> None:
+def show_summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) -> None:
     """The tables at the end of a run: what became of the rows, and where the time went."""
     console.print(state_table(state))
-    outcome = result.outcome
     if outcome is None:
         console.print("nothing to do: every shard was committed already")
         return

@@ -96,7 +96,7 @@ class NextVersion:
             return _made(self.base)  # by a driver that died after it
         ended = self._edit(display)
         self._refuse_sudden_emptiness()
-        code = exit_code(ended) if ended else EXIT_OK
+        code = exit_code(ended.outcome) if ended else EXIT_OK
         if code not in (EXIT_OK, EXIT_QUARANTINE):
             assert ended is not None and ended.outcome is not None
             outcome: Outcome = "drained" if code == EXIT_DRAINED else "failed"

@@ -11,6 +11,7 @@ from pipeline.aggregates import counts, summaries
 from pipeline.card import run_facts
 from pipeline.manifest import OK
 from pipeline.recipe import FINAL
+from pipeline.results import OWN, Results
 
 SHARES = ("device", "reader", "writer")
 
@@ -44,7 +45,14 @@ def headline(report: Report) -> dict[str, str]:
 
 def tables(report: Report) -> list[Table]:
     """All tables that have rows."""
-    made = (statuses(report), measured(report), actors(report), quarantined(report), settings(report))
+    made = (
+        statuses(report),
+        measured(report.results),
+        origins(report.results),
+        actors(report),
+        quarantined(report),
+        settings(report),
+    )
     return [table for table in made if table.rows]
 
 
@@ -55,9 +63,9 @@ def statuses(report: Report) -> Table:
     return Table("What became of the images", "Rows of the manifest, one per image and edit.", ("edit", *names), rows)
 
 
-def measured(report: Report) -> Table:
+def measured(results: Results) -> Table:
     """What is usual of every metric, by edit."""
-    by_edit = summaries(report.results)
+    by_edit = summaries(results)
     rows = [
         (
             named(metric),
@@ -67,12 +75,20 @@ def measured(report: Report) -> Table:
             signif(of.mean),
             f"{of.count:,}",
         )
-        for metric in report.results.metrics
+        for metric in results.metrics
         for edit, found in by_edit.items()
         if (of := found.get(metric))
     ]
     note = "↑: more is better, ↓: less is better. Nine of ten values lie in the range."
     return Table("What was measured", note, ("metric", "edit", "median", "range", "mean", "rows"), rows, labels=2)
+
+
+def origins(results: Results) -> Table:
+    """Where the numbers come from; nothing where all are the run's own."""
+    rows = [(named(metric), origin, f"{n:,}") for metric, of in results.origins.items() for origin, n in of.items()]
+    evaluated = any(origin != OWN for _, origin, _ in rows)
+    note = "Measured while the images were made, or by asyrp evaluate. What was evaluated last counts."
+    return Table("Where the numbers come from", note, ("metric", "measured by", "rows"), rows if evaluated else (), 2)
 
 
 def actors(report: Report) -> Table:

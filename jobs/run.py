@@ -123,9 +123,8 @@ def compute(
             return engine.run(pending_units(store, stages, shards))
 
 
-def exit_code(result: RunResult) -> int:
-    """The exit code of a run: 0 all committed, 3 quarantine, 4 breaker, 130 drained."""
-    outcome = result.outcome
+def exit_code(outcome: "Outcome | None") -> int:
+    """The exit code of a session: 0 all committed, 3 quarantine, 4 breaker, 130 drained."""
     if outcome is None or outcome.finished:
         return 0
     if outcome.tripped:

@@ -6,6 +6,7 @@ from typing import Any
 
 from asyrp.metric_names import RECONSTRUCTION_PSNR
 from jobs.display import console, live, out, report, show_summary
+from jobs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.record import read_run
 from jobs.run import exit_code, run, summary
 from jobs.spec import JobSpec
@@ -22,10 +23,12 @@ GOOD_PSNR = 30.0
 def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None = None) -> int:
     """Run, print the tables to stderr, and give the exit code; the contact sheet's path goes to stdout. As JSON, after
     what the command has `found` before: the summary of the run."""
-    result = run(spec, live)
+    session = LoggedSession(open_log(spec.engine.log), live)
+    result = run(spec, session.display)
     store = Store(spec.output)
     state = read_state(store)
-    show_summary(result, state, spec.engine)
+    session.ended(lambda: final_numbers(store, state), result.sheet)
+    show_summary(result.outcome, state, spec.engine)
     lost = inversion_loss(store)
     if lost:
         console.print(lost_sentence(lost), highlight=False, soft_wrap=True)
@@ -37,7 +40,7 @@ def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None
 
     facts = {**(found or {}), **summary(result.outcome, state, spec.engine), "reconstruction": lost, "sheet": sheet}
     report(facts, as_json, show)
-    return exit_code(result)
+    return exit_code(result.outcome)
 
 
 def inversion_loss(store: Store) -> dict[str, float] | None:

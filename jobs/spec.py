@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
@@ -13,10 +13,12 @@ from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec
 from jobs.paths import Url, absolute_model
+from pipeline.credentials import refuse_credentials
 from pipeline.images import Codec, Fit
 from pipeline.selection import Condition, Selection
 from pipeline.sinks import SinkName
 
+LOGGERS = ("wandb", "mlflow")
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 
 
@@ -74,6 +76,22 @@ class EngineSpec(BaseModel):
         600, gt=0, description="seconds after which a shard counts as hung; 20 times the usual, if that is more"
     )
     price_per_hour: float | None = Field(None, ge=0, description="what an hour of one device costs, in any currency")
+
+    log: str | None = Field(None, description="an experiment logger: wandb:PROJECT or mlflow:URI")
+
+    @field_validator("log")
+    @classmethod
+    def _log_is_known(cls, name: str | None) -> str | None:
+        if name is None:
+            return None
+        kind, _, argument = name.partition(":")
+        if kind not in LOGGERS or not argument:
+            raise ValueError("give wandb:PROJECT or mlflow:URI")
+        try:
+            refuse_credentials(argument)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return name
 
 
 class JobSpec(BaseModel):
@@ -177,6 +195,25 @@ def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -
     Raises:
         UserError: naming the field, what is wrong with it, and the nearest name for an unknown one.
     """
+    return _validated(JobSpec, _gathered(config, flags, settings), config)
+
+
+def load_inspection(config: Path | None, flags: dict[str, Any], settings: list[str]) -> InspectionSpec:
+    """What is to be measured, as `load_spec`; the fields are those of a spec's `inspection`. Raises as it does."""
+    return _validated(InspectionSpec, _gathered(config, flags, settings), config)
+
+
+Loaded = TypeVar("Loaded", bound=BaseModel)
+
+
+def _validated(model: type[Loaded], data: dict[str, Any], config: Path | None) -> Loaded:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_sentence(error, config, model)) from None
+
+
+def _gathered(config: Path | None, flags: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     data = _read_yaml(config) if config else {}
     for name, value in flags.items():
         if value is not None:
@@ -186,18 +223,12 @@ def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -
         if not equals:
             raise UserError(f"--set {setting}: write it as name=value, as in --set engine.batch_size=16")
         _put(data, name.strip(), yaml.safe_load(value))
-    try:
-        return JobSpec.model_validate(data)
-    except ValidationError as error:
-        raise UserError(_sentence(error, config)) from None
+    return data
 
 
 def load_engine(knobs: dict[str, Any]) -> EngineSpec:
     """The speed knobs of a command that has no spec. Raises UserError as `load_spec` does."""
-    try:
-        return EngineSpec.model_validate(knobs)
-    except ValidationError as error:
-        raise UserError(_sentence(error, None)) from None
+    return _validated(EngineSpec, knobs, None)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -248,10 +279,10 @@ def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseMod
     return model
 
 
-def _sentence(error: ValidationError, config: Path | None) -> str:
+def _sentence(error: ValidationError, config: Path | None, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     where = ".".join(map(str, path_of(first)))
     prefix = f"{config}: " if config else ""
     if first["type"] == "missing":
         return f"{prefix}{where} is missing: give --{where} or '{where}:' in the config"
-    return prefix + explain(first, EngineSpec if error.title == EngineSpec.__name__ else JobSpec)
+    return prefix + explain(first, model)

@@ -15,6 +15,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from asyrp.errors import UserError
 from pipeline.shard_job import ShardReport
 from pipeline.stage import ImageFormat, MakeFunctions, Stage
+from pipeline.telemetry import ActorMetrics
 from pipeline.worker import SHARDS_IN_FLIGHT, Worker, WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -50,16 +51,21 @@ class EditActor:
     def __init__(self, name: str) -> None:
         self.name = name
         self.worker: Worker | None = None
+        self.metrics: ActorMetrics | None = None
 
     def start(
         self, root: str, make_functions: MakeFunctions, image_format: ImageFormat, options: WorkerOptions
     ) -> None:
         """Load the net. Apart from __init__, so that its errors arrive as they are."""
-        self.worker = Worker(root, self.name, make_functions, image_format, options)
+        self.metrics = ActorMetrics(root)
+        self.worker = Worker(root, self.name, make_functions, image_format, options, self.metrics.heartbeat)
 
     def run(self, stage: Stage, shard: int) -> ShardReport:
-        assert self.worker is not None
-        return self.worker.run(stage, shard)
+        assert self.worker is not None and self.metrics is not None
+        start = time.monotonic()
+        report = self.worker.run(stage, shard)
+        self.metrics.shard_done(report, time.monotonic() - start)
+        return report
 
     def close(self) -> dict[str, Any]:
         assert self.worker is not None

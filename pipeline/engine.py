@@ -26,6 +26,7 @@ from pipeline.progress import device_time
 from pipeline.shard_job import ShardReport
 from pipeline.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.storage import Store
+from pipeline.telemetry import DriverMetrics
 from pipeline.worker import SHARDS_IN_FLIGHT
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ class Engine:
         image_format: ImageFormat,
         options: EngineOptions,
     ) -> None:
+        self.store, self.options = store, options
         self.stages = {stage.name: stage for stage in stages}
-        self.options = options
         self.actors = Actors(store.url, make_functions, image_format, options)
         self.outcome = Outcome()
         self.failures: Counter[Unit | str] = Counter()
@@ -94,6 +95,7 @@ class Engine:
             Exception: what the stages raised, if the first shards fail alike and none has succeeded.
         """
         self.waiting, self.unfinished = list(units), set(units)
+        self.metrics = DriverMetrics(self.store.url, (unit.stage for unit in units))
         try:
             with self._drain_on_signal():
                 for _ in range(min(self.actors.count, len(units))):
@@ -103,6 +105,7 @@ class Engine:
                         self._handle(reference)
                     self._end_hung()
                     self._dispatch()
+                    self.metrics.actors_alive(len(self.actors.alive))
                 if not self.outcome.tripped:
                     self.outcome.seconds.update(self.actors.close())
         finally:
@@ -229,6 +232,7 @@ class Engine:
         if unit not in self.unfinished:  # its other copy was first
             return
         self.unfinished.discard(unit)
+        self.metrics.shard_done(unit.stage)
         self.succeeded = True
         self.outcome.images += report.images
         rows = sum(report.statuses.values())
@@ -293,7 +297,9 @@ class Engine:
 
     def _retry(self, unit: Unit, reason: str, free: bool = False) -> None:
         """Put a unit back behind the others, unless it is done or in flight elsewhere, or has failed too often."""
-        self.failures[unit] += not free
+        if not free:
+            self.failures[unit] += 1
+            self.metrics.shard_failed(unit.stage)
         if unit not in self.unfinished or self.actors.copies()[unit]:
             return
         if self.failures[unit] < MAX_ATTEMPTS:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from asyrp.errors import UserError
 from pipeline import additions, plan
 from pipeline.commit import Commit, DamagedCommit, committed, read_commit, shard_name
+from pipeline.evaluation import read_evaluations
 from pipeline.parallel import read_ahead
 from pipeline.progress import is_at_work, read_heartbeats
 from pipeline.storage import Entry, Store
@@ -68,8 +69,10 @@ def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_
 
 
 def find_garbage(store: Store, stages: Iterable[str]) -> list[Garbage]:
-    """The attempts that no commit or record names and no actor at work has in flight."""
-    return [*_abandoned_attempts(store, stages), *_abandoned_parts(store)]
+    """The attempts, at the stages and at evaluations, that no commit or record names and no actor at work has in
+    flight."""
+    evaluated = [evaluation.stage for evaluation in read_evaluations(store)]
+    return [*_abandoned_attempts(store, [*stages, *evaluated]), *_abandoned_parts(store)]
 
 
 def _abandoned_attempts(store: Store, stages: Iterable[str]) -> Iterator[Garbage]:

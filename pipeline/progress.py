@@ -13,11 +13,11 @@ from pipeline.commit import Commit, committed, read_commit
 from pipeline.parallel import read_ahead
 from pipeline.storage import Store
 
-DEVICE_SECONDS = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
-"""What bounds a run, and the seconds of a heartbeat that were spent on it."""
-
 STALE_SECONDS = 30.0
 TALLY = "report/tally.json"
+
+DEVICE_TIME = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
+"""What a device thread does or waits for, and under which name a heartbeat counts the seconds."""
 
 
 @dataclass
@@ -126,13 +126,13 @@ class StateReader:
 
 def device_seconds(seconds: Mapping[str, float]) -> float:
     """How long a device was held, busy or waiting, given the seconds of a heartbeat."""
-    return sum(seconds.get(name, 0.0) for name in DEVICE_SECONDS.values())
+    return sum(seconds.get(name, 0.0) for name in DEVICE_TIME.values())
 
 
 def device_time(seconds: Mapping[str, float]) -> dict[str, float]:
     """Where that time went, in shares of 1; the largest says what bounds the run. Empty if nothing was done yet."""
     total = device_seconds(seconds)
-    return {bound: seconds.get(name, 0.0) / total for bound, name in DEVICE_SECONDS.items()} if total else {}
+    return {bound: seconds.get(name, 0.0) / total for bound, name in DEVICE_TIME.items()} if total else {}
 
 
 def is_at_work(heartbeat: dict[str, Any]) -> bool:

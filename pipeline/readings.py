@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from asyrp.clip import Clip
 from asyrp.interval_curves import inversion_distances
 from asyrp.jacobian import singular_vectors
 from asyrp.labels import noised_h
@@ -119,6 +120,24 @@ class InversionDistances:
 
         def read(batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG001
             return inversion_distances(model.unet, model.schedule, measure, batch[:, 0].to(device), self.grid)
+
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ClipEmbeddings:
+    """What the image tower of a CLIP makes of the images: [D]. The model is not loaded."""
+
+    clip: str
+
+    def function(self, load: Callable[[], Loaded], device: str) -> BatchFunction:  # noqa: ARG002
+        clip = Clip(self.clip, device)
+
+        def read(batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG001
+            return clip.embeddings(batch[:, 0])
 
         return read
 

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from asyrp.image_sets import FeatureSums
 from asyrp.interval_curves import CurveSums
 from asyrp.jacobian import JacobianSums
 from asyrp.labels import LabelSums
 from asyrp.pca import PcaSketch
+from pipeline.plan import hash64
 from pipeline.stage import Reducer
 
 KEYS = "keys"
@@ -95,6 +97,24 @@ class CurveReducer:
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}
+
+
+class FeatureReducer:
+    """A shard's sums of features; which are kept is decided by key."""
+
+    def __init__(self) -> None:
+        self.ranks: list[int] = []
+        self.rows: list[torch.Tensor] = []
+
+    def add(self, key: str, output: NDArray[np.float32]) -> None:
+        self.ranks.append(hash64(key) >> 1)  # as int64
+        self.rows.append(torch.from_numpy(output))
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        if not self.rows:
+            return {}
+        sums = FeatureSums.of(torch.stack(self.rows), torch.tensor(self.ranks))
+        return {name: tensor.numpy() for name, tensor in sums.tensors().items()}
 
 
 class RowReducer:

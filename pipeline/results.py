@@ -1,5 +1,6 @@
 """The rows of a run as columns: what became of every image and edit, and what was measured of it."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from asyrp.metric_names import METRICS, SCORE, SOURCE_SCORE
 from pipeline.additions import CurrentRows
 from pipeline.commit import committed, committed_table
+from pipeline.evaluation import Evaluation, read_evaluations
 from pipeline.manifest import SCHEMA
 from pipeline.parallel import read_ahead
+from pipeline.recipe import FINAL
 from pipeline.sheet import edit_title
 from pipeline.stage import Stage
 from pipeline.storage import Store
@@ -24,6 +27,9 @@ SCORES = {"scores": SCORE, "source_scores": SOURCE_SCORE}
 
 STRENGTH = "strength"
 """The name of an image's own strength, among what was measured, where strengths are searched for."""
+
+OWN = "the run"
+"""Where numbers come from that were measured while the images were made."""
 
 FACTS = ("key", "shard", "stage", "edit", "strength", "status", "error", "output_uri", "output_member", "committed_at")
 COLUMNS = (*FACTS, *METRICS, *SCORES)
@@ -50,7 +56,8 @@ class Results:
     """One row per image and edit, in the order of the plan; the sample without an edit comes last.
 
     `edits` holds edits with their strengths, as `pipeline.sheet.edit_title` calls them. `metrics` are float32 [rows] by
-    name, NaN where nothing was measured; only those of which there is something. `places` say where an output lies,
+    name, NaN where nothing was measured; only those of which there is something. `origins` says where those come from,
+    by metric: how many numbers the run itself measured, and each evaluation. `places` say where an output lies,
     from the run's root. `numbers` count in the manifest of a row's shard. `committed_ms` is in milliseconds since 1970.
     """
 
@@ -64,6 +71,7 @@ class Results:
     numbers: NDArray[np.int32]
     committed_ms: NDArray[np.int64]
     metrics: Mapping[str, NDArray[np.float32]]
+    origins: Mapping[str, Mapping[str, int]]
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -75,7 +83,11 @@ class Results:
 
 
 class ResultReader:
-    """Reads the results of a run again and again; a shard is read once, as what is committed stays as it is."""
+    """Reads the results of a run again and again; a shard is read once, as what is committed stays as it is.
+
+    Where a row was measured more than once, by the run or by evaluations, the number is that of the evaluation that was
+    last asked for.
+    """
 
     def __init__(self, store: Store, stages: Sequence[Stage]) -> None:
         self.store, self.stages = store, stages
@@ -83,21 +95,63 @@ class ResultReader:
 
     def read(self) -> Results:
         """The current rows of the stages, those of a stage in the order of its shards."""
-        current = CurrentRows(self.store)
-        tables = [table for stage in self.stages for table in self._of_stage(current, stage)]
-        return _results(pa.concat_tables(tables or [_EMPTY]))
+        current, origins = CurrentRows(self.store), Origins()
+        evaluations = read_evaluations(self.store)
+        tables = [table for stage in self.stages for table in self._of_stage(current, stage, evaluations, origins)]
+        return _results(pa.concat_tables(tables or [_EMPTY]), origins)
 
-    def _of_stage(self, current: CurrentRows, stage: Stage) -> Iterator[pa.Table]:
-        done = sorted(committed(self.store, stage.name))
-        unread = [(stage.name, shard) for shard in done if (stage.name, shard) not in self._tables]
+    def _of_stage(
+        self, current: CurrentRows, stage: Stage, evaluations: Sequence[Evaluation], origins: "Origins"
+    ) -> Iterator[pa.Table]:
+        done = self._read_shards(stage.name, stage)
+        evaluated = [(e, set(self._read_shards(e.stage, stage))) for e in evaluations if stage.name == FINAL]
+        standing = current.standing(set(done))
+        for shard in done:
+            table = _standing(self._tables[stage.name, shard], shard, standing)
+            measured = {
+                evaluation.title: _standing(self._tables[evaluation.stage, shard], shard, standing)
+                for evaluation, shards in reversed(evaluated)
+                if shard in shards
+            }
+            yield origins.joined(table, measured)
+
+    def _read_shards(self, name: str, stage: Stage) -> list[int]:
+        """Read what is new of a stage, whose rows are called as those of `stage`; its committed shards."""
+        done = sorted(committed(self.store, name))
+        unread = [(name, shard) for shard in done if (name, shard) not in self._tables]
 
         def read(unit: tuple[str, int]) -> pa.Table:
             return _titled(committed_table(self.store, *unit, COLUMNS), stage)
 
         self._tables.update(zip(unread, read_ahead(read, unread), strict=True))
-        standing = current.standing(set(done))
-        for shard in done:
-            yield _standing(self._tables[stage.name, shard], shard, standing)
+        return done
+
+
+class Origins:
+    """Takes what evaluations have measured into the tables of the run, and counts where the numbers come from."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def joined(self, table: pa.Table, evaluated: Mapping[str, pa.Table]) -> pa.Table:
+        """A shard's table with, of each number, the one of the first of `evaluated` that has it, else its own. The
+        manifests of an evaluation have the rows of the stage that it read, in its order."""
+        for name in (*METRICS, *SCORES):
+            if not evaluated:
+                self.counts[name][OWN] += len(table) - table[name].null_count
+                continue
+            columns = {origin: measured[name] for origin, measured in evaluated.items()} | {OWN: table[name]}
+            self._count(name, columns)
+            table = table.set_column(table.column_names.index(name), name, pc.coalesce(*columns.values()))
+        return table
+
+    def _count(self, name: str, columns: Mapping[str, pa.ChunkedArray]) -> None:
+        known = None
+        for origin, column in columns.items():
+            there = column.is_valid()
+            fresh = there if known is None else pc.and_not(there, known)
+            known = there if known is None else pc.or_(there, known)
+            self.counts[name][origin] += pc.sum(fresh).as_py() or 0
 
 
 def _titled(table: pa.Table, stage: Stage) -> pa.Table:
@@ -128,7 +182,7 @@ def _standing(table: pa.Table, shard: int, standing: Mapping[str, int]) -> pa.Ta
     return table.filter(pa.array([standing.get(key, shard) == shard for key in table["key"].to_pylist()]))
 
 
-def _results(table: pa.Table) -> Results:
+def _results(table: pa.Table, origins: Origins) -> Results:
     in_member = pc.binary_join_element_wise(table["output_member"], table["output_uri"], " in ")
     return Results(
         keys=Coded.of(table["key"]),
@@ -141,6 +195,7 @@ def _results(table: pa.Table) -> Results:
         numbers=table["number"].to_numpy(),
         committed_ms=table["committed_at"].cast(pa.int64()).to_numpy(),
         metrics=_measured(table),
+        origins={name: +counts for name, counts in origins.counts.items() if +counts},
     )
 
 

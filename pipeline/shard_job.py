@@ -17,8 +17,8 @@ from pipeline import images, latents, manifest
 from pipeline.additions import read_shard
 from pipeline.commit import Attempt
 from pipeline.credentials import redacted
-from pipeline.latents import ShardLatents, read_input
 from pipeline.plan import PlanRow
+from pipeline.shard_input import ShardInput, read_input
 from pipeline.sinks import open_sink
 from pipeline.stage import ImageFormat, Reducer, Stage
 from pipeline.storage import Store
@@ -85,7 +85,7 @@ class ShardJob:
     ) -> None:
         self.stage, self.shard, self.image_format, self.actor = stage, shard, image_format, actor
         self.attempt = Attempt(store, stage.name, shard)
-        self.input: ShardLatents | None = read_input(store, stage, shard)
+        self.input: ShardInput | None = read_input(store, stage, shard, image_format)
         self.plan: list[PlanRow] = read_shard(store, shard)[: stage.sample]
         self.future: Future[ShardReport] = Future()
         self._sink = open_sink(image_format.sink, self.attempt, len(self.plan) * len(stage.variants))
@@ -125,7 +125,7 @@ class ShardJob:
 
     def _finish_variant(self, item: Item, index: int) -> manifest.Row:
         row = self._row(item, index)
-        failure = item.failure or self._inherited(item, index)
+        failure = self._inherited(item, index) or item.failure
         if failure is None and item.outputs is not None and not np.isfinite(self._output(item, index)).all():
             failure = Failure("nonfinite", "FloatingPointError", "the output holds NaN or infinity")
         if failure is not None:
@@ -133,7 +133,7 @@ class ShardJob:
         if row["status"] != manifest.OK:
             return row
         assert item.outputs is not None
-        if self.stage.writes == "statistics":
+        if self.stage.writes in ("statistics", "metrics"):
             return row
         if self.stage.writes == "latents":
             return row | self._keep_latent(item.plan.row, index, item.outputs[index])
@@ -155,6 +155,9 @@ class ShardJob:
 
     def _row(self, item: Item, index: int) -> manifest.Row:
         variant, plan = self.stage.variants[index], item.plan
+        strength = variant.strength
+        if strength is None and self.input is not None:  # each image has its own
+            strength = self._read_row(item, index)["strength"]
         return {
             **self.stage.columns,
             **variant.columns,
@@ -172,7 +175,7 @@ class ShardJob:
             "source_height": item.height,
             "stage": self.stage.name,
             "edit": variant.edit,
-            "strength": variant.strength,
+            "strength": strength,
             "status": manifest.OK,
             "attempt": self.attempt.id,
             "fetch_ms": item.fetch_ms,
@@ -186,9 +189,14 @@ class ShardJob:
         """The failure that this variant had in the stage that was read."""
         if self.input is None:
             return None
-        before = self.input.rows[item.plan.row]
-        row = before[index if len(before) > 1 else 0]
+        row = self._read_row(item, index)
         return None if row["status"] == manifest.OK else Failure(row["status"], row["error_type"], row["error"])
+
+    def _read_row(self, item: Item, index: int) -> manifest.Row:
+        """The row of the stage that was read which this variant is made from."""
+        assert self.input is not None
+        before = self.input.rows[item.plan.row]
+        return before[index if len(before) > 1 else 0]
 
     def _keep_latent(self, row: int, index: int, output: NDArray[np.float32]) -> manifest.Row:
         name = latents.member(row, index)

@@ -62,15 +62,16 @@ class Variant:
 class Stage:
     """A declared stage, computed by the batch function named `function`.
 
-    `reads` names the stage whose latents it takes; None: the source images. `input_root` is the run that holds
-    those latents, if not this one. With `sample` only the first so many images of shard 0 are taken. With `with_source`
-    the source image comes after what is read, as the last of the V_in.
+    `reads` names the stage whose latents or images it takes; None: the source images. `input_root` is the run that
+    holds those, if not this one. With `sample` only the first so many images of shard 0 are taken. With `with_source`
+    the source image comes after what is read, as the last of the V_in. Metrics are columns of the manifest, with no
+    outputs beside it.
     """
 
     name: str
     function: str
     reads: str | None
-    writes: Literal["images", "latents", "statistics"]
+    writes: Literal["images", "latents", "statistics", "metrics"]
     variants: tuple[Variant, ...]
     columns: Mapping[str, Any]
     input_root: str | None = None

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,10 +34,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.fetch import fetch
+from pipeline.fetch import Changed, fetch
 from pipeline.images import ImageRefused, decode
-from pipeline.latents import ShardLatents
+from pipeline.shard_input import ShardInput
 from pipeline.shard_job import Columns, Failure, Item, ShardJob, ShardReport
+from pipeline.sinks import DamagedOutput
 from pipeline.stage import BatchFunction, ImageFormat, MakeFunctions, Measured, Stage
 from pipeline.storage import Store
 
@@ -75,15 +76,27 @@ class Meter:
                 self.seconds[name] += time.perf_counter() - start
 
 
+def unobserved(state: Mapping[str, Any]) -> None:
+    """Tell nobody of a heartbeat."""
+
+
 class Worker:
-    """One frozen net on one device and the threads that keep it busy. Ray only wraps it."""
+    """One frozen net on one device and the threads that keep it busy. Ray only wraps it. `observe` is shown the state
+    with every heartbeat."""
 
     def __init__(
-        self, root: str, name: str, make_functions: MakeFunctions, image_format: ImageFormat, options: WorkerOptions
+        self,
+        root: str,
+        name: str,
+        make_functions: MakeFunctions,
+        image_format: ImageFormat,
+        options: WorkerOptions,
+        observe: Callable[[Mapping[str, Any]], None] = unobserved,
     ) -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.store, self.name, self.image_format = Store(root), name, image_format
+        self.observe = observe
         self.batch_size = options.batch_size
         self.functions = make_functions()
         self.meter, self.started = Meter(), time.time()
@@ -159,7 +172,7 @@ class Worker:
             if item.job.input is None:
                 self._read_image(item)
             elif self._has_input(item):
-                self._read_latents(item, item.job.input)
+                self._read_input(item, item.job.input)
         except Exception as error:  # whatever it is, the shard's caller must hear of it
             item.job.fail(error)
         finally:
@@ -183,7 +196,10 @@ class Worker:
         except (OSError, EOFError) as error:
             item.failure = Failure.of("fetch_error", error)
             return
-        item.sha256 = hashlib.sha256(data).hexdigest()
+        edited_from, item.sha256 = item.sha256, hashlib.sha256(data).hexdigest()
+        if edited_from not in (None, item.sha256):
+            item.failure = Failure.of("fetch_error", Changed("the source has other bytes than when it was edited"))
+            return
         fetched = time.perf_counter()
         item.fetch_ms = 1000 * (fetched - start)
         try:
@@ -198,13 +214,19 @@ class Worker:
         item.width, item.height = decoded.width, decoded.height
         item.pixels = decoded.pixels[None]
 
-    def _read_latents(self, item: Item, latents: ShardLatents) -> None:
+    def _read_input(self, item: Item, shard: ShardInput) -> None:
+        """What an earlier stage made of the image, and, where the stage wants it, the source that it was made from."""
         if item.job.stage.with_source:
             self._read_image(item)
-            if item.pixels is not None:
-                item.pixels = np.concatenate([latents.item(item.plan.row), item.pixels])
-        else:
-            item.pixels = latents.item(item.plan.row)
+            if item.failure is not None:
+                return
+        try:
+            with self.meter.time("fetch"):
+                read = shard.item(item.plan.row)
+        except (OSError, DamagedOutput) as error:
+            item.pixels, item.failure = None, Failure.of("fetch_error", error)
+            return
+        item.pixels = read if item.pixels is None else np.concatenate([read, item.pixels])
 
     @staticmethod
     def _has_input(item: Item) -> bool:
@@ -212,7 +234,7 @@ class Worker:
         rows = item.job.input.rows[item.plan.row]
         item.width, item.height = rows[0]["source_width"], rows[0]["source_height"]
         item.sha256 = rows[0]["source_sha256"]
-        return any(row["output_member"] is not None for row in rows)
+        return any(row["output_uri"] is not None for row in rows)
 
     # The device thread
 
@@ -312,8 +334,10 @@ class Worker:
         """Write the state at once, every few seconds, and a last time when the worker closes."""
         closing = False
         while True:
+            state = self.state()
+            self.observe(state)
             try:
-                self.store.write(f"progress/{self.name}.json", json.dumps(self.state()).encode())
+                self.store.write(f"progress/{self.name}.json", json.dumps(state).encode())
             except OSError as error:
                 log.warning("%s: cannot write its heartbeat: %s", self.name, error)
             if closing:

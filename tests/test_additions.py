@@ -103,7 +103,7 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     (source / "0005.png").write_bytes(good[5][:200])
     root = tmp_path / "out"
     job = spec(source, root, shard_size=2)
-    assert exit_code(run(job)) == 0
+    assert exit_code(run(job).outcome) == 0
     before = {row["key"]: row["attempt"] for row in rows(root).values()}
     assert {key for (key, _, _), row in rows(root).items() if row["status"] == "decode_error"} == {
         "0002.png",
@@ -115,13 +115,13 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     added = retry(str(root), frozenset({"decode_error"}))
     assert added is not None and (added.images, added.replaces["boost"]) == (2, {"decode_error": 2})
     assert retry(str(root), frozenset({"decode_error"})) is None, "they are waiting to be done already"
-    assert exit_code(run(job)) == 0
+    assert exit_code(run(job).outcome) == 0
     now = {row["key"]: row for row in CurrentRows(Store(str(root))).of("boost")}
     assert {key: row["output_sha256"] for key, row in now.items()} == {key: sha for (key, _, _), sha in whole.items()}
     assert sum(now[key]["attempt"] != attempt for key, attempt in before.items()) == 2
     state = read_state(Store(str(root)))
     assert state.complete and dict(state.stages["boost"].rows) == {"ok": 7}
-    assert exit_code(run(job)) == 0
+    assert exit_code(run(job).outcome) == 0
 
 
 def digests_of(tmp_path, source):
@@ -137,7 +137,7 @@ def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_
     run(job)
     for _ in range(2):
         assert retry(job.output, frozenset({"decode_error"})) is not None
-        assert exit_code(run(job)) == 0
+        assert exit_code(run(job).outcome) == 0
         found = [(row["key"], row["status"]) for row in CurrentRows(Store(job.output)).of("boost")]
         assert sorted(found) == [("0000.png", "ok"), ("0001.png", "decode_error"), ("0002.png", "ok")]
         assert dict(read_state(Store(job.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
@@ -152,7 +152,7 @@ def test_a_retry_of_a_staged_run_goes_through_all_its_stages(tmp_path):
     run(job)
     (source / "0001.png").write_bytes(good)
     assert retry(job.output, frozenset({"decode_error"})) is not None
-    assert exit_code(run(job)) == 0
+    assert exit_code(run(job).outcome) == 0
     state = read_state(Store(job.output))
     assert {name: dict(stage.rows) for name, stage in state.stages.items()} == {
         "invert": {"ok": 3}, "edit": {"ok": 3}, "boost": {"ok": 3},
@@ -174,7 +174,7 @@ def test_an_extension_edits_what_is_new_and_names_what_changed_or_is_gone(tmp_pa
     found = extend(job.output, resolve(job))
     assert found.addition is not None and (found.addition.images, found.changed, found.deleted) == (3, 1, 1)
     assert found.examples == {"changed": ["0002.png"], "deleted": ["0001.png"]}
-    assert exit_code(run(job)) == 0
+    assert exit_code(run(job).outcome) == 0
     after = digests(job.output)
     assert before.items() <= after.items()
     assert {key for key, _, _ in after.keys() - before.keys()} == {"0010.png", "0011.png", "0012.png"}

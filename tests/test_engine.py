@@ -64,7 +64,7 @@ def test_one_and_two_actors_edit_every_image_once_and_alike(faces, tmp_path):
     source, steps = faces(8), {"n_inv": 10, "n_gen": 10}
     for actors in (1, 2):
         job = spec(source, tmp_path / str(actors), shard_size=3, engine={"actors": actors}, preview=2, **steps)
-        assert exit_code(run(job)) == 0
+        assert exit_code(run(job).outcome) == 0
         assert len(rows(tmp_path / str(actors), "reconstruct")) == 2
         assert (tmp_path / str(actors) / "report" / "contact_sheet.png").is_file()
     one, two = rows(tmp_path / "1"), rows(tmp_path / "2")
@@ -78,7 +78,7 @@ def test_a_finished_run_is_left_alone(faces, tmp_path):
     run(job_spec)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     result = run(job_spec)
-    assert result.outcome is None and exit_code(result) == 0
+    assert result.outcome is None and exit_code(result.outcome) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 

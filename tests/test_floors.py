@@ -13,6 +13,7 @@ FORBIDDEN = {
 }
 METHOD_ONLY_IN = {
     "pipeline/stages.py",
+    "pipeline/inspection.py",
     "pipeline/statistics.py",
     "pipeline/readings.py",
     "pipeline/reducers.py",

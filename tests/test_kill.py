@@ -39,7 +39,7 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(source, tmp_path_factory, ray_cluster):  # noqa: ARG001
     root = tmp_path_factory.mktemp("calm") / "out"
-    assert exit_code(run(spec(source, root, shard_size=SHARD_SIZE))) == 0
+    assert exit_code(run(spec(source, root, shard_size=SHARD_SIZE)).outcome) == 0
     found = digests(root)
     assert len(found) == IMAGES
     return found
@@ -63,7 +63,7 @@ def test_a_killed_actor_costs_no_image_and_changes_no_byte(source, undisturbed, 
     killer.start()
     result = run(spec(source, tmp_path / "out", shard_size=SHARD_SIZE))
     killer.join()
-    assert exit_code(result) == 0
+    assert exit_code(result.outcome) == 0
     assert len(read_heartbeats(Store(str(tmp_path / "out")))) == 2
     assert digests(tmp_path / "out") == undisturbed
 

@@ -324,13 +324,13 @@ def test_a_tar_is_edited_with_its_columns_in_the_manifest_and_a_run_is_a_source(
     path = write_tar(tmp_path / "x.tar", {0: "../../x"})
     selected = {"where": ["age<40"], "columns": ["age"], "shard_size": 2}
     first = run(spec(path, tmp_path / "out", **selected))
-    assert exit_code(first) == 0
+    assert exit_code(first.outcome) == 0
     found = rows(tmp_path / "out")
     assert [json.loads(row["source_columns"]) for row in found.values()] == [{"age": 10 * n} for n in range(4)]
     assert {row["status"] for row in found.values()} == {"ok"}
     assert next(iter(found.values()))["key"] == "_/_/x.png"
     second = run(spec(tmp_path / "out", tmp_path / "again", columns=["edit", "source_key"]))
-    assert exit_code(second) == 0
+    assert exit_code(second.outcome) == 0
     again = rows(tmp_path / "again")
     assert len(again) == 4
     for row in again.values():

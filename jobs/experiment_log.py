@@ -1,0 +1,227 @@
+"""Experiment loggers: what a run is, how far it is and what came of it, for W&B or MLflow.
+
+A logger is a side channel. It works in a thread of its own, and one that fails says so once and is left alone: the run
+goes on.
+"""
+
+import importlib.util
+import logging
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from asyrp.errors import UserError
+from jobs.display import all_rows
+from jobs.record import read_run, recorded_stages
+from jobs.run import Display
+from pipeline.credentials import redacted
+from pipeline.progress import RunState, StateReader
+from pipeline.recipe import FINAL
+from pipeline.storage import Store
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 30.0
+FAREWELL_SECONDS = 60.0
+"""How long a run that is through waits for its logger."""
+
+THROUGH = "images/through"
+EXPERIMENT = "asyrp"
+NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
+
+Numbers = Mapping[str, float]
+Ask = Callable[[], Numbers]
+"""Reads the numbers from storage: a log that wants none does not ask."""
+
+
+class ExperimentLog:
+    """What is logged of one session of a run. This one logs nothing."""
+
+    def began(self, name: str, settings: Mapping[str, Any]) -> None:
+        """The run's name and settings."""
+
+    def progress(self, ask: Ask) -> None:
+        """How far it is; THROUGH counts the images."""
+
+    def ended(self, ask: Ask, sheet: Path | None) -> None:
+        """What came of it, with the contact sheet; the last call."""
+
+
+class WandbLog(ExperimentLog):
+    """A run of Weights & Biases; WANDB_MODE and the like hold."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+        self.run: Any = None
+
+    def began(self, name: str, settings: Mapping[str, Any]) -> None:
+        import wandb
+
+        quiet = wandb.Settings(silent=True, console="off")  # what the terminal shows stays there
+        self.run = wandb.init(project=self.project, name=name, config=dict(settings), settings=quiet)
+
+    def progress(self, ask: Ask) -> None:
+        numbers = ask()
+        self.run.log(dict(numbers), step=int(numbers[THROUGH]))
+
+    def ended(self, ask: Ask, sheet: Path | None) -> None:
+        import wandb
+
+        self.run.summary.update(dict(ask()))
+        if sheet:
+            self.run.log({"contact sheet": wandb.Image(str(sheet))})
+        self.run.finish()
+
+
+class MlflowLog(ExperimentLog):
+    """A run of MLflow in the experiment EXPERIMENT."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.client: Any = None
+        self.run = ""
+
+    def began(self, name: str, settings: Mapping[str, Any]) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=self.uri)
+        known = self.client.get_experiment_by_name(EXPERIMENT)
+        experiment = known.experiment_id if known else self.client.create_experiment(EXPERIMENT)
+        self.run = self.client.create_run(experiment, run_name=name).info.run_id
+        for setting, value in _flat(settings):
+            self.client.log_param(self.run, _name(setting), value)
+
+    def progress(self, ask: Ask) -> None:
+        numbers = ask()
+        for name, value in numbers.items():
+            self.client.log_metric(self.run, _name(name), value, step=int(numbers[THROUGH]))
+
+    def ended(self, ask: Ask, sheet: Path | None) -> None:
+        for name, value in ask().items():
+            self.client.log_metric(self.run, _name(name), value)
+        if sheet:
+            self.client.log_artifact(self.run, str(sheet))
+        self.client.set_terminated(self.run)
+
+
+LOGS: dict[str, Callable[[str], ExperimentLog]] = {"wandb": WandbLog, "mlflow": MlflowLog}
+
+
+def open_log(name: str | None) -> ExperimentLog:
+    """The logger `wandb:PROJECT` or `mlflow:URI`; without a name the one that logs nothing.
+
+    Raises:
+        UserError: if its package is not installed.
+    """
+    if name is None:
+        return ExperimentLog()
+    kind, _, argument = name.partition(":")
+    if importlib.util.find_spec(kind) is None:
+        raise UserError(f"--log {name}: {kind} is not installed: pip install 'asyrp[{kind}]'")
+    return LOGS[kind](argument)
+
+
+class LoggedSession:
+    """Tells a log of one session, from a thread of its own, until the log fails."""
+
+    def __init__(self, experiment: ExperimentLog, display: Display) -> None:
+        self.experiment, self.wrapped = experiment, display
+        self.store: Store | None = None  # as soon as there is something to tell
+        self.failed = False
+
+    @contextmanager
+    def display(self, reader: StateReader) -> Iterator[None]:
+        """Show the run as it is shown without a log, and log its progress, until the block ends."""
+        self.store, stop = reader.store, threading.Event()
+        own = StateReader(reader.store, reader.stages)
+        thread = threading.Thread(target=self._tell(lambda: self._follow(own, stop)), name="log", daemon=True)
+        thread.start()
+        try:
+            with self.wrapped(reader):
+                yield
+        finally:
+            stop.set()
+            self._wait_for(thread)
+
+    def ended(self, ask: Ask, sheet: str | None) -> None:
+        """Tell what came of it, unless there was nothing to do; `sheet` is below the run's root."""
+        if self.store is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            picture = Path(folder) / "contact_sheet.png"
+            if sheet:
+                picture.write_bytes(self.store.read(sheet))
+            ended = self._tell(lambda: self.experiment.ended(ask, picture if sheet else None))
+            thread = threading.Thread(target=ended, name="log", daemon=True)
+            thread.start()
+            self._wait_for(thread)
+
+    def _follow(self, reader: StateReader, stop: threading.Event) -> None:
+        record = read_run(reader.store)
+        self.experiment.began(reader.store.root.rsplit("/", 1)[-1], _settings(reader.store, record))
+        ended = False
+        while not ended:
+            ended = stop.wait(PROGRESS_SECONDS)
+            self.experiment.progress(lambda: progress_numbers(reader.read()))
+
+    def _tell(self, call: Callable[[], None]) -> Callable[[], None]:
+        """A call that never raises: whatever a logger does, the run is not to end of it."""
+
+        def told() -> None:
+            if self.failed:
+                return
+            try:
+                call()
+            except Exception as error:
+                self.failed = True
+                reason = redacted(str(error)).splitlines() or [""]
+                log.warning("the run is not logged any more: %s: %s", type(error).__name__, reason[0])
+
+        return told
+
+    def _wait_for(self, thread: threading.Thread) -> None:
+        thread.join(FAREWELL_SECONDS)
+        if thread.is_alive() and not self.failed:
+            self.failed = True
+            log.warning("the run is not logged any more: no answer for %.0f s", FAREWELL_SECONDS)
+
+
+def progress_numbers(state: RunState) -> dict[str, float]:
+    """How far a run is, by name."""
+    stages = {f"images/{name}": float(stage.images_done) for name, stage in state.stages.items()}
+    rows = {f"rows/{status}": float(count) for status, count in all_rows(state).items()}
+    return {THROUGH: float(state.images_through), **stages, **rows}
+
+
+def final_numbers(store: Store, state: RunState) -> dict[str, float]:
+    """The counts of a run, and the means of what was measured of it by edit and metric."""
+    from pipeline.aggregates import summaries
+    from pipeline.results import ResultReader
+
+    final = [stage for stage in recorded_stages(read_run(store)) if stage.name == FINAL]
+    by_edit = summaries(ResultReader(store, final).read())
+    means = {f"mean/{edit}/{name}": of.mean for edit, found in by_edit.items() for name, of in found.items()}
+    return progress_numbers(state) | means
+
+
+def _settings(store: Store, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is: its identity, and where it is."""
+    return {"root": redacted(store.url), "identity_hash": record["identity_hash"], **record["identity"]}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Settings by dotted names."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _name(name: str) -> str:
+    """A name with the characters that MLflow takes."""
+    return NOT_IN_NAMES.sub("_", name)

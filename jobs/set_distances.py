@@ -1,0 +1,151 @@
+"""FID and KID: between any two sources, or between the edits of a run and what they were made from."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from asyrp.clip import Clip, default_clip
+from asyrp.errors import UserError
+from asyrp.image_sets import FeatureSums, SetDistance, set_distance
+from asyrp.registry import ModelFolder
+from jobs.additions import spec_of
+from jobs.collect import Collection, collect
+from jobs.record import read_run, recorded_stages
+from jobs.spec import EngineSpec
+from pipeline.actors import ray_session
+from pipeline.additions import read_addition, read_additions
+from pipeline.model_source import find_model
+from pipeline.plan import read_plan, source_image
+from pipeline.readings import ClipEmbeddings
+from pipeline.recipe import FINAL
+from pipeline.reducers import FeatureReducer
+from pipeline.selection import Condition, Selection
+from pipeline.sheet import edit_title
+from pipeline.source_image import SourceImage
+from pipeline.source_run import images_of_run
+from pipeline.sources import list_images
+from pipeline.stage import Variant
+from pipeline.storage import Store
+
+SHARD_SIZE = 1024
+"""Images whose sums are one file, which for 512 features is 2 MB whatever its number of images."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of which features are wanted: `source` and `name` tell them from others."""
+
+    source: str
+    name: str
+    images: Callable[[], Iterable[SourceImage]]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How sets are measured: `folder` and `image_size` are of the model whose images they are."""
+
+    folder: ModelFolder
+    image_size: int
+    clip: str
+    work: str | None
+    engine: EngineSpec
+
+    def sums(self, images: ImageSet) -> FeatureSums:
+        """The features of a set, added up over the cluster."""
+        collection = Collection(
+            source=images.source,
+            folder=self.folder,
+            reading=ClipEmbeddings(self.clip),
+            make_reducer=FeatureReducer,
+            identity={"set": images.name},
+            shard_size=SHARD_SIZE,
+            work=f"{self.work.rstrip('/')}/{images.name}" if self.work else None,
+            engine=self.engine,
+            images=images.images,
+            image_size=self.image_size,
+        )
+        return collect(collection, _merged)[0]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The distance of each set from what it was compared with, by its name, and the features that it is in."""
+
+    features: str
+    distances: dict[str, SetDistance]
+
+
+def compare_sources(
+    first: str, second: str, model: str, clip: str | None, work: str | None, engine: EngineSpec
+) -> Compared:
+    """The distance between two sources, read at the model's size.
+
+    Raises:
+        UserError: if there is no such source or CLIP, or a source has fewer than two images.
+    """
+    folder = find_model(model)
+    measuring = _measuring(folder, folder.image_size, clip, work, engine)
+    with ray_session(engine.address):
+        sets = [ImageSet(url, name, lambda url=url: list_images(url)) for name, url in (("a", first), ("b", second))]  # type: ignore[misc]
+        a, b = map(measuring.sums, sets)
+    return Compared(_features(measuring), {f"{first} and {second}": set_distance(a, b)})
+
+
+def compare_edits(root: str, clip: str | None, work: str | None, engine: EngineSpec) -> Compared:
+    """The distance of each edit of a run from the images that it was made from.
+
+    Raises:
+        UserError: if there is no run of edits at the root, or it has no images yet; else as `compare_sources`.
+    """
+    spec, record = spec_of(root, engine), read_run(Store(root))
+    measuring = _measuring(find_model(spec.model), record["identity"]["image_size"], clip, work, engine)
+    [final] = [stage for stage in recorded_stages(record) if stage.name == FINAL]
+    distances = {}
+    with ray_session(engine.address):
+        sources = measuring.sums(ImageSet(root, "sources", lambda: _sources(Store(root))))
+        for variant in final.variants:
+            title = edit_title(variant.edit, variant.strength)
+            edited = ImageSet(root, title, lambda variant=variant: _edited(root, variant))  # type: ignore[misc]
+            distances[title] = set_distance(measuring.sums(edited), sources)
+    return Compared(_features(measuring), distances)
+
+
+def _measuring(
+    folder: ModelFolder, image_size: int, clip: str | None, work: str | None, engine: EngineSpec
+) -> Measuring:
+    name = clip or default_clip(folder.name)
+    Clip(name)  # a mistake is better heard of here than from the first actor
+    return Measuring(folder, image_size, name, work, engine)
+
+
+def _features(measuring: Measuring) -> str:
+    return f"clip:{measuring.clip}"
+
+
+def _sources(store: Store) -> Iterator[SourceImage]:
+    """The images of a run's plan and of what was added to it, each once."""
+    yield from map(source_image, read_plan(store))
+    for addition in read_additions(store):
+        if addition.kind == "extend":
+            yield from map(source_image, read_addition(store, addition))
+
+
+def _edited(root: str, variant: Variant) -> Iterator[SourceImage]:
+    """What a run has made of an edit."""
+    conditions = [Condition("edit", "=", str(variant.edit))]
+    if variant.strength is not None:
+        conditions.append(Condition("strength", "=", str(variant.strength)))
+    selection = Selection(where=tuple(conditions))
+    return selection.chosen(images_of_run(root, selection))
+
+
+def _merged(shards: Iterable[dict[str, Tensor]]) -> FeatureSums:
+    merged: FeatureSums | None = None
+    for tensors in shards:
+        if tensors:
+            sums = FeatureSums.from_tensors(tensors)
+            merged = merged.merged(sums) if merged else sums
+    if merged is None:
+        raise UserError("a set has no readable image")
+    return merged

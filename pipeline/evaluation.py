@@ -1,0 +1,86 @@
+"""What is measured of a run after the fact: a stage of the same root that reads the final images and their sources.
+
+Its manifests have the rows of the final stage, in the same order, with metrics and without outputs. What an evaluation
+is it is by its settings: the same ones go on with it, others are another one. `evaluations/<id>.json` says them, and
+when they were last asked for.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pipeline.recipe import FINAL, MethodSettings
+from pipeline.stage import BatchFunction, Measured, Stage
+from pipeline.storage import Store
+
+if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
+    from torch import Tensor
+
+FOLDER = "evaluations"
+FUNCTION = "evaluate"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The `settings` of an evaluation: what is measured, and by which nets. `asked_at` is when it was last asked for,
+    in ISO 8601."""
+
+    id: str
+    settings: Mapping[str, Any]
+    asked_at: str
+
+    @property
+    def stage(self) -> str:
+        """The name of its stage."""
+        return f"evaluate-{self.id}"
+
+    @property
+    def title(self) -> str:
+        """What it is called where its numbers are shown."""
+        clip = f", CLIP {self.settings['judged_by']['clip']}" if self.settings["judged_by"]["clip"] else ""
+        return f"evaluation {self.id} of {self.asked_at[:16].replace('T', ' ')}{clip}"
+
+
+def record_evaluation(store: Store, settings: Mapping[str, Any]) -> Evaluation:
+    """Note that an evaluation is asked for now."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    evaluation = Evaluation(digest[:12], settings, datetime.now(UTC).isoformat())
+    record = {"settings": settings, "asked_at": evaluation.asked_at}
+    store.write(f"{FOLDER}/{evaluation.id}.json", json.dumps(record, indent=1).encode())
+    return evaluation
+
+
+def read_evaluations(store: Store) -> list[Evaluation]:
+    """All evaluations of a run, the one last asked for at the end."""
+    names = [name.removesuffix(".json") for name in store.names(FOLDER)]
+    records = [(name, json.loads(store.read(f"{FOLDER}/{name}.json"))) for name in names]
+    return sorted((Evaluation(name, **record) for name, record in records), key=lambda e: e.asked_at)
+
+
+def evaluation_stage(evaluation: Evaluation, final: Stage) -> Stage:
+    """The stage that measures what `final` made."""
+    return Stage(evaluation.stage, FUNCTION, FINAL, "metrics", final.variants, {}, with_source=True)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What the metrics depend on. Picklable: it travels to the actors, which load the nets."""
+
+    method: MethodSettings
+    device: str = "cpu"
+
+    def __call__(self) -> Mapping[str, BatchFunction]:
+        from pipeline.inspection import Inspector
+
+        assert self.method.inspection is not None
+        settings = replace(self.method, device=self.device, per_image=None)
+        inspector = Inspector(self.method.inspection, settings)
+
+        def evaluate(batch: "Tensor", keys: Sequence[str]) -> Measured:
+            on_device = batch.to(self.device)
+            return inspector.measured(on_device[:, -1], on_device[:, :-1], keys)
+
+        return {FUNCTION: evaluate}
