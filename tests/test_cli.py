@@ -114,10 +114,13 @@ def test_models_and_directions_are_listed_and_shown(cli):
     assert json.loads(cli("directions", "show", "smile", "--json")[1])["name"] == "smile"
 
 
-MAKERS = {"submit", "cluster grafana", "jobs schedule render", "models convert", "intervals learn", *(f"directions {name}" for name in (
-    "project", "combine", "scale", "begin", "average", "preview", "learn text", "learn labels", "learn classifier",
-    "learn pca", "learn jacobian",
-))}  # fmt: skip
+MAKERS = {
+    "submit", "cluster grafana", "jobs schedule render", "models convert", "intervals learn",
+    *(f"directions {name}" for name in (
+        "project", "combine", "scale", "begin", "average", "preview", "learn text", "learn labels", "learn classifier",
+        "learn pca", "learn jacobian",
+    )),
+}  # fmt: skip
 """Commands that make a file and print where it is."""
 
 SILENT = {"jobs schema", "jobs schedule serve"}
