@@ -28,14 +28,15 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def directional_similarity(before: Tensor, after: Tensor, direction: Tensor) -> Tensor:
-    """S_dir [B]: the cosine between the change of image vectors [B, D] and a direction of texts [D] (Asyrp, section
+    """S_dir [B]: the cosine between the change of image vectors [B, D] and directions of texts [B, D] (Asyrp, section
     4.1); 0 where nothing changed."""
-    return cosine_similarity(after - before, direction[None])
+    return cosine_similarity(after - before, direction)
 
 
-def agreement(before: Tensor, after: Tensor) -> Tensor:
-    """The share [B] of places with the same class, of class maps [B, ...]."""
-    return (before == after).flatten(1).float().mean(1)
+def agreement(before: Tensor, after: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The share [B] of places with the same class, of class maps [B, ...], or of those that are `counted` [B, ...]."""
+    same = (before == after).flatten(1).float()
+    return same.mean(1) if counted is None else (same * counted).sum(1) / counted.sum(1)
 
 
 def classes(seen: Tensor) -> Tensor:
@@ -83,8 +84,7 @@ class Metrics:
         self.scorer = self._scorer()
         self.texts = {edit: self._text_vectors(*pair) for edit, pair in texts.items()} if OF_TEXTS & set(names) else {}
         self.others = {
-            edit: [index for index, label in enumerate(judges.labels) if label not in labels]
-            for edit, labels in changed.items()
+            edit: torch.tensor([label not in labels for label in judges.labels]) for edit, labels in changed.items()
         }
 
     def reconstruction(self, images: Tensor, again: Tensor) -> list[Values]:
@@ -106,19 +106,19 @@ class Metrics:
             self.scorer(images) if self.scorer else None,
         )
 
-    def edit(self, before: Seen, after: Seen, edit: str) -> list[Values]:
-        """Of images before and after an edit."""
+    def edit(self, before: Seen, after: Seen, edits: Sequence[str]) -> list[Values]:
+        """Of images before and after an edit, which is named for each of them."""
         values = {
             name: measure(before.images, after.images)
             for name, measure in self.measures.items()
             if METRICS[name].of == "edit"
         }
         if before.clip is not None and after.clip is not None and self.texts:
-            source, target, direction = self.texts[edit]
+            source, target, direction = map(torch.stack, zip(*(self.texts[edit] for edit in edits), strict=True))
             values |= {
                 "s_dir": directional_similarity(before.clip, after.clip, direction),
-                "clip_score": after.clip @ target,
-                "clip_margin": after.clip @ (target - source),
+                "clip_score": (after.clip * target).sum(1),
+                "clip_margin": (after.clip * (target - source)).sum(1),
             }
         if before.face is not None and after.face is not None:
             values["identity"] = cosine_similarity(before.face, after.face)
@@ -126,8 +126,9 @@ class Metrics:
             values["segmentation"] = agreement(before.classes, after.classes)
         rows: list[Values] = [{}] * len(after.images)
         if before.scores is not None and after.scores is not None:
-            others, threshold = self.others[edit], self.judges.threshold
-            values["kept"] = agreement(before.scores[:, others] >= threshold, after.scores[:, others] >= threshold)
+            threshold = self.judges.threshold
+            others = torch.stack([self.others[edit] for edit in edits]).to(after.scores.device)
+            values["kept"] = agreement(before.scores >= threshold, after.scores >= threshold, others)
             rows = [
                 {"scores": self._named(now), "source_scores": self._named(then)}
                 for now, then in zip(after.scores, before.scores, strict=True)

@@ -54,6 +54,25 @@ class EditShift:
         return replace(self, terms=terms, strengths=strengths, ends=ends)
 
 
+@dataclass(frozen=True)
+class MixedShift:
+    """The shift of a batch in which every image has its own edit; to an image it is that of its edit, to the bit."""
+
+    shifts: tuple[EditShift, ...]
+    of_image: Tensor  # [B], indices of shifts
+
+    def __call__(self, encoded: Encoded, t: int) -> Tensor | None:
+        deltas = [shift(encoded, t) for shift in self.shifts]
+        if all(delta is None for delta in deltas):
+            return None
+        of_image = self.of_image.to(encoded.h.device)[:, None, None, None]
+        mixed = torch.zeros_like(encoded.h)
+        for index, delta in enumerate(deltas):
+            if delta is not None:
+                mixed = torch.where(of_image == index, delta.to(mixed.dtype), mixed)
+        return mixed
+
+
 def _of_each(factors: Tensor, delta_h: Tensor) -> Tensor:
     """delta_h [B or 1, C, h, w] times the factor [B] of each image."""
     return delta_h * factors.to(delta_h.device, delta_h.dtype)[:, None, None, None]

@@ -68,7 +68,7 @@ def sweep(attribute: str, count: int) -> list[dict[float, Edited]]:
         images = faces.edited(everyone, EditShift(((direction, strength, direction.info.t_edit or 0),), N_STEPS))
         seen = judged(faces.judge, images)
         kept = (seen[:, others] == faces.truth[:, others]).float().mean(1)
-        for face, values in enumerate(metrics.edit(before, metrics.look(images), edit)):
+        for face, values in enumerate(metrics.edit(before, metrics.look(images), [edit] * len(images))):
             found[face][strength] = Edited(values, bool(seen[face, index]), float(kept[face]))
     return found
 

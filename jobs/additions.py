@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from asyrp.errors import UserError
+from jobs.augment import Augmenter
 from jobs.record import output_names, read_run
 from jobs.resolve import Job
 from jobs.spec import EngineSpec, JobSpec
@@ -97,11 +98,15 @@ def extend(root: str, job: Job) -> Extension:
         standing = known.look_at(image)
         if standing == "new":
             new.append(image)
-            names.add(image.key, output_names(job, image.key))
         elif standing == "changed":
             changed += 1
             if changed <= EXAMPLES:
                 examples.append(image.key)
+    if job.spec.augmentation:
+        augmenter = Augmenter(job.spec, job.spec.augmentation)
+        new = list(augmenter.augmented(new, augmenter.recorded_drawing(record["plan"]["census"])))
+    for image in new:
+        names.add(image.key, output_names(job, image.key))
     everything = (row.key for rows in (read_images(store), new) for row in rows)
     names.check(lambda: everything, lambda key: output_names(job, key))
     plan = record["plan"]

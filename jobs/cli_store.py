@@ -129,6 +129,9 @@ def export(
     with_source: Annotated[
         bool, typer.Option("--with-source", help="The source images too, if they are those that were edited.")
     ] = False,
+    license_: Annotated[
+        str, typer.Option("--license", help="The licence for the card, as Hugging Face names it: cc-by-4.0, mit, ...")
+    ] = "unknown",
     partial: Annotated[bool, typer.Option("--partial", help="Of a run that is not complete: what there is.")] = False,
     version: Annotated[
         int | None, typer.Option("--version", help="Of a job: which of its versions. [default: the newest]")
@@ -147,9 +150,11 @@ def export(
 
     one_of("to", to, tuple(FORMATS))
     chosen = tuple(status.strip() for status in statuses.split(","))
-    settings = ExportSettings(to, parse_shares(split), seed, chosen, _bytes(shard_bytes), with_source)
     target = Store(absolute_url(output))
     snapshot, record = _exportable(Store(absolute_url(root)), version)
+    settings = ExportSettings(
+        to, parse_shares(split), seed, chosen, _bytes(shard_bytes), with_source, license_, **_lineage(record)
+    )
     if snapshot.unfinished and not partial:
         done = f"{snapshot.unfinished} are committed"
         raise UserError(f"the run at {root} is not complete, {done}: finish it, or give --partial")
@@ -180,6 +185,12 @@ def _exportable(store: Store, number: int | None) -> "tuple[Snapshot, dict[str, 
         raise UserError(f"the run at {store.url} edited no images: there is nothing to export")
     shards, _ = grown(store, record["stages"])[FINAL]
     return take_snapshot(store, FINAL, shards), record
+
+
+def _lineage(record: dict[str, Any]) -> dict[str, Any]:
+    """What the samples of an augmentation say of where they come from; nothing for other runs."""
+    census = record["plan"].get("census")
+    return {"run": record["identity_hash"][:12], "labels": tuple(census["labels"])} if census else {}
 
 
 def _print_exported(exported: "Exported", samples: dict[str, int], card: str) -> None:

@@ -24,7 +24,7 @@ MEGABYTE = 1_000_000
 @dataclass(frozen=True)
 class Estimate:
     """Encoder and decoder passes per image say what the maths costs; seconds are measured on `device`. Where strengths
-    are searched for, passes and seconds are the most that an image can cost."""
+    are searched for, or edits drawn, passes and seconds are the most that an image can cost."""
 
     images: int
     shards: int
@@ -52,11 +52,12 @@ def estimate(job: Job) -> Estimate:
     spec = job.spec
     images = sum(1 for _ in list_images(spec.source, spec.selection()))
     grid = timesteps(spec.n_gen)
-    variants = job.final.variants
+    computed = job.settings.draws or len(job.settings.edits)
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
     attempts, reconstructions = _inspected(job)
-    second_decodes = sum(bound.acts(t) for bound in job.settings.edits for t in grid)
-    encodes = inversion + spec.n_gen * (len(variants) * attempts + reconstructions)
+    by_edit = [sum(bound.acts(t) for t in grid) for bound in job.settings.edits]
+    second_decodes = max(by_edit) * computed if job.settings.draws else sum(by_edit)
+    encodes = inversion + spec.n_gen * (computed * attempts + reconstructions)
     decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
     model = models.load(find_model(spec.model), device, getattr(torch, spec.dtype))
@@ -66,11 +67,11 @@ def estimate(job: Job) -> Estimate:
     return Estimate(
         images=images,
         shards=-(-images // spec.shard_size),
-        outputs=images * len(variants),
+        outputs=images * len(job.final.variants),
         encodes_per_image=encodes,
         decodes_per_image=decodes,
         unet_calls_per_image=(encodes * encode_s + decodes * decode_s) / (encode_s + decode_s),
-        output_megabytes=images * len(variants) * _bytes_per_output(job) / MEGABYTE,
+        output_megabytes=images * len(job.final.variants) * _bytes_per_output(job) / MEGABYTE,
         latent_megabytes=images * kept * latent_bytes / MEGABYTE,
         device=device,
         seconds_per_image=encodes * encode_s + decodes * decode_s,

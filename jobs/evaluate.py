@@ -83,6 +83,11 @@ def prepare(root: str, asked: InspectionSpec, engine: EngineSpec) -> Work:
     """
     _refuse_what_needs_a_run(asked)
     store, spec = Store(root), spec_of(root, engine)
+    if spec.augmentation:
+        raise UserError(
+            f"the images at {root} have drawn edits of their own, which evaluate cannot measure: give inspection in "
+            "the spec of the run, so that they are measured while they are made"
+        )
     shards = sorted(committed(store, FINAL))
     if not shards:
         raise UserError(f"the run at {root} has no edited images yet: finish it first")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -12,13 +12,14 @@ from typing import Any
 
 from asyrp.edits import parse_edit
 from asyrp.errors import UserError
+from jobs.augment import Augmenter
 from jobs.resolve import Job
 from jobs.spec import JobSpec
 from pipeline.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
 from pipeline.recipe import declare_stages, edit_variant
 from pipeline.sources import SourceImage, list_images
-from pipeline.stage import Stage, Variant
+from pipeline.stage import Stage, Variant, drawn_variants
 from pipeline.storage import Store, explained, open_filesystem
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,11 @@ def recorded_stages(record: dict[str, Any]) -> list[Stage]:
     spec = record["spec"]
     if "edits" not in spec:  # a run that collects statistics
         return [Stage(name, name, None, "statistics", (Variant(),), {}) for name in record["stages"]]
-    edits = (parse_edit(text) for text in spec["edits"])
-    searched = bool((spec.get("inspection") or {}).get("search"))
-    variants = tuple(edit_variant(edit, searched, {}) for edit in edits)
+    if augmentation := spec.get("augmentation"):
+        variants = drawn_variants(augmentation["draws"])
+    else:
+        searched = bool((spec.get("inspection") or {}).get("search"))
+        variants = tuple(edit_variant(parse_edit(text), searched, {}) for text in spec["edits"])
     staged = spec["stages"] == "staged" or spec["inversions"] is not None
     return declare_stages(variants, {}, staged, spec["inversions"], spec["preview"])
 
@@ -142,12 +145,15 @@ def _new_plan(store: Store, job: Job, images: Iterable[SourceImage] | None) -> P
     if job.spec.inversions:
         return _plan_of_inversions(store, job)
     _refuse_output_inside_source(job.spec)
-    return write_plan(
-        store,
-        list_images(job.spec.source, job.spec.selection()) if images is None else images,
-        job.spec.shard_size,
-        lambda key: output_names(job, key),
-    )
+    if images is None:
+        images = list_images(job.spec.source, job.spec.selection())
+    if job.spec.augmentation is None:
+        return write_plan(store, images, job.spec.shard_size, lambda key: output_names(job, key))
+    augmenter = Augmenter(job.spec, job.spec.augmentation)
+    drawing = augmenter.new_drawing()
+    images = augmenter.augmented(images, drawing)
+    plan = write_plan(store, images, job.spec.shard_size, lambda key: output_names(job, key))
+    return replace(plan, census=drawing.census.as_json())
 
 
 def output_names(job: Job, key: str) -> list[str]:

@@ -1,7 +1,7 @@
 """From a spec to a job: the model, the directions and the stages that it names, found and checked."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from asyrp import intervals
@@ -21,9 +21,10 @@ from pipeline.recipe import (
     ImageDistances,
     MethodSettings,
     declare_stages,
+    edit_columns,
     edit_variant,
 )
-from pipeline.stage import ImageFormat, Stage
+from pipeline.stage import ImageFormat, Stage, drawn_variants
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def resolve(spec: JobSpec) -> Job:
     folder = find_model(spec.model)
     infos, sources = _directions(spec, folder)
     spec = _with_learned_intervals(spec, infos, folder)
-    edits = tuple(_bind(edit, spec, infos) for edit in spec.parsed_edits())
+    edits = _bind_all(spec, infos)
     size = spec.image_size or folder.image_size
     step = 2 ** (len(folder.config["block_out_channels"]) - 1)
     if size % step:
@@ -86,10 +87,12 @@ def resolve(spec: JobSpec) -> Job:
         check=spec.engine.check,
         inspection=inspection,
         per_image=ImageDistances(ends.measure, ends.distances) if isinstance(ends, DistancesSpec) else None,
+        draws=spec.augmentation.draws if spec.augmentation else 0,
     )
-    digests = {name: source.digest for name, source in sources.items()}
-    columns = {bound: _columns(bound, digests) for bound in edits}
+    columns = {bound: edit_columns(bound, sources) for bound in edits}
     variants = tuple(edit_variant(bound.edit, spec.searches, columns[bound]) for bound in edits)
+    if spec.augmentation:
+        variants = drawn_variants(spec.augmentation.draws)
     stages = declare_stages(
         variants, settings.columns(), staged, spec.inversions, spec.preview, measured=inspection is not None
     )
@@ -98,7 +101,7 @@ def resolve(spec: JobSpec) -> Job:
         "edits": [bound.edit.id for bound in edits],
         "image_size": size,
         "model_digest": folder.digest,
-        "directions": digests,
+        "directions": {name: source.digest for name, source in sources.items()},
         "intervals": {bound.edit.id: [columns[bound]["t_edit"], bound.t_boost] for bound in edits},
     }
     if inspection:
@@ -169,6 +172,15 @@ def _reached(t: int | None, name: str, threshold: float) -> int:
     return t
 
 
+def _bind_all(spec: JobSpec, infos: dict[str, DirectionInfo]) -> tuple[BoundEdit, ...]:
+    """The edits with their intervals. Those that images draw are computed together, so one t_boost holds for all."""
+    edits = tuple(_bind(edit, spec, infos) for edit in spec.parsed_edits())
+    if spec.augmentation is None:
+        return edits
+    t_boost = min(bound.t_boost for bound in edits)
+    return tuple(replace(bound, t_boost=t_boost) for bound in edits)
+
+
 def _bind(edit: Edit, spec: JobSpec, infos: dict[str, DirectionInfo]) -> BoundEdit:
     """t_boost belongs to the data: of several suggestions the smallest, which adds the least noise, holds."""
     of_edit = [infos[name] for name, _ in edit.weights]
@@ -197,12 +209,3 @@ def _t_edit(name: str, spec: JobSpec, infos: dict[str, DirectionInfo]) -> int:
             f"direction '{info.name}' begins at {info.t_start}, so it cannot end at {t_edit}: give a smaller t_edit"
         )
     return t_edit
-
-
-def _columns(bound: BoundEdit, digests: dict[str, str]) -> dict[str, Any]:
-    return {
-        "direction_digest": ",".join(digests[name] for name, _ in bound.edit.weights) or None,
-        "t_edit": min(bound.t_edits, default=None),
-        "t_boost": bound.t_boost,
-        "eta": 1.0 if bound.t_boost else 0.0,
-    }

@@ -26,9 +26,11 @@ def resolve_inspection(
         UserError: if a metric lacks its texts or its net, or a staged run is asked for what needs the fused one.
     """
     per_image = isinstance(spec.t_edit, DistancesSpec)
-    asked = spec.inspection or (InspectionSpec() if per_image else None)  # type: ignore[call-arg]
+    asked = spec.inspection or (InspectionSpec() if per_image or spec.augmentation else None)  # type: ignore[call-arg]
     if asked is None:
         return None
+    if spec.augmentation:
+        _refuse_with_augmentation(asked, staged)
     judges = _judges(asked, folder)
     retry = SecondInversion(asked.retry.n_inv or spec.n_inv, asked.retry.refine) if asked.retry else None
     wants_texts = bool(OF_TEXTS & set(asked.measured()))
@@ -36,7 +38,7 @@ def resolve_inspection(
         metrics=asked.measured(),
         judges=judges,
         texts={edit.id: _texts(edit, asked, folder, infos) for edit in edits} if wants_texts else {},
-        changed={edit.id: frozenset(name for name, _ in edit.weights) & {*judges.labels} for edit in edits},
+        changed={edit.id: frozenset(_changed(edit, spec)) & {*judges.labels} for edit in edits},
         gates=asked.conditions(),
         search=asked.searching(),
         retry=retry,
@@ -52,6 +54,21 @@ def resolve_inspection(
     if inspection.search and len(set(names)) < len(names):
         raise UserError("a search finds the strength of an edit: give each edit once, not at several strengths")
     return inspection
+
+
+def _refuse_with_augmentation(asked: InspectionSpec, staged: bool) -> None:
+    if staged:
+        raise UserError("images that draw their edits are inverted and edited in one pass: take --stages fused")
+    if asked.search is not None:
+        raise UserError("an augmentation draws the strengths of its edits: leave out inspection.search")
+    if asked.classifier and asked.sample < 1:
+        raise UserError("the classifier confirms the labels of every augmented image, so inspection.sample must be 1")
+
+
+def _changed(edit: Edit, spec: JobSpec) -> set[str]:
+    """The labels that an edit is meant to change."""
+    said = spec.augmentation.changed(edit) if spec.augmentation else set()
+    return said | {name for name, _ in edit.weights}
 
 
 def judged_by(inspection: Inspection) -> dict[str, Any]:

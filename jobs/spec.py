@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
+from jobs.augmentation_spec import AUGMENTATION_KINDS, AugmentationSpec
 from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec
 from jobs.paths import Url, absolute_model
 from pipeline.credentials import refuse_credentials
@@ -55,7 +66,7 @@ def _kind(value: Any) -> str:
 One = Annotated[Timestep, Tag("timestep")] | Annotated[Auto, Tag("auto")]
 Each = Annotated[dict[str, Timestep], Tag("by direction")]
 OfEach = Annotated[PerImage, Tag(PER_IMAGE)] | Annotated[DistancesSpec, Tag("distances")]
-KINDS = ("timestep", AUTO, PER_IMAGE, "distances", "by direction", *SEARCH_KINDS)
+KINDS = ("timestep", AUTO, PER_IMAGE, "distances", "by direction", *SEARCH_KINDS, *AUGMENTATION_KINDS)
 """Tags of unions, which are no fields."""
 
 
@@ -108,7 +119,8 @@ class JobSpec(BaseModel):
     image_column: str | None = Field(None, description="of a table: where its images or URLs are")
     model: Annotated[str, AfterValidator(absolute_model)] = "avatars"
     directions: dict[str, Url] = Field(default_factory=dict, description="direction files by the name edits use")
-    edits: list[str] = Field(min_length=1)
+    augmentation: AugmentationSpec | None = Field(None, description="in place of edits: those that each image draws")
+    edits: list[str] = Field(default_factory=list, validate_default=True)
     combine: Literal["sum", "official"] = Field(
         "sum", description="several directions in an edit: their plain sum, or as the official code does it"
     )
@@ -141,7 +153,11 @@ class JobSpec(BaseModel):
 
     @field_validator("edits")
     @classmethod
-    def _edits_parse(cls, texts: list[str]) -> list[str]:
+    def _edits_parse(cls, texts: list[str], info: ValidationInfo) -> list[str]:
+        if texts and info.data.get("augmentation"):
+            raise ValueError("an augmentation says which edits are drawn: leave these out")
+        if not texts and not info.data.get("augmentation", "refused already"):
+            raise PydanticCustomError("missing", "Field required")
         try:
             ids = [parse_edit(text).id for text in texts]
         except UserError as error:
@@ -173,10 +189,13 @@ class JobSpec(BaseModel):
     def selection(self) -> Selection:
         """Which images of the source are meant."""
         where = tuple(Condition.parse(text) for text in self.where)
-        return Selection(self.limit, self.sample, where, tuple(self.columns), self.image_column)
+        labels = self.augmentation.label_columns() if self.augmentation else []
+        columns = tuple(dict.fromkeys([*self.columns, *labels]))
+        return Selection(self.limit, self.sample, where, columns, self.image_column)
 
     def parsed_edits(self) -> list[Edit]:
-        return [parse_edit(text) for text in self.edits]
+        """The edits of every image, or those that images can draw, at strength 1 or -1."""
+        return self.augmentation.unit_edits() if self.augmentation else [parse_edit(text) for text in self.edits]
 
     @property
     def searches(self) -> bool:
@@ -185,8 +204,8 @@ class JobSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What the outputs depend on, as far as the spec says it."""
-        left_out = {"output", "engine", "model", "intervals"} | ({"inspection"} if self.inspection is None else set())
-        return self.model_dump(mode="json", exclude=left_out)
+        absent = {name for name in ("inspection", "augmentation") if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals"} | absent)
 
 
 def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> JobSpec:

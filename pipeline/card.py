@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
+from pipeline.augmented import augmentation_tables
 from pipeline.export import Exported, ExportSettings, Snapshot
 from pipeline.formats import FORMATS
-from pipeline.stage import shown_strength
 
 FACTS = ("n_inv", "refine", "n_gen", "combine", "seed", "image_size", "fit", "codec", "dtype")
 
@@ -17,18 +17,21 @@ def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Sna
     """Markdown with YAML front matter. `record` is the run's run.json, or that of the last of several runs; no path or
     URL in it is told."""
     splits = [split for split, shards in exported.shards.items() if shards]
+    is_augmentation = bool(record["spec"].get("augmentation"))
     lines = [
         "---",
-        yaml.safe_dump(_front_matter(settings.format, splits), sort_keys=False).strip(),
+        yaml.safe_dump(_front_matter(settings, splits), sort_keys=False).strip(),
         "---",
         "",
         "# Images edited in the semantic latent space of a diffusion model",
         "",
-        "One row is one image after one edit. All edits of an image are in the same split.",
+        f"One row is one image{' as it is, or' if is_augmentation else ''} after one edit. All rows of an image are in "
+        "the same split.",
         "",
         *markdown_table(("edit", "strength", *splits), _counts(exported, splits)),
         "",
         *_left_out(settings, snapshot, exported),
+        *(_augmentation(record, exported) if is_augmentation else ()),
         "## How it was made",
         "",
         *markdown_table(("", ""), run_facts(record).items()),
@@ -37,14 +40,20 @@ def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Sna
     return "\n".join(lines)
 
 
-def _front_matter(kind: str, splits: Sequence[str]) -> dict[str, Any]:
-    files = [{"split": split, "path": FORMATS[kind].files.format(split=split)} for split in splits]
-    return {"configs": [{"config_name": "default", "data_files": files}], "tags": ["asyrp", "image-editing"]}
+def _front_matter(settings: ExportSettings, splits: Sequence[str]) -> dict[str, Any]:
+    files = [{"split": split, "path": FORMATS[settings.format].files.format(split=split)} for split in splits]
+    configs = [{"config_name": "default", "data_files": files}]
+    return {"license": settings.license, "configs": configs, "tags": ["asyrp", "image-editing"]}
 
 
 def _counts(exported: Exported, splits: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for edit, strength in dict.fromkeys((edit, strength) for _, edit, strength in exported.samples):
-        yield (edit, shown_strength(strength), *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
+        yield (edit, strength, *(f"{exported.samples[split, edit, strength]:,}" for split in splits))
+
+
+def _augmentation(record: Mapping[str, Any], exported: Exported) -> Iterator[str]:
+    for title, text, head, rows in augmentation_tables(record, exported.tally):
+        yield from (f"## {title}", "", text, "", *markdown_table(head, rows), "")
 
 
 def _left_out(settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> Iterator[str]:

@@ -5,7 +5,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
@@ -38,6 +38,9 @@ COLUMNS = (
 )
 """The manifest's columns that a data set keeps: those that say nothing of where and when the run was."""
 
+AUGMENTED = {"is_augmented": pa.bool_(), "draw": pa.int32(), "run": pa.string()}
+"""What an augmented data set tells of a sample beside its labels."""
+
 ROWS_PER_GROUP, BYTES_PER_GROUP = 100, 32_000_000
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_COLUMN = "image"
@@ -55,14 +58,25 @@ class EncodedImage:
 class Sample:
     """One row of a data set. `edited` is None where the row has no image, `source` also where none is asked for."""
 
-    values: dict[str, Any]  # COLUMNS
+    values: dict[str, Any]  # COLUMNS, and those of an augmented data set
     edited: EncodedImage | None
     source: EncodedImage | None
+    row: manifest.Row = field(default_factory=dict)
 
     @classmethod
     def of(cls, row: manifest.Row, edited: EncodedImage | None, source: EncodedImage | None = None) -> "Sample":
         """A manifest row with its images."""
-        return cls({name: row.get(name) for name in COLUMNS}, edited, source)
+        return cls({name: row.get(name) for name in COLUMNS}, edited, source, row)
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether its image drew the edit that it shows."""
+        return self.row.get("draw") is not None
+
+    def augmented(self, run: str) -> "Sample":
+        """The sample as an augmented data set has it; `run` is the identity of its run."""
+        lineage = {"is_augmented": self.is_augmented, "draw": self.row["draw"], "run": run}
+        return replace(self, values={**self.values, **lineage, "labels": self.row["labels"]})
 
     @property
     def bytes(self) -> int:
@@ -74,6 +88,14 @@ class Place(NamedTuple):
 
     member: str
     offset: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What samples have beside COLUMNS: the source's image; of an augmented data set the names of its labels."""
+
+    with_source: bool = False
+    labels: tuple[str, ...] | None = None
 
 
 AddSample = Callable[[str, Sample], Place | None]
@@ -109,9 +131,9 @@ def tar_writer(stream: IO[bytes]) -> Iterator[AddSample]:
 
 
 @contextmanager
-def parquet_writer(stream: IO[bytes], with_source: bool = False) -> Iterator[AddSample]:
+def parquet_writer(stream: IO[bytes], contents: Contents = Contents()) -> Iterator[AddSample]:
     """A Parquet file whose image columns Hugging Face `datasets` opens as images."""
-    schema = table_schema({IMAGE_COLUMN: IMAGE} | ({"source": IMAGE} if with_source else {}))
+    schema = table_schema({IMAGE_COLUMN: IMAGE} | ({"source": IMAGE} if contents.with_source else {}), contents.labels)
     rows: list[dict[str, Any]] = []
     group: list[int] = []  # the bytes of each row that waits
     written = 0
@@ -139,17 +161,23 @@ def parquet_writer(stream: IO[bytes], with_source: bool = False) -> Iterator[Add
             flush()
 
 
-def table_schema(images: Mapping[str, pa.DataType]) -> pa.Schema:
+def table_schema(images: Mapping[str, pa.DataType], labels: tuple[str, ...] | None) -> pa.Schema:
     """The columns of a table of samples; image columns are marked as such for Hugging Face `datasets`."""
     types = {**images, **{name: manifest.SCHEMA.field(name).type for name in COLUMNS}}
+    if labels is not None:
+        types |= AUGMENTED
+    if labels:
+        types["labels"] = pa.struct({name: pa.float64() for name in labels})
     features = {name: _feature(kind) for name, kind in types.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema(list(types.items()), metadata=metadata)
 
 
-def _feature(kind: pa.DataType) -> dict[str, str]:
+def _feature(kind: pa.DataType) -> dict[str, Any]:
     if kind == IMAGE:
         return {"_type": "Image"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
     return {"dtype": "float64" if kind == pa.float64() else str(kind), "_type": "Value"}
 
 

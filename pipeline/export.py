@@ -17,13 +17,15 @@ from typing import Any
 
 from asyrp.errors import UserError
 from pipeline.additions import CurrentRows, read_additions, replaced_rows
+from pipeline.augmented import Tally
 from pipeline.commit import committed, read_commit
-from pipeline.containers import Sample
+from pipeline.containers import Contents, Sample
 from pipeline.formats import FORMATS, Add, Format
 from pipeline.manifest import Row
 from pipeline.parallel import read_ahead
 from pipeline.samples import ChangedSource, read_samples
 from pipeline.splits import split_of
+from pipeline.stage import shown_strength
 from pipeline.storage import Store
 from pipeline.versions import Version, read_rows, run_store
 
@@ -36,7 +38,8 @@ Watch = Callable[[Iterable[Sample | ChangedSource]], Iterable[Sample | ChangedSo
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What a data set is made of, beside the run. `splits` are names and shares that add up to 1."""
+    """What a data set is made of, beside the run. `splits` are names and shares that add up to 1; `license` is what its
+    card says. `run` and `labels`, of an augmentation: the identity of the run, and the names of its labels."""
 
     format: str
     splits: dict[str, float]
@@ -44,6 +47,12 @@ class ExportSettings:
     statuses: tuple[str, ...] = ("ok",)
     shard_bytes: int = 256_000_000
     with_source: bool = False
+    license: str = "unknown"
+    run: str | None = None
+    labels: tuple[str, ...] | None = None
+
+    def contents(self) -> Contents:
+        return Contents(self.with_source, self.labels)
 
 
 @dataclass(frozen=True)
@@ -60,16 +69,21 @@ class Snapshot:
 
 @dataclass
 class Exported:
-    """What was written: samples by (split, edit, strength), and shards by split. Images whose source has changed since
-    they were edited were left out: how many, and some of their keys."""
+    """What was written: samples by split, edit and strength in words (of drawn strengths only the sign), and shards by
+    split. Images whose source has changed since they were edited were left out: how many, and some of their keys. The
+    `tally` says more of an augmentation."""
 
-    samples: Counter[tuple[str, str, float]] = field(default_factory=Counter)
+    samples: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     shards: dict[str, int] = field(default_factory=dict)
     changed: int = 0
     examples: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
 
     def count(self, split: str, sample: Sample) -> None:
-        self.samples[split, sample.values["edit"], sample.values["strength"]] += 1
+        edit, strength = sample.values["edit"], sample.values["strength"]
+        drawn = "> 0" if strength > 0 else "< 0"
+        self.samples[split, edit, drawn if sample.is_augmented else shown_strength(strength)] += 1
+        self.tally.count(sample)
 
     def leave_out(self, source: ChangedSource) -> None:
         self.changed += 1
@@ -131,6 +145,8 @@ def export(
             if isinstance(sample, ChangedSource):
                 exported.leave_out(sample)
                 continue
+            if settings.run is not None:
+                sample = sample.augmented(settings.run)
             split = split_of(sample.values["key"], settings.splits, settings.seed)
             writers[split].add(sample)
             exported.count(split, sample)
@@ -179,7 +195,7 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
         name = self._name(self.shards)
         self.shards += 1
         self._room = (self.settings.shard_bytes, self.format.max_samples)
-        return self._open.enter_context(self.format.open_shard(self.output, name, self.settings.with_source))
+        return self._open.enter_context(self.format.open_shard(self.output, name, self.settings.contents()))
 
     def _delete_shards_of_an_earlier_export(self) -> None:
         """Sources may have become smaller since: then there are fewer shards now."""

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.containers import EncodedImage, Sample, parquet_writer, table_schema, tar_writer
+from pipeline.containers import Contents, EncodedImage, Sample, parquet_writer, table_schema, tar_writer
 from pipeline.parallel import THREADS
 from pipeline.storage import Store
 
@@ -26,32 +26,32 @@ Add = Callable[[str, Sample], Any]
 class Format:
     """A format by what its shards are called (a format string of split and shard), and how one is written.
 
-    `open_shard(store, name, with_source)` writes a shard that is there as a whole after the block, or not at all.
+    `open_shard(store, name, contents)` writes a shard that is there as a whole after the block, or not at all.
     """
 
     shard: str
     files: str  # a glob over the files of a split
-    open_shard: Callable[[Store, str, bool], AbstractContextManager[Add]]
+    open_shard: Callable[[Store, str, Contents], AbstractContextManager[Add]]
     max_samples: int
 
 
 @contextmanager
-def webdataset_shard(store: Store, name: str, with_source: bool) -> Iterator[Add]:  # noqa: ARG001
+def webdataset_shard(store: Store, name: str, contents: Contents) -> Iterator[Add]:  # noqa: ARG001
     with store.writing(name) as stream, tar_writer(stream) as add:
         yield add
 
 
 @contextmanager
-def parquet_shard(store: Store, name: str, with_source: bool) -> Iterator[Add]:
-    with store.writing(name) as stream, parquet_writer(stream, with_source) as add:
+def parquet_shard(store: Store, name: str, contents: Contents) -> Iterator[Add]:
+    with store.writing(name) as stream, parquet_writer(stream, contents) as add:
         yield add
 
 
 @contextmanager
-def imagefolder_shard(store: Store, name: str, with_source: bool) -> Iterator[Add]:
+def imagefolder_shard(store: Store, name: str, contents: Contents) -> Iterator[Add]:
     """A folder of images, each source once, and a metadata.parquet that names them: written last."""
-    paths = {"file_name": pa.string()} | ({"source_file_name": pa.string()} if with_source else {})
-    schema = table_schema(paths)
+    paths = {"file_name": pa.string()} | ({"source_file_name": pa.string()} if contents.with_source else {})
+    schema = table_schema(paths, contents.labels)
     rows: list[dict[str, Any]] = []
     written: list[Future[None]] = []
     store.delete(name)

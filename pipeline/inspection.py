@@ -5,9 +5,9 @@ x_0 -> x_T -> again without an edit: reconstruction metrics -> their gates: inve
  \\-> measured against
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from asyrp.metrics import Metrics, Seen, Values
 from asyrp.perceptual import load_measure
 from pipeline.manifest import REJECTED_QUALITY
 from pipeline.model_source import fetched_judges
-from pipeline.recipe import BoundEdit, Inspection, MethodSettings
+from pipeline.recipe import BoundEdit, Inspection, MethodSettings, drawn_edit, edit_columns
 from pipeline.selection import Condition, is_sampled
+from pipeline.source_image import Draw
 from pipeline.stage import Measured
 
 if TYPE_CHECKING:
@@ -60,29 +61,44 @@ class Result:
         return "status" not in self.columns
 
 
+class Drawn(NamedTuple):
+    """A draw of an image of a batch (an index), its place among the outputs of the image, and the unit edit meant."""
+
+    image: int
+    place: int
+    draw: Draw
+    bound: BoundEdit
+
+
 @dataclass(frozen=True)
 class Batch:
     """Inverted images: keys [B] and x_T [B, C, H, W], the columns that inversion gives their rows (with a status where
-    a gate refuses one), what the nets make of those in the sample, and what says where edits end on each."""
+    a gate refuses one), those in the sample (indices) and what the nets make of them, what says where edits end."""
 
     keys: Sequence[str]
     x_T: Tensor
     rows: list[Row]
+    sample: list[int]
     seen: Seen | None
     ends: ImageEnds | None
 
     def looked_at(self, index: Sequence[int]) -> Seen | None:
-        """What the nets make of some images. A sample is taken of whole batches only."""
-        if self.seen is None or list(index) == list(range(len(self.keys))):
-            return self.seen
-        return self.seen.items(torch.tensor(index, device=self.x_T.device))
+        """What the nets make of those of some images that are in the sample."""
+        places = {image: place for place, image in enumerate(self.sample)}
+        wanted = [places[image] for image in index if image in places]
+        if self.seen is None or not wanted:
+            return None
+        return self.seen if wanted == list(places.values()) else self.seen.items(torch.tensor(wanted))
 
-    def t_edits(self, bound: BoundEdit, index: Sequence[int]) -> tuple[Tensor, ...] | None:
-        """The t_edit of each direction of an edit on some images; None where it is the same for all."""
+    def t_edits(self, edits: Iterable[BoundEdit], index: Sequence[int]) -> dict[BoundEdit, tuple[Tensor, ...]] | None:
+        """The t_edit of each direction of each edit on some images; None where it is the same for all."""
         if self.ends is None:
             return None
-        terms = zip(bound.edit.weights, bound.t_edits, strict=True)
-        return tuple(self.ends.t_edits(name, t_edit)[list(index)] for (name, _), t_edit in terms)
+        found = {}
+        for bound in edits:
+            terms = zip(bound.edit.weights, bound.t_edits, strict=True)
+            found[bound] = tuple(self.ends.t_edits(name, t_edit)[list(index)] for (name, _), t_edit in terms)
+        return found
 
 
 class Inspector:
@@ -90,6 +106,8 @@ class Inspector:
 
     def __init__(self, inspection: Inspection, settings: MethodSettings) -> None:
         self.inspection, self.edits, self.per_image = inspection, settings.edits, settings.per_image
+        self.draws = settings.draws
+        self.columns = {bound: edit_columns(bound, settings.directions) for bound in settings.edits}
         self.device = torch.device(settings.device)
         self.measure = load_measure(self.per_image.measure, settings.device) if self.per_image else None
         names = {*inspection.metrics, RECONSTRUCTION_PSNR}  # it costs nothing where there is a reconstruction
@@ -105,7 +123,7 @@ class Inspector:
         """Images [B, C, H, W] and their edits [B, V, C, H, W], measured and gated."""
         before = self._look(x_0.to(self.device), keys)
         by_edit = [
-            [self._gated({}, values) for values in self._values(before, edited[:, v], keys, bound)]
+            [self._gated({}, values) for values in self._values(before, edited[:, v], keys, [bound] * len(keys))]
             for v, bound in enumerate(self.edits)
         ]
         return Measured(edited, list(zip(*by_edit, strict=True)))
@@ -117,12 +135,53 @@ class Inspector:
         by_edit = [
             self._searched(method, batch, bound)
             if self.inspection.search
-            else self._attempt(method, batch, bound, everyone)
+            else self._attempt(method, batch, [bound] * len(keys), everyone)
             for bound in self.edits
         ]
         outputs = torch.stack([torch.stack([result.image for result in results]) for results in by_edit], dim=1)
         columns = [[result.columns for result in results] for results in zip(*by_edit, strict=True)]
         return Measured(outputs, columns)
+
+    def augmented(
+        self, method: "Method", x_0: Tensor, keys: Sequence[str], draws: Sequence[Sequence[Draw]]
+    ) -> Measured:
+        """Images [B, C, H, W] as they are, and after each of their draws: [B, 1 + draws, C, H, W], zero where there are
+        fewer. Draws of all images share full batches. The labels that an edit sets must be seen by the classifier."""
+        batch = self._inverted(method, x_0, keys)
+        outputs = torch.zeros(len(keys), 1 + self.draws, *x_0.shape[1:], device=x_0.device)
+        outputs[:, 0] = x_0
+        columns: list[list[Row]] = [[{} for _ in range(1 + self.draws)] for _ in keys]
+        wanted: list[Drawn] = []
+        for image, row in enumerate(batch.rows):
+            for place, draw in enumerate(draws[image], start=1):
+                drawn = Drawn(image, place, draw, drawn_edit(draw, self.edits))
+                columns[image][place] = {**self.columns[drawn.bound], **row}
+                wanted += [drawn] if "status" not in row else []
+        for start in range(0, len(wanted), len(keys)):
+            some = wanted[start : start + len(keys)]
+            for drawn, result in zip(some, self._attempt_drawn(method, batch, some), strict=True):
+                outputs[drawn.image, drawn.place] = result.image
+                columns[drawn.image][drawn.place] |= result.columns
+        return Measured(outputs, columns)
+
+    def _attempt_drawn(self, method: "Method", batch: Batch, drawn: Sequence[Drawn]) -> list[Result]:
+        """What came of up to a batch of draws, the labels that they set confirmed."""
+        strengths = [abs(each.draw.strength) for each in drawn]
+        edits, images = [each.bound for each in drawn], [each.image for each in drawn]
+        results = self._attempt(method, batch, edits, images, strengths)
+        return [
+            Result(result.image, _refused(result.columns, self._confirming(each.draw))) if result.passes else result
+            for each, result in zip(drawn, results, strict=True)
+        ]
+
+    def _confirming(self, draw: Draw) -> list[Condition]:
+        """Whether the classifier, where there is one, sees what a draw sets."""
+        judges = self.inspection.judges
+        return [
+            Condition(f"{SCORE}{label}", ">=" if value > 0 else "<", str(judges.threshold))
+            for label, value in draw.sets.items()
+            if label in judges.labels
+        ]
 
     # Inversion
 
@@ -139,7 +198,7 @@ class Inspector:
             for place, image in enumerate(failing):
                 x_T[image] = again[place]
                 rows[image] = second[place] | {"n_inv": retry.n_inv, "refine": retry.refine}
-        return Batch(keys, x_T, rows, self._look(x_0, keys), ends)
+        return Batch(keys, x_T, rows, self._chosen(keys), self._look(x_0, keys), ends)
 
     def _reconstruction(self, method: "Method", x_0: Tensor, x_T: Tensor, keys: Sequence[str]) -> list[Row]:
         rows: list[Row] = [{} for _ in keys]
@@ -160,7 +219,7 @@ class Inspector:
         found = self.inspection.search.find(
             wanted,
             len(batch.keys),
-            lambda images, strengths: self._attempt(method, batch, bound, images, strengths),
+            lambda images, strengths: self._attempt(method, batch, [bound] * len(images), images, strengths),
             lambda result: result.passes,
         )
         lost = [Result(torch.zeros_like(x), row) for x, row in zip(batch.x_T, batch.rows, strict=True)]
@@ -170,26 +229,26 @@ class Inspector:
         self,
         method: "Method",
         batch: Batch,
-        bound: BoundEdit,
+        edits: Sequence[BoundEdit],
         images: Sequence[int],
         strengths: Sequence[float] | None = None,
     ) -> list[Result]:
-        """Some images of a batch (indices) after an edit, at its own strength or at multiples of it.
+        """Some images of a batch (indices) after an edit of each, at its own strength or at multiples of it.
 
         Short batches are filled up, as anywhere, so that an image does not depend on how many were tried with it.
         """
         index = _padded(images, len(batch.keys))
         scale = None if strengths is None else torch.tensor(_padded(strengths, len(index)), dtype=torch.float32)
-        ends = batch.t_edits(bound, index)
-        keys = [batch.keys[i] for i in index]
-        edited = method.edited(batch.x_T[index], bound, keys, scale, ends)
-        values = self._values(batch.looked_at(index), edited, keys, bound)
+        ends = batch.t_edits(edits, index)
+        keys, edits = [batch.keys[i] for i in index], _padded(edits, len(index))
+        edited = method.edited(batch.x_T[index], edits, keys, scale, ends)
+        values = self._values(batch.looked_at(index), edited, keys, edits)
         own: list[Row] = [{} for _ in images]
         for place, row in enumerate(own):
             if strengths is not None:
-                row["strength"] = bound.edit.strength * strengths[place]
+                row["strength"] = edits[place].edit.strength * strengths[place]
             if ends:
-                row["t_edit"] = min(int(end[place]) for end in ends)
+                row["t_edit"] = min(int(end[place]) for end in ends[edits[place]])
         rows = [self._gated(batch.rows[i] | o, v) for i, o, v in zip(images, own, values, strict=False)]
         return [Result(*pair) for pair in zip(edited, rows, strict=False)]
 
@@ -200,12 +259,15 @@ class Inspector:
         chosen = self._chosen(keys)
         return self.metrics.look(x_0[chosen]) if chosen else None
 
-    def _values(self, before: Seen | None, images: Tensor, keys: Sequence[str], bound: BoundEdit) -> list[Values]:
-        """The metrics of edited images; {} for those that are not in the sample."""
+    def _values(
+        self, before: Seen | None, images: Tensor, keys: Sequence[str], edits: Sequence[BoundEdit]
+    ) -> list[Values]:
+        """The metrics of images edited by one edit each; {} for those that are not in the sample."""
         chosen = self._chosen(keys)
         values: list[Values] = [{} for _ in images]
         if before is not None:
-            found = self.metrics.edit(before, self.metrics.look(images[chosen]), bound.edit.id)
+            names = [edits[index].edit.id for index in chosen]
+            found = self.metrics.edit(before, self.metrics.look(images[chosen]), names)
             for index, value in zip(chosen, found, strict=True):
                 values[index] = value
         return values

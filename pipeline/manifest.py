@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from asyrp.metric_names import METRICS
 from pipeline.source_image import SourceImage
 
-VERSION = "4"
+VERSION = "5"
 OK, REJECTED_QUALITY = "ok", "rejected_quality"
 STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", REJECTED_QUALITY))
 HANDLED = (OK, REJECTED_QUALITY)
@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
         pa.field("stage", pa.string(), nullable=False),
         ("edit", pa.string()),
         ("strength", pa.float64()),
+        ("draw", pa.int32()),
+        ("labels", pa.map_(pa.string(), pa.float64())),
         ("direction_digest", pa.string()),
         ("model_digest", pa.string()),
         ("seed", pa.int64()),

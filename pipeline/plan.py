@@ -13,16 +13,16 @@ import itertools
 import json
 import uuid
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
-from pipeline.source_image import EXTENSIONS, SourceImage
+from pipeline.source_image import EXTENSIONS, Draw, SourceImage
 from pipeline.storage import Store
 
 RUN = "run.json"
@@ -30,6 +30,7 @@ RUN = "run.json"
 
 FOLDER = "plan"
 SHARDS_PER_PART = 1024
+LABELS = pa.map_(pa.string(), pa.float64())
 SCHEMA = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),
@@ -41,6 +42,8 @@ SCHEMA = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("columns", pa.string()),
+        pa.field("labels", LABELS),
+        pa.field("draws", pa.list_(pa.struct({"edit": pa.string(), "strength": pa.float64(), "sets": LABELS}))),
     ]
 )
 OutputNames = Callable[[str], Iterable[str]]
@@ -49,7 +52,10 @@ OutputNames = Callable[[str], Iterable[str]]
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image of a shard; `row` counts within the shard, `columns` is the JSON of those that the output carries."""
+    """One image of a shard; `row` counts within the shard, `columns` is the JSON of those that the output carries.
+
+    `labels` and `draws` are those of an augmentation.
+    """
 
     shard: int
     row: int
@@ -60,23 +66,27 @@ class PlanRow:
     size: int | None
     etag: str | None
     columns: str | None
+    labels: Mapping[str, float] | None = None
+    draws: Sequence[Draw] = ()
 
 
 def source_image(row: PlanRow) -> SourceImage:
     """The image that was planned, to be planned again."""
     columns = json.loads(row.columns) if row.columns else {}
-    return SourceImage(row.key, row.uri, row.size, row.etag, row.member, row.offset, columns)
+    return SourceImage(row.key, row.uri, row.size, row.etag, row.member, row.offset, columns, row.labels, row.draws)
 
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """How much there is to do; `digest` is over the keys, sizes and etags in order, `folder` holds the part files."""
+    """How much there is to do; `digest` is over keys, sizes, etags and draws in order, `folder` holds the part files.
+    `census` is what an augmentation found in the labels of the source."""
 
     images: int
     shards: int
     shard_size: int
     digest: str
     folder: str = FOLDER
+    census: Mapping[str, Any] | None = None
 
 
 def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames) -> PlanSummary:
@@ -124,7 +134,8 @@ def write_parts(
 
 
 def _digest_line(image: SourceImage | PlanRow) -> bytes:
-    return f"{image.key}\0{image.size}\0{image.etag}\n".encode()
+    drawn = json.dumps([asdict(draw) for draw in image.draws]) if image.draws else ""
+    return f"{image.key}\0{image.size}\0{image.etag}{drawn}\n".encode()
 
 
 def _shards(images: Iterable[SourceImage], shard_size: int) -> Iterator[tuple[SourceImage, ...]]:
@@ -147,6 +158,8 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
                 "size": [image.size for image in images],
                 "etag": [image.etag for image in images],
                 "columns": [json.dumps(image.columns, default=str) if image.columns else None for image in images],
+                "labels": [image.labels for image in images],
+                "draws": [[asdict(draw) for draw in image.draws] or None for image in images],
             }
             writer.write_table(pa.table(columns, schema=SCHEMA))
     return buffer.getvalue()
@@ -169,7 +182,7 @@ def read_group(store: Store, part: str, group: int) -> list[PlanRow]:
         parquet = pq.ParquetFile(file)
         if group >= parquet.num_row_groups:
             raise FileNotFoundError(f"{part} has no row group {group}")
-        return [PlanRow(**row) for row in parquet.read_row_group(group).to_pylist()]
+        return list(_rows(parquet, group))
 
 
 def read_part(store: Store, part: str) -> Iterator[PlanRow]:
@@ -177,7 +190,12 @@ def read_part(store: Store, part: str) -> Iterator[PlanRow]:
     with store.fs.open(store.path(part), "rb") as file:
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
-            yield from (PlanRow(**row) for row in parquet.read_row_group(group).to_pylist())
+            yield from _rows(parquet, group)
+
+
+def _rows(parquet: pq.ParquetFile, group: int) -> Iterator[PlanRow]:
+    for row in parquet.read_row_group(group).to_pylist(maps_as_pydicts="strict"):
+        yield PlanRow(**{**row, "draws": tuple(Draw(**draw) for draw in row.get("draws") or ())})
 
 
 def read_plan(store: Store) -> Iterator[PlanRow]:

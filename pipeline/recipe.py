@@ -1,17 +1,19 @@
 """What a run is made of: the method's settings, and the stages that they declare. No torch here.
 
 fused     boost(images)                     invert, edit and boost in one pass; latents stay on the device
+augment   boost(images)                     the same, with the edits that each image has drawn
 staged    invert -> edit -> boost           each with its own manifest and latents
 sample    reconstruct                       the first images without an edit, to see what inversion loses
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from asyrp.edits import Edit, reconstruction
 from asyrp.metric_names import METRICS, Judges
 from asyrp.search import Search
 from pipeline.selection import Condition
+from pipeline.source_image import Draw
 from pipeline.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant
 
 FINAL = "boost"
@@ -40,6 +42,28 @@ class DirectionSource:
 
     url: str | None
     digest: str
+
+
+def edit_columns(bound: BoundEdit, directions: Mapping[str, DirectionSource]) -> dict[str, object]:
+    """The manifest columns of an edit."""
+    return {
+        "direction_digest": ",".join(directions[name].digest for name, _ in bound.edit.weights) or None,
+        "t_edit": min(bound.t_edits, default=None),
+        "t_boost": bound.t_boost,
+        "eta": 1.0 if bound.t_boost else 0.0,
+    }
+
+
+def unit_edit(edit: Edit) -> Edit:
+    """An edit at strength 1 or -1: what a drawn strength is a multiple of."""
+    return replace(edit, strength=1.0 if edit.strength > 0 else -1.0)
+
+
+def drawn_edit(draw: Draw, edits: Iterable[BoundEdit]) -> BoundEdit:
+    """The unit edit of a draw among those of a run."""
+    return next(
+        bound for bound in edits if bound.edit.name == draw.edit and (bound.edit.strength > 0) == (draw.strength > 0)
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,8 @@ class ImageDistances:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Everything the pixels depend on. Picklable: it travels to the actors, which load the rest."""
+    """Everything the pixels depend on, beside what images draw: up to `draws` of the edits each. Picklable: it travels
+    to the actors, which load the rest."""
 
     model: str
     model_digest: str
@@ -98,6 +123,7 @@ class MethodSettings:
     check: bool  # the net's self-check, before the first image
     inspection: Inspection | None = None
     per_image: ImageDistances | None = None
+    draws: int = 0
 
     def columns(self) -> dict[str, object]:
         """The manifest columns that are the same for all edits."""
@@ -136,7 +162,8 @@ def declare_stages(
     inverted = {name: value for name, value in columns.items() if name != "n_gen"}
     plain = (Variant(reconstruction().name, reconstruction().strength, {"t_boost": 0, "eta": 0.0}),)
     if not staged:
-        stages = [Stage(FINAL, "fused", None, "images", edits, columns)]
+        function = "augment" if any(variant.draw for variant in edits) else "fused"
+        stages = [Stage(FINAL, function, None, "images", edits, columns)]
         preview = Stage(SAMPLE_STAGE, "reconstruct", None, "images", plain, columns, sample=sample)
     else:
         stages = [

@@ -156,9 +156,9 @@ class Origins:
 
 def _titled(table: pa.Table, stage: Stage) -> pa.Table:
     """A manifest with numbers for its rows, titles for its edits, and strengths where every image has its own."""
-    named = cache(lambda edit, strength: edit_title(edit, stage.planned_strength(edit, strength)))
+    named = cache(lambda edit, strength: edit_title(edit, None if stage.is_of_each(edit) else strength))
     pairs = list(zip(table["edit"].to_pylist(), table["strength"].to_pylist(), strict=True))
-    own = [strength if stage.planned_strength(edit, strength) is None else None for edit, strength in pairs]
+    own = [strength if stage.is_of_each(edit) else None for edit, strength in pairs]
     columns = {
         "number": pa.array(range(len(table)), pa.int32()),
         "title": pa.array([named(*pair) for pair in pairs], pa.string()),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from threading import Lock
 from time import perf_counter
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline.credentials import redacted
 from pipeline.plan import PlanRow
 from pipeline.shard_input import ShardInput, read_input
 from pipeline.sinks import open_sink
-from pipeline.stage import ImageFormat, Reducer, Stage
+from pipeline.stage import ImageFormat, Planned, Reducer, Stage
 from pipeline.storage import Store
 
 STATISTICS = "statistics.safetensors"
@@ -88,7 +89,9 @@ class ShardJob:
         self.input: ShardInput | None = read_input(store, stage, shard, image_format)
         self.plan: list[PlanRow] = read_shard(store, shard)[: stage.sample]
         self.future: Future[ShardReport] = Future()
-        self._sink = open_sink(image_format.sink, self.attempt, len(self.plan) * len(stage.variants))
+        planned = [len(stage.planned(row.draws)) for row in self.plan]
+        self._sink = open_sink(image_format.sink, self.attempt, sum(planned))
+        self._first = [0, *accumulate(planned)]  # by row of the plan, the number of its first row in the manifest
         self._rows: dict[int, list[manifest.Row]] = {}
         self._latents: latents.Latents = {}
         self._reducer = reducer
@@ -105,7 +108,11 @@ class ShardJob:
         """Write the outputs of an item; after the last one, commit. Called by writer threads."""
         if self.future.done():
             return
-        rows = [self._finish_variant(item, index) for index in range(len(self.stage.variants))]
+        planned = self.stage.planned(item.plan.draws)
+        rows = [
+            self._finish_variant(item, which, number)
+            for number, which in enumerate(planned, self._first[item.plan.row])
+        ]
         with self._lock:
             if self._reducer is not None:
                 self._reduce(item)
@@ -123,8 +130,8 @@ class ShardJob:
         self._sink.close()
         self.attempt.discard()
 
-    def _finish_variant(self, item: Item, index: int) -> manifest.Row:
-        row = self._row(item, index)
+    def _finish_variant(self, item: Item, which: Planned, number: int) -> manifest.Row:
+        row, index = self._row(item, which), which.variant
         failure = self._inherited(item, index) or item.failure
         if failure is None and item.outputs is not None and not np.isfinite(self._output(item, index)).all():
             failure = Failure("nonfinite", "FloatingPointError", "the output holds NaN or infinity")
@@ -137,7 +144,7 @@ class ShardJob:
             return row
         if self.stage.writes == "latents":
             return row | self._keep_latent(item.plan.row, index, item.outputs[index])
-        return row | self._put_image(item, index, item.outputs[index])
+        return row | self._put_image(item, index, number)
 
     def _output(self, item: Item, index: int) -> NDArray[np.float32]:
         """What one manifest row stands for: a variant, or all that goes into the statistics."""
@@ -153,11 +160,11 @@ class ShardJob:
             if following.outputs is not None and np.isfinite(following.outputs).all():
                 self._reducer.add(following.plan.key, following.outputs)
 
-    def _row(self, item: Item, index: int) -> manifest.Row:
-        variant, plan = self.stage.variants[index], item.plan
-        strength = variant.strength
+    def _row(self, item: Item, which: Planned) -> manifest.Row:
+        variant, plan = self.stage.variants[which.variant], item.plan
+        strength = which.strength
         if strength is None and self.input is not None:  # each image has its own
-            strength = self._read_row(item, index)["strength"]
+            strength = self._read_row(item, which.variant)["strength"]
         return {
             **self.stage.columns,
             **variant.columns,
@@ -174,15 +181,17 @@ class ShardJob:
             "source_width": item.width,
             "source_height": item.height,
             "stage": self.stage.name,
-            "edit": variant.edit,
+            "edit": which.edit,
             "strength": strength,
+            "draw": variant.draw,
+            "labels": _labels(plan, which),
             "status": manifest.OK,
             "attempt": self.attempt.id,
             "fetch_ms": item.fetch_ms,
             "decode_ms": item.decode_ms,
             "device_ms": item.device_ms,
             "actor": self.actor,
-            **(item.columns[index] if item.columns else {}),
+            **(item.columns[which.variant] if item.columns else {}),
         }
 
     def _inherited(self, item: Item, index: int) -> Failure | None:
@@ -204,12 +213,11 @@ class ShardJob:
             self._latents[name] = output.astype(self.image_format.latent_dtype)
         return {"output_member": name}
 
-    def _put_image(self, item: Item, index: int, output: NDArray[np.float32]) -> manifest.Row:
-        start = perf_counter()
+    def _put_image(self, item: Item, index: int, number: int) -> manifest.Row:
+        output, start = self._output(item, index), perf_counter()
         data = images.encode(output, self.image_format.codec, self.image_format.quality)
         encode_ms = 1000 * (perf_counter() - start)
         name = self.image_format.output_name(item.plan.key, self.stage.variants[index])
-        number = item.plan.row * len(self.stage.variants) + index
         size = {"width": output.shape[2], "height": output.shape[1]}
         return {**self._sink.put(number, name, data), **size, "encode_ms": encode_ms}
 
@@ -233,3 +241,10 @@ class ShardJob:
         won = self.attempt.commit(rows, len(self.plan), input_digest)
         statuses = dict(Counter(row["status"] for row in rows))
         self.future.set_result(ShardReport(self.stage.name, self.shard, len(self.plan), statuses, won))
+
+
+def _labels(plan: PlanRow, which: Planned) -> dict[str, float] | None:
+    """The labels of an output: those of its image, with what its edit changes."""
+    if plan.labels is None:
+        return None
+    return {**plan.labels, **(which.draw.sets if which.draw else {})}

@@ -10,7 +10,7 @@ from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, to_uint8
 from pipeline.manifest import OK, Row, source_of
 from pipeline.sinks import read_output
-from pipeline.stage import ImageFormat, Stage, shown_strength
+from pipeline.stage import ImageFormat, Stage, shown_strength, variant_name
 from pipeline.storage import Store
 
 NAME = "report/contact_sheet.png"
@@ -26,7 +26,8 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
             continue
         columns += [edit_title(variant.edit, variant.strength) for variant in stage.variants]
         for row in committed_rows(store, stage.name, [0]):
-            title = edit_title(row["edit"], stage.planned_strength(row["edit"], row["strength"]))
+            edit, strength = variant_name(row)
+            title = edit_title(edit, stage.planned_strength(edit, strength))
             outputs.setdefault(row["key"], {})[title] = row
     if not outputs:
         return None

@@ -1,6 +1,6 @@
 """One image of a source, before it is planned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,22 @@ DENIED = "denied://"
 
 
 @dataclass(frozen=True)
+class Draw:
+    """An edit, with a strength, that an image has drawn; `sets` are the labels that it changes, and to what."""
+
+    edit: str
+    strength: float
+    sets: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class SourceImage:
     """One image to edit.
 
     `key` is stable and tells it from all others of the source; `etag` changes when its content does. The bytes are the
     object at `uri` or, with `member`, what `pipeline.fetch` finds at `offset`: a member of a tar (in bytes) or a cell
-    of a Parquet column (in rows). `columns` are what the source says of the image beside it.
+    of a Parquet column (in rows). `columns` are what the source says of the image beside it. `labels` and `draws` are
+    those of an augmentation.
     """
 
     key: str
@@ -26,6 +36,8 @@ class SourceImage:
     member: str | None = None
     offset: int | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, float] | None = None
+    draws: Sequence[Draw] = ()
 
 
 def safe_key(name: str) -> str:

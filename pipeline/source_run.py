@@ -13,7 +13,7 @@ from pipeline.recipe import FINAL
 from pipeline.selection import Selection
 from pipeline.sinks import output_image
 from pipeline.source_image import SourceImage
-from pipeline.stage import output_name
+from pipeline.stage import output_name, variant_name
 from pipeline.storage import Store
 
 CARRIED = ("key", "edit", "strength", "source_uri")
@@ -31,6 +31,6 @@ def images_of_run(url: str, selection: Selection) -> Iterator[SourceImage]:  # n
     spec = json.loads(store.read(RUN))["spec"]
     for row in CurrentRows(store).of(FINAL):
         if row["status"] == OK:
-            name = output_name(spec["name"], spec["codec"], row["key"], row["edit"], row["strength"])
+            name = output_name(spec["name"], spec["codec"], row["key"], *variant_name(row))
             columns = {f"source_{column}" if column == "key" else column: row[column] for column in CARRIED}
             yield replace(output_image(store, row), key=name, columns=columns)

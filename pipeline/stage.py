@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.images import EXTENSION, Codec, Fit
 from pipeline.sinks import SinkName
+from pipeline.source_image import Draw
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np
@@ -16,8 +17,11 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
 SAMPLE_STAGE = "reconstruct"
 """The stage that shows what a run does without an edit, on a few images of the plan."""
 
+ORIGINAL = "original"
+"""The edit of images that were not edited, in an augmented data set."""
+
 SEARCHED = "auto"
-"""The strength in an output's name where it is searched for, image by image."""
+"""The strength in an output's name where each image has its own."""
 
 
 class Measured(NamedTuple):
@@ -30,8 +34,9 @@ class Measured(NamedTuple):
     columns: Sequence[Sequence[Mapping[str, Any]]]
 
 
-BatchFunction = Callable[["Tensor", Sequence[str]], "Tensor | Measured"]
-"""A batch [B, V_in, C, H, W] of items with keys [B] to [B, V_out, C, H, W]; pure, item by item."""
+BatchFunction = Callable[..., "Tensor | Measured"]
+"""A batch [B, V_in, C, H, W] of items, their keys [B] and, where edits are drawn, the draws [B] of each, to
+[B, V_out, C, H, W]; pure, item by item."""
 
 MakeFunctions = Callable[[], Mapping[str, Callable[..., Any]]]
 """Loads what the stages need, once per actor, and gives by name the BatchFunction of each stage (and what makes a
@@ -51,11 +56,36 @@ class Reducer(Protocol):
 @dataclass(frozen=True)
 class Variant:
     """One output of a stage for each image. `columns` are its constant manifest columns. An edit without a strength has
-    another one for each image, which its rows say."""
+    another one for each image, which its rows say. With `draw` n it is the n-th draw of those images that have so many,
+    and rows say which edit that is too."""
 
     edit: str | None = None
     strength: float | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    draw: int | None = None
+
+
+def drawn_variants(draws: int) -> tuple[Variant, ...]:
+    """The variants of images that draw up to so many edits: as it was read, and each draw."""
+    return (Variant(ORIGINAL, 0.0), *(Variant(_draw_name(number), None, draw=number) for number in range(1, draws + 1)))
+
+
+def variant_name(row: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """The edit and strength by which the output of a manifest row is named."""
+    return (_draw_name(row["draw"]), None) if row["draw"] else (row["edit"], row["strength"])
+
+
+def _draw_name(number: int) -> str:
+    return f"draw{number}"
+
+
+class Planned(NamedTuple):
+    """A manifest row that an image is to have: of which variant (an index), which edit and at which strength."""
+
+    variant: int
+    edit: str | None
+    strength: float | None
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +113,31 @@ class Stage:
         """The shards that the stage covers, of those in the plan and its additions."""
         return planned if self.sample is None else planned[:1]
 
+    @property
+    def draws(self) -> bool:
+        """Whether images have edits of their own."""
+        return any(variant.draw for variant in self.variants)
+
+    def planned(self, draws: Sequence[Draw]) -> list[Planned]:
+        """The rows of an image with these draws, in the order of the variants."""
+        rows = []
+        for index, variant in enumerate(self.variants):
+            if variant.draw is None:
+                rows.append(Planned(index, variant.edit, variant.strength))
+            elif variant.draw <= len(draws):
+                draw = draws[variant.draw - 1]
+                rows.append(Planned(index, draw.edit, draw.strength, draw))
+        return rows
+
     def planned_strength(self, edit: str | None, strength: float | None) -> float | None:
         """The strength of a row's variant: none where every image has its own."""
         searched = any(variant.edit == edit and variant.strength is None for variant in self.variants)
         return None if searched else strength
+
+    def is_of_each(self, edit: str | None) -> bool:
+        """Whether the strength of an edit is another for each image: searched for, or drawn."""
+        named = [variant for variant in self.variants if variant.edit == edit]
+        return any(variant.strength is None for variant in named) if named else self.draws
 
 
 def shown_strength(strength: float | None) -> str:

@@ -11,13 +11,14 @@ from asyrp.errors import UserError
 from asyrp.metric_names import RECONSTRUCTION_PSNR, Judges
 from asyrp.metrics import Metrics
 from asyrp.noise import boosting_noise, noise_key
-from asyrp.process import Watch, split_at_boost
+from asyrp.process import Shift, Watch, split_at_boost
 from asyrp.registry import ModelFolder
 from asyrp.schedule import generation_pairs, inversion_pairs
-from asyrp.shift import EditShift, make_shift
+from asyrp.shift import EditShift, MixedShift, make_shift
 from pipeline.inspection import Inspector
 from pipeline.model_source import check_images, direction_path, find_model
 from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
+from pipeline.source_image import Draw
 from pipeline.stage import BatchFunction, Measured
 
 
@@ -62,6 +63,7 @@ class Method:
         """Every stage's function by the name that `pipeline.recipe` declares it with."""
         functions = (
             self.fused,
+            self.augment,
             self.invert,
             self.edit,
             self.boost,
@@ -77,12 +79,14 @@ class Method:
 
     def edit(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
         edits = self.settings.edits
-        return torch.stack([self._down_to_boost(batch[:, 0], bound, self.shifts[bound]) for bound in edits], dim=1)
+        return torch.stack(
+            [self._down_to_boost(batch[:, 0], bound.t_boost, self.shifts[bound]) for bound in edits], dim=1
+        )
 
     def boost(self, batch: Tensor, keys: Sequence[str]) -> Tensor | Measured:
         edits = enumerate(self.settings.edits)
         edited = torch.stack(
-            [self._below_boost(batch[:, v], bound, self.shifts[bound], keys) for v, bound in edits], dim=1
+            [self._below_boost(batch[:, v], [bound] * len(keys), self.shifts[bound], keys) for v, bound in edits], dim=1
         )
         return self.inspector.measured(batch[:, -1], edited, keys) if self.inspector else edited
 
@@ -91,7 +95,11 @@ class Method:
         if self.inspector:
             return self.inspector.edited(self, x_0, keys)
         x_T = self.inverted(x_0)
-        return torch.stack([self.edited(x_T, bound, keys) for bound in self.settings.edits], dim=1)
+        return torch.stack([self.edited(x_T, [bound] * len(keys), keys) for bound in self.settings.edits], dim=1)
+
+    def augment(self, batch: Tensor, keys: Sequence[str], draws: Sequence[Sequence[Draw]]) -> Measured:
+        assert self.inspector
+        return self.inspector.augmented(self, self._plain(batch[:, 0]), keys, draws)
 
     def reconstruct(self, batch: Tensor, keys: Sequence[str]) -> Measured:  # noqa: ARG002
         x_0 = self._plain(batch[:, 0])
@@ -121,28 +129,33 @@ class Method:
     def edited(
         self,
         x_T: Tensor,
-        bound: BoundEdit,
+        edits: Sequence[BoundEdit],
         keys: Sequence[str],
         strengths: Tensor | None = None,
-        ends: tuple[Tensor, ...] | None = None,
+        ends: Mapping[BoundEdit, tuple[Tensor, ...]] | None = None,
     ) -> Tensor:
-        """The edited images; of each image, `strengths` [B] multiply the edit's own, and `ends` [B] are the t_edit of
-        each direction."""
-        shift = self.shifts[bound].of_images(strengths, ends)
-        return self._below_boost(self._down_to_boost(x_T, bound, shift), bound, shift, keys)
+        """The images after an edit of each [B], all with the same t_boost; of each image, `strengths` [B] multiply the
+        edit's own, and `ends` [B], by edit, are the t_edit of each of its directions."""
+        different = list(dict.fromkeys(edits))
+        shifts = [self.shifts[bound].of_images(strengths, ends[bound] if ends else None) for bound in different]
+        of_image = torch.tensor([different.index(bound) for bound in edits], device=self.device)
+        shift = shifts[0] if len(shifts) == 1 else MixedShift(tuple(shifts), of_image)
+        return self._below_boost(self._down_to_boost(x_T, edits[0].t_boost, shift), edits, shift, keys)
 
     def _plain(self, x: Tensor) -> Tensor:
         """x on the device in the plain memory layout: a latent that was stored and one that was not then take the
         same kernels, and fused and staged runs give the same bytes."""
         return x.to(self.device).clone(memory_format=torch.contiguous_format)
 
-    def _down_to_boost(self, x_T: Tensor, bound: BoundEdit, shift: EditShift) -> Tensor:
-        pairs, _ = split_at_boost(self.generation, bound.t_boost)
+    def _down_to_boost(self, x_T: Tensor, t_boost: int, shift: Shift) -> Tensor:
+        pairs, _ = split_at_boost(self.generation, t_boost)
         return process.edit(self.unet, self.schedule, self._plain(x_T), pairs, shift)
 
-    def _below_boost(self, x: Tensor, bound: BoundEdit, shift: EditShift, keys: Sequence[str]) -> Tensor:
-        _, pairs = split_at_boost(self.generation, bound.t_boost)
-        noise_keys = [noise_key(self.settings.seed, key, bound.edit.name) for key in keys]
+    def _below_boost(self, x: Tensor, edits: Sequence[BoundEdit], shift: Shift, keys: Sequence[str]) -> Tensor:
+        _, pairs = split_at_boost(self.generation, edits[0].t_boost)
+        noise_keys = [
+            noise_key(self.settings.seed, key, bound.edit.name) for key, bound in zip(keys, edits, strict=True)
+        ]
 
         def noise(t: int) -> Tensor:
             return boosting_noise(noise_keys, t, tuple(x.shape[1:]), x.device)

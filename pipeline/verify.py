@@ -242,7 +242,9 @@ def _is_one_image(rows: Sequence[manifest.Row]) -> bool:
 
 
 def _row_faults(unit: Unit, commit: Commit, rows: list[manifest.Row]) -> Iterator[str]:
-    planned = Counter((row.row, row.key, v.edit, v.strength) for row in unit.plan for v in unit.stage.variants)
+    planned = Counter(
+        (row.row, row.key, which.edit, which.strength) for row in unit.plan for which in unit.stage.planned(row.draws)
+    )
     found = Counter(
         (row["row"], row["key"], row["edit"], unit.stage.planned_strength(row["edit"], row["strength"])) for row in rows
     )

@@ -182,7 +182,10 @@ class Worker:
                 self._on_the_way -= 1
 
     def _pass_on(self, item: Item) -> None:
-        """To the device; an image that cannot be edited goes straight to the writers, who give it its row."""
+        """To the device; an image that cannot be edited, or has drawn no edit, goes straight to the writers."""
+        stage = item.job.stage
+        if item.pixels is not None and stage.draws and not item.plan.draws:
+            item.outputs, item.pixels = item.pixels, None
         if item.pixels is None:
             self._write_later(item)
         else:
@@ -289,26 +292,32 @@ class Worker:
         """
         padded = batch + [batch[-1]] * (self.batch_size - len(batch))
         pixels = torch.from_numpy(np.stack([item.pixels for item in padded if item.pixels is not None]))
-        keys = [item.plan.key for item in padded]
+        stage = batch[0].job.stage
+        of_items: list[list[Any]] = [[item.plan.key for item in padded]]
+        if stage.draws:
+            of_items.append([item.plan.draws for item in padded])
         with torch.inference_mode():
-            measured = self._halving(self.functions[batch[0].job.stage.function], pixels, keys)
+            measured = self._halving(self.functions[stage.function], pixels, of_items)
         outputs = measured.outputs[: len(batch)].float().cpu().numpy()
         return list(zip(outputs, measured.columns[: len(batch)], strict=True))
 
-    def _halving(self, function: BatchFunction, pixels: torch.Tensor, keys: list[str]) -> Measured:
-        """The function of a batch, or of its halves where the device's memory is too small for it."""
+    def _halving(self, function: BatchFunction, pixels: torch.Tensor, of_items: list[list[Any]]) -> Measured:
+        """The function of a batch and the lists of what belongs to its items, or of its halves where the device's
+        memory is too small for it."""
+        count = len(pixels)
         try:
-            found = function(pixels, keys)
-            return found if isinstance(found, Measured) else Measured(found, [()] * len(keys))
+            found = function(pixels, *of_items)
+            return found if isinstance(found, Measured) else Measured(found, [()] * count)
         except torch.OutOfMemoryError:
-            if len(keys) == 1:
+            if count == 1:
                 raise
         torch.cuda.empty_cache()
-        half = len(keys) // 2
+        half = count // 2
         self.batch_size = min(self.batch_size, half)
-        log.warning("%s: out of device memory with %d images, going on with %d", self.name, len(keys), half)
+        log.warning("%s: out of device memory with %d images, going on with %d", self.name, count, half)
         halves = [
-            self._halving(function, p, k) for p, k in ((pixels[:half], keys[:half]), (pixels[half:], keys[half:]))
+            self._halving(function, pixels[part], [items[part] for items in of_items])
+            for part in (slice(half), slice(half, count))
         ]
         outputs = torch.cat([part.outputs.float().cpu() for part in halves])
         return Measured(outputs, [columns for part in halves for columns in part.columns])

@@ -107,7 +107,7 @@ def test_the_examples_are_jobs_and_follow_the_schema_that_their_first_line_names
     jsonschema.validate(yaml.safe_load(example.read_text()), schema)
     load_job(example)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"name": "x", "root": "y", "run": {"source": "z"}}, schema)
+        jsonschema.validate({"name": "x", "root": "y", "run": {"source": "z", "edit": ["glasses=1"]}}, schema)
 
 
 def test_the_shipped_schema_is_that_of_the_model():

@@ -14,7 +14,7 @@ from asyrp.metric_names import Judges
 from asyrp.metrics import IDENTICAL_DB, Metrics, agreement, directional_similarity, psnr
 from asyrp.registry import BUNDLED, find
 
-TEXTS = {"glasses_1": ("person without glasses", "person with glasses")}
+TEXTS = {"glasses_1": ("person without glasses", "person with glasses"), "smile_1": ("person", "smiling person")}
 LABELS = ("smile", "glasses")
 
 
@@ -45,11 +45,11 @@ def brightness(x):
 def metrics(*names, **judges):
     here = "test_metrics"
     nets = {"identity": f"{here}:embedding", "segmenter": str(find("avatars").segmenter), "clip": "avatars"}
-    return Metrics(names, Judges(**{**nets, **judges}), "cpu", TEXTS, {"glasses_1": {"glasses"}})
+    return Metrics(names, Judges(**{**nets, **judges}), "cpu", TEXTS, {"glasses_1": {"glasses"}, "smile_1": {"smile"}})
 
 
 def of_edit(measured, before, after):
-    return measured.edit(measured.look(before), measured.look(after), "glasses_1")
+    return measured.edit(measured.look(before), measured.look(after), ["glasses_1"] * len(after))
 
 
 def test_psnr_is_that_of_the_eight_bit_images():
@@ -159,3 +159,14 @@ def test_a_number_that_is_none_is_null():
 
 def test_only_what_is_asked_is_measured():
     assert [set(row) for row in of_edit(metrics("clip_score"), faces(2), faces(2))] == [{"clip_score"}] * 2
+
+
+def test_images_that_had_different_edits_are_measured_as_each_edit_is():
+    x, names = faces(4), ["s_dir", "clip_margin", "clip_score", "kept"]
+    measured = metrics(*names, classifier="test_metrics:brightness", labels=LABELS, threshold=0.0)
+    before, after = measured.look(x), measured.look(noised(x, 0.5))
+    edits = ["glasses_1", "smile_1", "smile_1", "glasses_1"]
+    alone = {edit: measured.edit(before, after, [edit] * 4) for edit in set(edits)}
+    for index, (edit, row) in enumerate(zip(edits, measured.edit(before, after, edits), strict=True)):
+        assert [row[name] for name in names] == pytest.approx([alone[edit][index][name] for name in names], abs=1e-5)
+    assert alone["glasses_1"][1]["s_dir"] != pytest.approx(alone["smile_1"][1]["s_dir"], abs=1e-3)

@@ -1,0 +1,142 @@
+"""From the augmentation of a spec to what the images of its source draw: labels found, counted and balanced."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from asyrp.edits import Edit
+from asyrp.errors import UserError
+from jobs.augmentation_spec import AugmentationSpec, OptionSpec, UniformSpec
+from jobs.label_table import read_labels
+from jobs.spec import JobSpec
+from pipeline.augmentation import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
+from pipeline.balance import balanced, group_sizes
+from pipeline.source_image import SourceImage
+from pipeline.sources import list_images
+
+log = logging.getLogger(__name__)
+
+AS_LARGE = 0.99
+"""The share of the largest group from which on another counts as equally large."""
+
+
+class LabelSource(Protocol):
+    """Where labels come from: `origin` in words, the `names` of all labels, and those `of` an image."""
+
+    origin: str
+    names: tuple[str, ...]
+
+    def of(self, image: SourceImage) -> Labels:
+        """The labels of an image. Raises UserError if it lacks one."""
+
+
+class TableLabels:
+    """The numeric columns of a table with a column of keys."""
+
+    def __init__(self, url: str) -> None:
+        table = read_labels(url)
+        self.origin, self.names, self.rows = url, table.columns, table.rows
+        self.places = {key: place for place, key in enumerate(table.keys)}
+
+    def of(self, image: SourceImage) -> Labels:
+        place = self.places.get(image.key)
+        if place is None:
+            raise UserError(
+                f"{self.origin} has no row for '{image.key}': an augmentation needs the labels of every image"
+            )
+        return dict(zip(self.names, self.rows[place].tolist(), strict=True))
+
+
+class ColumnLabels:
+    """Columns of the source itself."""
+
+    def __init__(self, source: str, names: Iterable[str]) -> None:
+        self.origin, self.names = f"the source {source}", tuple(names)
+
+    def of(self, image: SourceImage) -> Labels:
+        return {name: self._number(image, name) for name in self.names}
+
+    def _number(self, image: SourceImage, name: str) -> float:
+        value = image.columns[name]
+        if not isinstance(value, int | float):
+            raise UserError(
+                f"{self.origin}: the label '{name}' of '{image.key}' is {value!r}: labels are numbers, such as 0 and 1"
+            )
+        return float(value)
+
+
+class Augmenter:
+    """What the images of a source draw, as an augmentation asks.
+
+    Raises:
+        UserError: if the spec names a label that there is not.
+    """
+
+    def __init__(self, spec: JobSpec, asked: AugmentationSpec) -> None:
+        self.spec = spec
+        self.labels: LabelSource = (
+            TableLabels(asked.labels) if isinstance(asked.labels, str) else ColumnLabels(spec.source, asked.labels)
+        )
+        for name in asked.mentioned():
+            if name not in self.labels.names:
+                raise UserError(f"{self.labels.origin} has no label '{name}': it has {', '.join(self.labels.names)}")
+        options = tuple(_option(option, self.labels.names) for option in asked.edits)
+        self.augmentation = Augmentation(options, asked.draws, tuple(asked.balance), asked.seed)
+        self.implied = {
+            name for option in asked.edits if not option.sets for name in _implied(option, self.labels.names)
+        }
+
+    def new_drawing(self) -> Drawing:
+        """With the counts of the source as it is now."""
+        names, sets = self.labels.names, tuple(option.sets for option in self.augmentation.options)
+        if not self.augmentation.balance:
+            return Drawing(self.augmentation, Census(names, sets))
+        everyone = (self.labels.of(image) for image in list_images(self.spec.source, self.spec.selection()))
+        cells = balanced(self.augmentation, self.augmentation.cells(everyone))
+        _say_what_stays_smaller(group_sizes(self.augmentation, cells))
+        return Drawing(self.augmentation, Census(names, sets, tuple(cells)))
+
+    def recorded_drawing(self, census: Mapping[str, Any]) -> Drawing:
+        """With the counts that run.json says."""
+        return Drawing(self.augmentation, Census.from_json(census))
+
+    def augmented(self, images: Iterable[SourceImage], drawing: Drawing) -> Iterator[SourceImage]:
+        """The images with their labels and draws."""
+        for image in images:
+            labels = self.labels.of(image)
+            if other := [name for name in self.implied if labels[name] not in (0, 1)]:
+                raise UserError(
+                    f"{self.labels.origin}: the label '{other[0]}' of '{image.key}' is {labels[other[0]]:g}, neither 0 "
+                    "nor 1: say with 'sets:' what each edit makes of it"
+                )
+            yield replace(image, labels=labels, draws=drawing.of(image.key, labels))
+
+
+def _option(asked: OptionSpec, names: tuple[str, ...]) -> Option:
+    strength = asked.strength
+    if isinstance(strength, UniformSpec):
+        strengths: Uniform | OneOf = Uniform(*strength.uniform)
+    else:
+        strengths = OneOf(tuple(dict.fromkeys(strength)) if isinstance(strength, list) else (strength,))
+    return Option(asked.parsed(), strengths, asked.weight, asked.conditions(), asked.sets or _implied(asked, names))
+
+
+def _implied(asked: OptionSpec, names: tuple[str, ...]) -> dict[str, float]:
+    """The labels that directions are named like: there after a positive edit, gone after a negative one."""
+    edit: Edit = asked.parsed()
+    return {name: float(edit.strength * weight > 0) for name, weight in edit.weights if name in names}
+
+
+def _say_what_stays_smaller(sizes: Mapping[str, tuple[int, float]]) -> None:
+    largest = max(size for size, _ in sizes.values())
+    for group, (size, after) in sizes.items():
+        if after < AS_LARGE * largest:
+            log.warning(
+                "of the group %s there will be %.0f images (%d now), and of the largest %d: more draws, or edits that "
+                "lead there, would make them equal",
+                group,
+                after,
+                size,
+                largest,
+            )

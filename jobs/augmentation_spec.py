@@ -1,0 +1,128 @@
+"""The part of a spec that says which edits the images of a data set draw, to augment it."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from asyrp.edits import Edit, parse_edit
+from asyrp.errors import UserError
+from jobs.paths import Url
+from pipeline.recipe import unit_edit
+from pipeline.selection import Condition
+
+Strength = Annotated[float, Field(gt=0)]
+
+
+class UniformSpec(BaseModel):
+    """Any strength between two."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uniform: tuple[Strength, Strength]
+
+    @field_validator("uniform")
+    @classmethod
+    def _ascends(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[0] >= ends[1]:
+            raise ValueError("give the smaller strength first, and a larger one")
+        return ends
+
+
+def _strength_kind(value: Any) -> str:
+    if isinstance(value, dict | UniformSpec):
+        return "between"
+    return "any of" if isinstance(value, list) else "one"
+
+
+def _labels_kind(value: Any) -> str:
+    return "source columns" if isinstance(value, list) else "label table"
+
+
+AUGMENTATION_KINDS = ("between", "any of", "one", "source columns", "label table")
+Strengths = (
+    Annotated[UniformSpec, Tag("between")]
+    | Annotated[list[Strength], Field(min_length=1), Tag("any of")]
+    | Annotated[Strength, Tag("one")]
+)
+
+
+class OptionSpec(BaseModel):
+    """An edit that may be drawn: how strong, how often beside others, by which images, and what labels become."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    edit: str
+    strength: Annotated[Strengths, Discriminator(_strength_kind)] = Field(1.0, description="times the edit's own")
+    weight: Strength = 1.0
+    where: list[str] = Field(default_factory=list, description="conditions on labels, all to be met")
+    sets: dict[str, float] = Field(
+        default_factory=dict,
+        description="labels of the result; default: 1 or 0 of those that directions are named like",
+    )
+
+    @field_validator("edit")
+    @classmethod
+    def _edit_parses(cls, text: str) -> str:
+        try:
+            edit = parse_edit(text)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        if not edit.strength or not any(weight for _, weight in edit.weights):
+            raise ValueError("an edit that does nothing cannot be drawn")
+        return text
+
+    @field_validator("where")
+    @classmethod
+    def _conditions_parse(cls, texts: list[str]) -> list[str]:
+        parts = [part for text in texts for part in text.split(" and ")]
+        try:
+            for part in parts:
+                Condition.parse(part)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return parts
+
+    def parsed(self) -> Edit:
+        return parse_edit(self.edit)
+
+    def conditions(self) -> tuple[Condition, ...]:
+        return tuple(map(Condition.parse, self.where))
+
+
+class AugmentationSpec(BaseModel):
+    """Each image draws up to `draws` edits, and stays in the data set as it is. Identity, all of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    edits: list[OptionSpec] = Field(min_length=1)
+    draws: int = Field(1, ge=1, le=100, description="edits of one image, at most")
+    labels: Annotated[
+        Annotated[list[str], Tag("source columns")] | Annotated[Url, Tag("label table")], Discriminator(_labels_kind)
+    ] = Field(default_factory=list, description="a table by key, or columns of the source")
+    balance: list[str] = Field(
+        default_factory=list, description="draw as many as make all groups of these labels equally large"
+    )
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "AugmentationSpec":
+        if self.labels == [] and (wanted := self.mentioned()):
+            raise ValueError(f"'{wanted[0]}' is to be a label, so give labels: a table, or columns of the source")
+        return self
+
+    def mentioned(self) -> list[str]:
+        """The labels that balance, conditions and results name."""
+        of_edits = [name for option in self.edits for name in (*(c.column for c in option.conditions()), *option.sets)]
+        return list(dict.fromkeys([*self.balance, *of_edits]))
+
+    def label_columns(self) -> list[str]:
+        """The columns of the source that are labels."""
+        return self.labels if isinstance(self.labels, list) else []
+
+    def unit_edits(self) -> list[Edit]:
+        """The edits that can be drawn, each once, at strength 1 or -1."""
+        return list(dict.fromkeys(unit_edit(option.parsed()) for option in self.edits))
+
+    def changed(self, edit: Edit) -> set[str]:
+        """The labels that an edit is said to change."""
+        return {name for option in self.edits if unit_edit(option.parsed()) == edit for name in option.sets}
