@@ -279,14 +279,17 @@ def path_of(error: ErrorDetails) -> tuple[int | str, ...]:
 def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     """One sentence on an error in a document that `model` describes: which field, what is wrong, the nearest name for
     an unknown one."""
-    *parents, name = path_of(error)
-    where = ".".join(map(str, (*parents, name)))
+    path = path_of(error)
+    where = ".".join(map(str, path))
     if error["type"] == "extra_forbidden":
+        *parents, name = path
         fields = _model_at(model, parents).model_fields
         near = difflib.get_close_matches(str(name), fields, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
         return f"unknown field '{where}': {hint}"
     message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):  # of fields that do not go together
+        return f"{where}: {message}" if where else message
     return f"{where}: {message} (it is {error['input']!r})"
 
 
