@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -48,13 +49,15 @@ def s3(endpoint: str, honours_conditions: bool) -> Server:
 
 @contextmanager
 def moto(folder: Path, cache: Path) -> Iterator[Server]:  # noqa: ARG001
-    """S3, in this process."""
+    """S3, in this process. Buckets belong to the process, so they are deleted with the server."""
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
     try:
-        yield s3(f"http://{host}:{port}", honours_conditions=True)
+        yield s3(url, honours_conditions=True)
     finally:
+        urlopen(Request(f"{url}/moto-api/reset", method="POST")).close()
         server.stop()
 
 
