@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check install clean
+.PHONY: demo test test-slow check install clean
 
 demo: $(READY)
 	$(VENV)/bin/asyrp demo --output out/demo
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest
+
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -m slow
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

@@ -72,6 +72,7 @@ def test_more_noise_is_further_away():
     assert all(a.kid < b.kid for a, b in pairwise(found))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_edits_are_compared_with_what_they_were_made_from_and_any_two_sources_with_each_other(tmp_path):
     source = make_faces(tmp_path / "faces", 9)

@@ -81,6 +81,7 @@ class SlowImages:
         return Response(self.images[int(request.path.removeprefix("/"))])
 
 
+@pytest.mark.slow
 def test_a_tick_is_submitted_cancelled_followed_and_done_once_on_a_cluster(cluster, tmp_path, httpserver):
     images = SlowImages(make_faces(tmp_path / "faces", IMAGES))
     httpserver.expect_request(re.compile(r"/\d+")).respond_with_handler(images)

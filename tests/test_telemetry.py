@@ -58,11 +58,17 @@ def told(tmp_path_factory, ray_cluster):  # noqa: ARG001
         driver.shard_done("boost")
     ray.get(actor.close.remote())
     deadline = time.monotonic() + SCRAPE_SECONDS
-    while "ray_asyrp_images_total" not in (found := exported()) or "ray_asyrp_shards_left" not in found:
+    while not tells_all(found := exported(), store.url):
         assert time.monotonic() < deadline, "Ray exports nothing of asyrp"
         time.sleep(1)
     ray.kill(actor)
     return store.url, found
+
+
+def tells_all(found: dict[str, dict[str, float]], root: str) -> bool:
+    """Whether what was exported has come as far as this run; the node exports earlier ones too."""
+    last = ("ray_asyrp_images_total", "ray_asyrp_shards_left", "ray_asyrp_batch_size", "ray_asyrp_images_in_flight")
+    return all(any(f'root="{root}"' in labels for labels in found.get(name, {})) for name in last)
 
 
 def total(of: dict[str, float], *labels: str) -> float:
