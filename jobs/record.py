@@ -94,13 +94,24 @@ def read_run(store: Store) -> dict[str, Any]:
     Raises:
         UserError: if there is no run at this root, or a later version wrote it, or it cannot be reached.
     """
+    return read_record(store, RUN, FORMAT, f"there is no run at {store.url}: it has no {RUN}")
+
+
+def read_record(store: Store, name: str, known_format: int, absent: str) -> dict[str, Any]:
+    """What the record that makes a root what it is says of it.
+
+    Raises:
+        UserError: with the sentence `absent` if it is not there; if a later version wrote it, or it cannot be reached.
+    """
     with explained(f"cannot reach {store.url}"):
-        data = store.read(RUN) if store.exists(RUN) else None
+        data = store.read(name) if store.exists(name) else None
     if data is None:
-        raise UserError(f"there is no run at {store.url}: it has no {RUN}")
+        raise UserError(absent)
     record = json.loads(data)
-    if record["format"] != FORMAT:
-        raise UserError(f"the run at {store.url} has format {record['format']}, this version knows {FORMAT}")
+    if record["format"] != known_format:
+        raise UserError(
+            f"{name} at {store.url} has format {record['format']}, this version knows {known_format}: update asyrp"
+        )
     return record
 
 

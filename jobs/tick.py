@@ -19,7 +19,7 @@ from asyrp.errors import UserError
 from jobs.data_job import DataJob
 from jobs.next_version import NextVersion, TickResult, tick_text
 from jobs.notify import notify
-from jobs.record import check_creates
+from jobs.record import check_creates, read_record
 from jobs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
 from pipeline import leases
 from pipeline.leases import AtWork, Heartbeat, Lease
@@ -61,14 +61,8 @@ def read_job(store: Store) -> dict[str, str]:
     Raises:
         UserError: if there is no job at this root, or a later version wrote it, or it cannot be reached.
     """
-    with explained(f"cannot reach {store.url}"):
-        data = store.read(JOB) if store.exists(JOB) else None
-    if data is None:
-        raise UserError(f"there is no job at {store.url}: it has no {JOB}, which its first tick writes")
-    record = json.loads(data)
-    if record["format"] != FORMAT:
-        raise UserError(f"the job at {store.url} has format {record['format']}, this version knows {FORMAT}")
-    return record
+    absent = f"there is no job at {store.url}: it has no {JOB}, which its first tick writes"
+    return read_record(store, JOB, FORMAT, absent)
 
 
 def run_tick(job: DataJob, tick: datetime, display: Display = no_display) -> TickResult:

@@ -249,8 +249,9 @@ class Inspector:
                 row["strength"] = edits[place].edit.strength * strengths[place]
             if ends:
                 row["t_edit"] = min(int(end[place]) for end in ends[edits[place]])
-        rows = [self._gated(batch.rows[i] | o, v) for i, o, v in zip(images, own, values, strict=False)]
-        return [Result(*pair) for pair in zip(edited, rows, strict=False)]
+        tried = zip(images, own, values[: len(images)], strict=True)
+        rows = [self._gated(batch.rows[image] | found, value) for image, found, value in tried]
+        return [Result(*pair) for pair in zip(edited[: len(images)], rows, strict=True)]
 
     # Measuring
 

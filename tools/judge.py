@@ -7,6 +7,7 @@ It is trained on rendered faces only, never on edited ones.
 
 import argparse
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from render_avatars import LABELS, load_or_render
 from torch import Tensor, nn
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 CACHE = Path("tools/cache")
 HELD_OUT_SEED, HELD_OUT_COUNT = 7, 2_000
 
@@ -41,21 +43,25 @@ def augmented(x: Tensor) -> Tensor:
     return x * gain + 0.05 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
 
 
+def fit(net: nn.Module, loss: Loss, x: Tensor, y: Tensor, steps: int, batch_size: int, rate: float) -> None:
+    """Train a net on batches of augmented images."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(x), (batch_size,))
+        value = loss(net(augmented(x[chosen])), y[chosen])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+
+
 def train(epochs: int = 4, batch_size: int = 128) -> nn.Sequential:
     faces = load_or_render(CACHE / "train.npz", 24_000, 0)
     x, y = to_batch(faces["images"]), label_matrix(faces)
     torch.manual_seed(0)
-    judge = new_judge()
-    steps = epochs * (len(x) // batch_size)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(x), (batch_size,))
-        loss = nn.functional.binary_cross_entropy_with_logits(judge(augmented(x[chosen])), y[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    judge, steps = new_judge(), epochs * (len(x) // batch_size)
+    fit(judge, nn.functional.binary_cross_entropy_with_logits, x, y, steps, batch_size, 2e-3)
     return judge.eval()
 
 

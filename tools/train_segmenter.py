@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from judge import CACHE, augmented, to_batch
+from judge import CACHE, fit, to_batch
 from render_avatars import BACKGROUNDS, CLOTHING_COLORS, HAIR_COLORS, SKINS, draw_labels, render_labels
 from torch import Tensor, nn
 
@@ -82,15 +82,7 @@ def _convs(before: int, after: int) -> nn.Sequential:
 def train(x: Tensor, parts: Tensor, steps: int = 700, batch_size: int = 64) -> Segmenter:
     torch.manual_seed(0)
     net = Segmenter()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(x), (batch_size,))
-        loss = nn.functional.cross_entropy(net(augmented(x[chosen])), parts[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    fit(net, nn.functional.cross_entropy, x, parts, steps, batch_size, 3e-3)
     return net.eval()
 
 
