@@ -44,7 +44,7 @@ from pipeline.storage import Store
 
 LABELS = ("glasses", "beard")
 GROUPS = [dict(zip(LABELS, values, strict=True)) for values in itertools.product((0.0, 1.0), repeat=2)]
-EXAMPLE = Path(__file__).parents[1] / "examples" / "augment.yaml"
+EXAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "runs" / "augment.yaml"
 
 
 def option(text, strengths=OneOf((1.0,)), weight=1.0, where=()):  # noqa: B008
