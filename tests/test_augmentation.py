@@ -432,7 +432,7 @@ def test_draws_do_not_depend_on_which_other_images_there_are(source, tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_example_runs_as_it_stands(tmp_path, monkeypatch):
-    monkeypatch.chdir(EXAMPLE.parents[1])
+    monkeypatch.chdir(EXAMPLE.parents[3])
     fast = ["--n-inv", "3", "--n-gen", "3", "--refine", "0", "--limit", "12", "--no-check", "--preview", "0"]
     fast += ["--set", "inspection.gates=[recon_psnr > 0]"]
     done = asyrp("run", "-c", EXAMPLE, "-o", tmp_path / "run", *fast)
