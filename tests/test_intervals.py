@@ -152,6 +152,7 @@ def test_sums_add_up_in_any_order_to_mean_and_spread():
 
 
 @pytest.mark.usefixtures("ray_cluster", "no_network")
+@pytest.mark.slow
 def test_curves_are_learned_the_same_by_one_actor_or_two_and_rise_towards_noise(tmp_path, capsys):
     faces = make_faces(tmp_path / "faces", 5)
     (faces / "broken.png").write_bytes(b"no image")

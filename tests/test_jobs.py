@@ -172,6 +172,7 @@ def check_history(store: Store, versions: list[Version]) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_stops_with_what_is_in_flight_and_the_next_tick_goes_on(tmp_path, monkeypatch, cli):
     monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.1)
     path = write_job(

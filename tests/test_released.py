@@ -114,6 +114,7 @@ def test_a_block_of_another_family_or_width_is_one_sentence(wide_models):
 
 
 @needs_official
+@pytest.mark.slow
 def test_an_imported_direction_edits_images(wide_models, tmp_path):
     file = OFFICIAL / "delta_blocks" / FILES["smiling"]
     model = wide_models["ho"].root
