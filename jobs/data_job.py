@@ -12,11 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from asyrp.errors import UserError
+from jobs.paths import without_credentials
 from jobs.schedule import Schedule
 from jobs.spec import JobSpec, Url, explain, path_of
 from jobs.submit import MAX_NAME, NAME
 from jobs.yaml_lines import Document, read_document
-from pipeline.credentials import refuse_credentials
 
 OUTPUT_FIELDS = ("date", "tick", "run")
 SAID_BY_JOB = "job://output"
@@ -37,15 +37,7 @@ def _name(name: str) -> str:
 def _webhook(url: str) -> str:
     if not re.match(r"https?://|\$\w+$", url):
         raise ValueError("give an http(s) URL, or $NAME for one that is in the environment")
-    return _without_credentials(url)
-
-
-def _without_credentials(url: str) -> str:
-    try:
-        refuse_credentials(url)
-    except UserError as error:
-        raise ValueError(str(error)) from error
-    return url
+    return without_credentials(url)
 
 
 class Notifications(BaseModel):
@@ -93,7 +85,7 @@ class DataJob(BaseModel):
     @field_validator("output")
     @classmethod
     def _output_tells_runs_apart(cls, template: str) -> str:
-        _without_credentials(template)
+        without_credentials(template)
         try:
             format_output(template, datetime.now(UTC), "run")
         except (KeyError, IndexError, ValueError, AttributeError) as error:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from asyrp.errors import UserError
 from asyrp.registry import bundled_names
 from pipeline.credentials import refuse_credentials
 
@@ -45,6 +46,15 @@ def absolute_if_there(name: str) -> str:
     refuse_credentials(name)
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
+
+
+def without_credentials(url: str) -> str:
+    """A URL as it is; raises ValueError, which pydantic tells with the field's name, if it holds credentials."""
+    try:
+        refuse_credentials(url)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return url
 
 
 Url = Annotated[str, AfterValidator(absolute_url)]

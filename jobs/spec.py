@@ -23,8 +23,7 @@ from asyrp.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from jobs.augmentation_spec import AUGMENTATION_KINDS, AugmentationSpec
 from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec
-from jobs.paths import Url, absolute_model
-from pipeline.credentials import refuse_credentials
+from jobs.paths import Url, absolute_model, without_credentials
 from pipeline.images import Codec, Fit
 from pipeline.selection import Condition, Selection
 from pipeline.sinks import SinkName
@@ -98,10 +97,7 @@ class EngineSpec(BaseModel):
         kind, _, argument = name.partition(":")
         if kind not in LOGGERS or not argument:
             raise ValueError("give wandb:PROJECT or mlflow:URI")
-        try:
-            refuse_credentials(argument)
-        except UserError as error:
-            raise ValueError(str(error)) from error
+        without_credentials(argument)
         return name
 
 
