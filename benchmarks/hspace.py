@@ -22,7 +22,7 @@ from PIL import Image
 from render_avatars import LABELS
 from torch import Tensor
 from trial import Trial
-from ways import Bench, shift_of, text_request, trial, write_faces
+from ways import TEXT_IMAGES, Bench, shift_of, text_request, trial, write_faces
 
 from asyrp import directions, registry
 from asyrp.directions import Direction
@@ -57,7 +57,8 @@ def record(faces: Trial, shift: EditShift) -> Recorded:
         encoded = unet.encode(x, t)
         eps, delta_h = unet.decode(encoded, encoded.h), shift(encoded, t)
         if delta_h is None:
-            break
+            x = ddim_step(x, eps, a, a_next)
+            continue
         eps_edit = unet.decode(encoded, encoded.h + delta_h)
         h[t], eps_change[t] = delta_h, eps_edit - eps
         x = asyrp_step(x, eps, eps_edit, a, a_next)
@@ -221,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.direction
         if path is None:
-            bench = Bench(Path(folder), 256, 64, arguments.faces, ("glasses",))
+            bench = Bench(Path(folder), 4 * TEXT_IMAGES, TEXT_IMAGES, arguments.faces, ("glasses",))
             write_faces(bench.folder, bench.images)
             path = learn_text(text_request(bench, "glasses"))
         direction = directions.load(path)

@@ -1,11 +1,12 @@
 """Every way to find a direction, side by side: does it do what it says, and nothing else?
 
-    python benchmarks/ways.py                       # about an hour on 2 cores; --ways labels pca for a part of it
+    python benchmarks/ways.py                       # about two hours on one core; --ways labels pca for a part of it
 
 Directions are found on rendered faces of the training set with the commands' own functions, and judged on held-out
 faces (tools/judge.py) as in edit_success.py: the share that has the attribute after the edit, and the share of the
-other three labels that is kept. A way's strength is that of STRENGTHS which does best by the worse of the two on
-other faces, those that the bundled directions are calibrated on.
+other three labels that is kept. An attribute's direction acts in the interval of the bundled direction of that name,
+one from texts in TEXT_INTERVALS. A way's strength is that of STRENGTHS which does best by the worse of the two on other
+faces, those that the bundled directions are calibrated on.
 Principal components and singular vectors have no attribute: each is named, in both senses, by the label that it changes
 on most of the faces that can change so.
 """
@@ -14,7 +15,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -42,22 +43,24 @@ from jobs.sample import sample
 from jobs.score import score
 from jobs.spec import EngineSpec
 
-STRENGTHS = (0.75, 1.0, 1.25, 1.5)
-STRENGTH_FACES = 16
-T_EDIT, N_STEPS, COMPONENTS = 250, 40, 12
+STRENGTHS = (0.75, 1.0, 1.25, 1.5, 1.75)
+STRENGTH_FACES = 24
+T_EDIT, N_STEPS, COMPONENTS = 204, 40, 12
 TEXTS = {
     "smile": ("person not smiling", "person smiling"),
     "glasses": ("person without glasses", "person with glasses"),
     "beard": ("person without a beard", "person with a beard"),
     "long_hair": ("person with short hair", "person with long hair"),
 }
-# To the bundled CLIP these are opposites, and predictions at high t say little to it: a gentle training does best. On
-# images that have the target already the loss would have something else change.
+TEXT_INTERVALS = {"smile": (410, 128), "glasses": (450, 128), "beard": (410, 128), "long_hair": (614, 307)}
+"""t_start and t_edit. Above, predictions say little to the bundled CLIP; below, the loss sees most of what is lost."""
+
+# To the bundled CLIP the texts of a pair are opposites, so the L1 term cannot go by their cosine.
 TEXT_RECIPE = {
-    "t_edit": 350, "learning_rate": 2e-3, "optimizer": "adam", "cosine_decay": True, "initial_scale": 0.1,
-    "l1_by_cosine": False, "source_term": "released",
+    "learning_rate": 2e-3, "optimizer": "adam", "cosine_decay": True, "initial_scale": 0.1, "l1_weight": 1.0,
+    "l1_by_cosine": False,
 }  # fmt: skip
-TEXT_EPOCHS, TEXT_BATCH = 2, 4
+TEXT_IMAGES, TEXT_EPOCHS, TEXT_BATCH = 96, 5, 4
 EXTREMES = 0.2
 
 
@@ -118,6 +121,13 @@ def shift_of(direction: Direction, strength: float) -> EditShift:
     return EditShift(((direction, strength, direction.info.t_edit or 0),), N_STEPS)
 
 
+def in_interval(direction: Direction, attribute: str) -> Direction:
+    """The direction from the timestep on that the bundled one begins at, down to where that ends."""
+    bundled = directions.load(registry.find("avatars").direction_files()[attribute]).info
+    ending = replace(direction, info=replace(direction.info, t_edit=bundled.t_edit))
+    return ending if bundled.t_start is None else direction_math.begin_at(ending, bundled.t_start)
+
+
 def best(direction: Direction, attribute: str, count: int) -> tuple[float, Score]:
     """The strength at which the worse of the two shares is best on calibration faces, and the shares on others."""
     chosen_on = calibration_trial(attribute)
@@ -144,7 +154,7 @@ def judge_labels(bench: Bench) -> None:
     paths = learn_labels(bench.request("labels"), LabelQuestion(bench.labels, LABELS))
     for path in paths:
         if path.stem in bench.attributes:
-            print_best("labels", path.stem, directions.load(path), bench.faces)
+            print_best("labels", path.stem, in_interval(directions.load(path), path.stem), bench.faces)
 
 
 def judge_classifier(bench: Bench) -> None:
@@ -153,7 +163,7 @@ def judge_classifier(bench: Bench) -> None:
             others = tuple(other for other in LABELS if other != name)
             asked = ClassifierQuestion(bench.labels, name, kind, others)
             path = learn_classifier(bench.request(f"{kind}-{name}"), asked)
-            print_best(f"classifier, {kind}", name, directions.load(path), bench.faces)
+            print_best(f"classifier, {kind}", name, in_interval(directions.load(path), name), bench.faces)
 
 
 def judge_scores(bench: Bench) -> None:
@@ -167,12 +177,13 @@ def judge_scores(bench: Bench) -> None:
         for name in bench.attributes:
             asked = LabelQuestion(table, (name,), None, EXTREMES)
             [path] = learn_labels(bench.request(f"scores-{name}.safetensors", source), asked)
-            print_best(way, name, directions.load(path), bench.faces)
+            print_best(way, name, in_interval(directions.load(path), name), bench.faces)
 
 
 def text_request(bench: Bench, name: str) -> TextRequest:
     """The training of an attribute from its texts."""
-    recipe = TextRecipe(*TEXTS[name], n_steps=N_STEPS, **TEXT_RECIPE)
+    t_start, t_edit = TEXT_INTERVALS[name]
+    recipe = TextRecipe(*TEXTS[name], t_edit, N_STEPS, t_start=t_start, **TEXT_RECIPE)
     path = bench.folder / f"text-{name}.safetensors"
     sizes = (bench.text_images, TEXT_EPOCHS, TEXT_BATCH)
     return TextRequest(bench.source, "avatars", "avatars", path, recipe, *sizes, lacking=True)
@@ -259,7 +270,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--attributes", nargs="+", choices=LABELS, default=LABELS)
     parser.add_argument("--images", type=int, default=1024, help="faces for statistics")
-    parser.add_argument("--text-images", type=int, default=64, help="faces for training by text")
+    parser.add_argument("--text-images", type=int, default=TEXT_IMAGES, help="faces for training by text")
     parser.add_argument("--faces", type=int, default=64, help="held-out faces per cell")
     arguments = parser.parse_args()
     row("way", "attribute", "strength", "present", "others kept")
