@@ -13,6 +13,7 @@ from torch import Tensor
 from asyrp.direction_info import DirectionInfo
 from asyrp.directions import Direction, GlobalDirection, TimestepDirection
 from asyrp.errors import UserError
+from asyrp.schedule import timesteps
 
 
 def project(direction: Direction, others: Sequence[Direction], jointly: bool = False) -> Direction:
@@ -109,18 +110,25 @@ def on_common_grid(directions: Sequence[Direction]) -> tuple[list[int], list[Ten
                 f"direction '{direction.info.name}' is an implicit function: average it over images first "
                 "(asyrp directions average)"
             )
-    forms = [direction.form for direction in directions]
-    grid = sorted({t for form in forms if isinstance(form, TimestepDirection) for t in form.steps}) or [0]
+    grid = sorted({t for direction in directions for t in _steps(direction)})
     return grid, [_at(direction, grid, first.n_steps) for direction in directions]
+
+
+def _steps(direction: Direction) -> list[int]:
+    """The timesteps that a direction has tensors for: those of its generation, if it has one for all."""
+    form = direction.form
+    return form.steps if isinstance(form, TimestepDirection) else timesteps(direction.info.n_steps)
 
 
 def _at(direction: Direction, grid: Sequence[int], n_steps: int) -> Tensor:
     form, factor = direction.form, direction.info.n_steps / n_steps
-    if isinstance(form, GlobalDirection):
-        return factor * form.delta_h.expand(len(grid), *form.delta_h.shape)
-    assert isinstance(form, TimestepDirection)
+    assert isinstance(form, TimestepDirection | GlobalDirection)
     acts = torch.tensor([float(_acts(direction.info, t)) for t in grid])
-    return factor * acts[:, None, None, None] * torch.stack([form.delta_h[form.nearest(t)] for t in grid])
+    if isinstance(form, GlobalDirection):
+        tensors = form.delta_h.expand(len(grid), *form.delta_h.shape)
+    else:
+        tensors = torch.stack([form.delta_h[form.nearest(t)] for t in grid])
+    return factor * acts[:, None, None, None] * tensors
 
 
 def _acts(info: DirectionInfo, t: int) -> bool:

@@ -88,6 +88,17 @@ def test_scaling_and_averaging_over_time():
     torch.testing.assert_close(mean.form.delta_h, a.form.delta_h[1:].mean(0))
 
 
+def test_one_tensor_for_all_timesteps_acts_in_its_interval_and_nowhere_else():
+    everywhere = dm.average_over_time(direction("a", 0, t_edit=500))
+    doubled = dm.scale(dm.scale(everywhere, 4.0), 0.5)
+    for t, own in zip(doubled.form.grid.tolist(), tensors(doubled)[0], strict=True):
+        torch.testing.assert_close(own, 2 * everywhere.form.delta_h * (t >= 500))
+    total = dm.combine([(everywhere, 1.0), (direction("b", 1), 1.0)])
+    torch.testing.assert_close(total.form.delta_h[0], direction("b", 1).form.delta_h[0])
+    again = dm.average_over_time(dm.scale(everywhere, 3.0))
+    torch.testing.assert_close(again.form.delta_h, 3 * everywhere.form.delta_h)
+
+
 def test_cosines_are_those_of_the_flattened_tensors():
     a, b = direction("a", 0), direction("b", 1)
     found = dm.cosines([a, b, dm.scale(a, -3.0)])
