@@ -22,7 +22,7 @@ from PIL import Image
 from render_avatars import LABELS
 from torch import Tensor
 from trial import Trial
-from ways import TEXT_IMAGES, Bench, shift_of, text_request, trial, write_faces
+from ways import PRESET, Bench, shift_of, text_request, trial, write_faces
 
 from asyrp import directions, registry
 from asyrp.directions import Direction
@@ -222,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.direction
         if path is None:
-            bench = Bench(Path(folder), 4 * TEXT_IMAGES, TEXT_IMAGES, arguments.faces, ("glasses",))
+            bench = Bench(Path(folder), 4 * PRESET.images, arguments.faces, ("glasses",))
             write_faces(bench.folder, bench.images)
             path = learn_text(text_request(bench, "glasses"))
         direction = directions.load(path)

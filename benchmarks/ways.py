@@ -5,8 +5,8 @@
 Directions are found on rendered faces of the training set with the commands' own functions, and judged on held-out
 faces (tools/judge.py) as in edit_success.py: the share that has the attribute after the edit, and the share of the
 other three labels that is kept. An attribute's direction acts in the interval of the bundled direction of that name,
-one from texts in TEXT_INTERVALS. A way's strength is that of STRENGTHS which does best by the worse of the two on other
-faces, those that the bundled directions are calibrated on.
+one from texts where its training did. A way's strength is that of STRENGTHS which does best by the worse of the two on
+other faces, those that the bundled directions are calibrated on.
 Principal components and singular vectors have no attribute: each is named, in both senses, by the label that it changes
 on most of the faces that can change so.
 """
@@ -37,7 +37,7 @@ from asyrp.text_training import TextRecipe
 from jobs.label_table import write_labels
 from jobs.learn import LabelQuestion, LearnRequest, average_over_images, learn_labels
 from jobs.learn_classifier import ClassifierQuestion, learn_classifier
-from jobs.learn_text import TextRequest, learn_text
+from jobs.learn_text import PRESETS, TextRequest, learn_text
 from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian, learn_pca
 from jobs.sample import sample
 from jobs.score import score
@@ -52,15 +52,10 @@ TEXTS = {
     "beard": ("person without a beard", "person with a beard"),
     "long_hair": ("person with short hair", "person with long hair"),
 }
-TEXT_INTERVALS = {"smile": (410, 128), "glasses": (450, 128), "beard": (410, 128), "long_hair": (614, 307)}
-"""t_start and t_edit. Above, predictions say little to the bundled CLIP; below, the loss sees most of what is lost."""
+TEXT_INTERVALS = {"glasses": {"t_start": 450}, "long_hair": {"t_start": 614, "t_edit": 307}}
+"""Where a training by text with the preset of the bundled model begins and ends, if not where that says."""
 
-# To the bundled CLIP the texts of a pair are opposites, so the L1 term cannot go by their cosine.
-TEXT_RECIPE = {
-    "learning_rate": 2e-3, "optimizer": "adam", "cosine_decay": True, "initial_scale": 0.1, "l1_weight": 1.0,
-    "l1_by_cosine": False,
-}  # fmt: skip
-TEXT_IMAGES, TEXT_EPOCHS, TEXT_BATCH = 96, 5, 4
+PRESET = PRESETS["avatars"]
 EXTREMES = 0.2
 
 
@@ -70,7 +65,6 @@ class Bench:
 
     folder: Path
     images: int
-    text_images: int
     faces: int
     attributes: tuple[str, ...]
 
@@ -182,11 +176,10 @@ def judge_scores(bench: Bench) -> None:
 
 def text_request(bench: Bench, name: str) -> TextRequest:
     """The training of an attribute from its texts."""
-    t_start, t_edit = TEXT_INTERVALS[name]
-    recipe = TextRecipe(*TEXTS[name], t_edit, N_STEPS, t_start=t_start, **TEXT_RECIPE)
+    recipe = TextRecipe(*TEXTS[name], **PRESET.recipe | TEXT_INTERVALS.get(name, {}))
     path = bench.folder / f"text-{name}.safetensors"
-    sizes = (bench.text_images, TEXT_EPOCHS, TEXT_BATCH)
-    return TextRequest(bench.source, "avatars", "avatars", path, recipe, *sizes, lacking=True)
+    numbers = (PRESET.images, PRESET.epochs)
+    return TextRequest(bench.source, "avatars", "avatars", path, recipe, *numbers, lacking=PRESET.lacking)
 
 
 def judge_text(bench: Bench) -> None:
@@ -270,15 +263,13 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--attributes", nargs="+", choices=LABELS, default=LABELS)
     parser.add_argument("--images", type=int, default=1024, help="faces for statistics")
-    parser.add_argument("--text-images", type=int, default=TEXT_IMAGES, help="faces for training by text")
     parser.add_argument("--faces", type=int, default=64, help="held-out faces per cell")
     arguments = parser.parse_args()
     row("way", "attribute", "strength", "present", "others kept")
     row(*["---"] * 5)
     with tempfile.TemporaryDirectory() as name:
         write_faces(Path(name), arguments.images)
-        sizes = (arguments.images, arguments.text_images, arguments.faces)
-        bench = Bench(Path(name), *sizes, tuple(arguments.attributes))
+        bench = Bench(Path(name), arguments.images, arguments.faces, tuple(arguments.attributes))
         for way in arguments.ways:
             WAYS[way](bench)
 

@@ -1,7 +1,7 @@
 """`asyrp directions learn text`: the options of a training, as `jobs.learn_text` takes them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -9,95 +9,102 @@ from jobs.cli_options import CLIP_HELP, ModelOption, NoCheck, Source, TBoost, on
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.text_training import TextRecipe
+    from jobs.learn_text import Preset
+
+
+class Chosen(NamedTuple):
+    """What options settle: the model, the recipe, and the preset that it is based on."""
+
+    model: str
+    recipe: "TextRecipe"
+    preset: "Preset"
 
 
 def recipe_from_flags(
-    source_text: Annotated[str, typer.Option("--source-text", help="What the images show: 'person'.")],
+    source_text: Annotated[str, typer.Option("--source-text", help="What the images show: 'person without glasses'.")],
     target_text: Annotated[str, typer.Option("--target-text", help="What they are to show: 'person with glasses'.")],
+    model: ModelOption = "avatars",
     preset: Annotated[
-        str, typer.Option("--preset", help="paper: section 5. released: the script of its code.")
-    ] = "paper",
-    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = 500,
-    t_start: Annotated[
-        int | None, typer.Option("--t-start", min=0, max=999, help="First edited timestep. [default: T]")
-    ] = None,
-    source_term: Annotated[
         str | None,
         typer.Option(
-            "--source-term",
-            help="Compare with P_t of the source branch (paper) or x_0 (released). [default: the preset's]",
+            "--preset",
+            help="What other options are where they are not given. paper: section 5. released: the script of its code. "
+            "avatars: what does best with the bundled model. [default: paper; avatars for the bundled model]",
         ),
     ] = None,
-    n_steps: Annotated[
-        int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps. [default: the preset's]")
+    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = None,
+    t_start: Annotated[int | None, typer.Option("--t-start", min=0, max=999, help="First edited timestep.")] = None,
+    source_term: Annotated[
+        str | None,
+        typer.Option("--source-term", help="Compare with P_t of the source branch (paper) or x_0 (released)."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 0.5,
-    optimizer: Annotated[str, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = "sgd",
-    clip_weight: Annotated[float, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = 1.0,
-    l1_weight: Annotated[float, typer.Option("--l1-weight", help="Of the L1 loss.")] = 3.0,
+    n_steps: Annotated[int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = None,
+    clip_weight: Annotated[float | None, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = None,
+    l1_weight: Annotated[float | None, typer.Option("--l1-weight", help="Of the L1 loss.")] = None,
     l1_by_cosine: Annotated[
-        bool, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply it by the cosine of the texts.")
-    ] = True,
+        bool | None, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply it by the cosine of the texts.")
+    ] = None,
     initial_scale: Annotated[
-        float, typer.Option("--initial-scale", min=0.001, max=1, help="Of f_t's last layer: 0.1 begins near no edit.")
-    ] = 1.0,
+        float | None,
+        typer.Option("--initial-scale", min=0.001, max=1, help="Of f_t's last layer: 0.1 begins near no edit."),
+    ] = None,
     cosine_decay: Annotated[
-        bool, typer.Option("--cosine-decay", help="Let the rate fall to 0 over the training.")
-    ] = False,
+        bool | None,
+        typer.Option("--cosine-decay/--no-cosine-decay", help="Let the rate fall to 0 over the training."),
+    ] = None,
     template: Annotated[
         list[str] | None,
         typer.Option("--template", help="A prompt with {} for the text. Repeat. [default: the 80 of CLIP's authors]"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0,
-) -> "tuple[TextRecipe, dict[str, Any]]":
-    """The recipe of a training by text, and the preset that it is based on."""
+) -> Chosen:
+    """The recipe of a training by text: what is given, else the preset's."""
     from asyrp.text_training import TextRecipe
-    from jobs.learn_text import PRESETS
+    from jobs.learn_text import PRESETS, default_preset
 
+    preset = preset or default_preset(model)
     one_of("preset", preset, tuple(PRESETS))
-    one_of("optimizer", optimizer, ("sgd", "adam"))
-    source_term = source_term or PRESETS[preset]["source_term"]
-    one_of("source-term", source_term, ("paper", "released"))
-    recipe = TextRecipe(
-        source_text=source_text,
-        target_text=target_text,
-        t_edit=t_edit,
-        t_start=t_start,
-        n_steps=n_steps or PRESETS[preset]["n_steps"],
-        clip_weight=clip_weight,
-        l1_weight=l1_weight,
-        l1_by_cosine=l1_by_cosine,
-        initial_scale=initial_scale,
-        cosine_decay=cosine_decay,
-        learning_rate=learning_rate,
-        optimizer=optimizer,  # type: ignore[arg-type]
-        source_term=source_term,  # type: ignore[arg-type]
-        decay_epochs=PRESETS[preset]["decay_epochs"],
-        templates=tuple(template or ()),
-        seed=seed,
-    )
-    return recipe, PRESETS[preset]
+    one_of("optimizer", optimizer or "sgd", ("sgd", "adam"))
+    one_of("source-term", source_term or "paper", ("paper", "released"))
+    options = {
+        "t_edit": t_edit,
+        "t_start": t_start,
+        "n_steps": n_steps,
+        "clip_weight": clip_weight,
+        "l1_weight": l1_weight,
+        "l1_by_cosine": l1_by_cosine,
+        "initial_scale": initial_scale,
+        "cosine_decay": cosine_decay,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "source_term": source_term,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    values = PRESETS[preset].recipe | given | {"templates": tuple(template or ()), "seed": seed}
+    return Chosen(model, TextRecipe(source_text, target_text, **values), PRESETS[preset])
 
 
 @takes(recipe_from_flags)
 def learn_text(
-    chosen: "tuple[TextRecipe, dict[str, Any]]",
+    chosen: Chosen,
     source: Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; its stem is the name.")],
-    model: ModelOption = "avatars",
     clip: Annotated[
         str | None,
         typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]"),
     ] = None,
-    images: Annotated[int | None, typer.Option("--images", min=1, help="How many. [default: the preset's]")] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Passes over them. [default: the preset's]")
-    ] = None,
+    images: Annotated[int | None, typer.Option("--images", min=1, help="How many.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over them.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per update.")] = 4,
     lacking: Annotated[
-        bool,
-        typer.Option("--lacking", help="Only images that CLIP puts nearer to the source text than to the target text."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--lacking/--no-lacking",
+            help="Only images that CLIP puts nearer to the source text than to the target text.",
+        ),
+    ] = None,
     calibrate: Annotated[
         bool,
         typer.Option(
@@ -123,17 +130,17 @@ def learn_text(
     from jobs import learn_text as training
 
     one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
-    recipe, preset = chosen
+    model, recipe, preset = chosen
     request = training.TextRequest(
         source=source,
         model=model,
         clip=clip,
         output=output,
         recipe=recipe,
-        images=images or preset["images"],
-        epochs=epochs or preset["epochs"],
+        images=images or preset.images,
+        epochs=epochs or preset.epochs,
         batch_size=batch_size,
-        lacking=lacking,
+        lacking=preset.lacking if lacking is None else lacking,
         calibrate=calibrate,
         n_inv=n_inv,
         t_boost=t_boost,

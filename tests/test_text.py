@@ -19,6 +19,7 @@ from asyrp.clip import Clip
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from asyrp.text_training import TextRecipe, TextTraining
+from jobs.cli_learn_text import recipe_from_flags
 from jobs.learn_text import TextRequest, TrainingImages, learn_text
 
 GLASSES = TextRecipe("person", "person with glasses", t_edit=800, n_steps=10, learning_rate=0.01, optimizer="adam")
@@ -173,7 +174,8 @@ def undisturbed(tmp_path_factory):
 
 FLAGS = ("directions", "learn", "text", "-s", SAMPLES,
          "--source-text", "person", "--target-text", "person with glasses",
-         "--clip", "avatars", "--t-edit", "800", "--n-steps", "10", "--lr", "0.01", "--optimizer", "adam",
+         "--preset", "paper", "--clip", "avatars", "--t-edit", "800", "--n-steps", "10", "--lr", "0.01",
+         "--optimizer", "adam",
          "--images", "6", "--epochs", "2", "--batch-size", "2", "--n-inv", "6", "--no-check",
          "--no-calibrate")  # fmt: skip
 
@@ -268,10 +270,20 @@ def test_the_state_of_another_training_is_refused(tmp_path):
         learn_text(request(output))
 
 
+def test_the_bundled_model_is_trained_by_its_own_preset_and_others_by_the_papers():
+    texts = {"source_text": "person not smiling", "target_text": "person smiling"}
+    own, papers = recipe_from_flags(**texts), recipe_from_flags(**texts, model="google/ddpm-ema-celebahq-256")
+    assert (own.recipe.optimizer, own.recipe.l1_by_cosine, own.recipe.t_start) == ("adam", False, 410)
+    assert papers.recipe == TextRecipe("person not smiling", "person smiling", t_edit=500)
+    changed = recipe_from_flags(**texts, t_edit=300, l1_by_cosine=True, cosine_decay=False, learning_rate=0.1).recipe
+    asked = {"t_edit": 300, "l1_by_cosine": True, "cosine_decay": False, "learning_rate": 0.1}
+    assert changed == replace(own.recipe, **asked)
+
+
 def test_an_empty_source_and_a_wrong_word_are_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no readable image below"):
         learn_text(request(tmp_path / "g.safetensors", source=str(tmp_path / "empty")))
     done = asyrp(*FLAGS, "-o", tmp_path / "g.safetensors", "--preset", "mine")
     assert done.returncode == 2
-    assert "--preset mine: give paper or released" in done.stderr
+    assert "--preset mine: give paper or released or avatars" in done.stderr
