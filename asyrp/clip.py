@@ -1,10 +1,9 @@
 """CLIP through open_clip: images and texts to unit vectors, and the directions between them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor
 
@@ -14,10 +13,6 @@ from asyrp.registry import BUNDLED
 DEFAULT = "ViT-B-16/openai"
 """The CLIP of the papers."""
 
-TEMPLATES = open_clip.OPENAI_IMAGENET_TEMPLATES
-"""The prompts around a text that CLIP's authors used for ImageNet, and the papers for directions."""
-
-
 OWN = {"avatars": "avatars"}
 """The CLIP that belongs to a model."""
 
@@ -25,6 +20,13 @@ OWN = {"avatars": "avatars"}
 def default_clip(model: str) -> str:
     """The CLIP to use with a model where none is named: its own, or that of the papers."""
     return OWN.get(model, DEFAULT)
+
+
+def imagenet_templates() -> Sequence[Callable[[str], str]]:
+    """The prompts around a text that CLIP's authors used for ImageNet, and the papers for directions."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return OPENAI_IMAGENET_TEMPLATES
 
 
 class Clip:
@@ -38,6 +40,8 @@ class Clip:
     """
 
     def __init__(self, name: str = DEFAULT, device: str = "cpu") -> None:
+        import open_clip  # a second of every actor's start, and most have no CLIP
+
         model_name, pretrained = _open_clip_name(name)
         try:
             self.model: Any = open_clip.create_model(model_name, pretrained, device=device, require_pretrained=True)
@@ -96,7 +100,7 @@ class Clip:
     def direction(self, source: str, target: str, templates: Sequence[str] = ()) -> Tensor:
         """The unit vector [D] from one text to the other, the mean over all prompts around them.
 
-        A template is a prompt with {} where the text goes; none: TEMPLATES.
+        A template is a prompt with {} where the text goes; none: `imagenet_templates`.
 
         Raises:
             UserError: if the two texts say the same, or a template has no {}.
@@ -104,7 +108,7 @@ class Clip:
         for template in templates:
             if template.count("{}") != 1:
                 raise UserError(f"the template '{template}' needs one {{}} where the text goes: 'a photo of a {{}}.'")
-        prompts = [template.format for template in templates] or TEMPLATES
+        prompts = [template.format for template in templates] or imagenet_templates()
         ends = [self.texts([prompt(text) for prompt in prompts]) for text in (target, source)]
         difference = (ends[0] - ends[1]).mean(0)
         if difference.norm() < 1e-4:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from asyrp.clip import TEMPLATES, Clip
+from asyrp.clip import Clip, imagenet_templates
 from asyrp.metric_names import METRICS, OF_CLIP, OF_TEXTS, Judges
 from asyrp.perceptual import Measure, clip_measure, load_measure
 from asyrp.scorers import Scorer, ScorerSource, load_net, load_scorer
@@ -156,7 +156,7 @@ class Metrics:
     def _text_vectors(self, source: str, target: str) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors of a source and a target text, and of the direction between them, each over CLIP's prompts."""
         assert self.clip is not None
-        ends = [self.clip.texts([prompt(text) for prompt in TEMPLATES]).mean(0) for text in (source, target)]
+        ends = [self.clip.texts([prompt(text) for prompt in imagenet_templates()]).mean(0) for text in (source, target)]
         return normalize(ends[0], dim=0), normalize(ends[1], dim=0), self.clip.direction(source, target)
 
     def _named(self, scores: Tensor) -> dict[str, float]:

@@ -33,6 +33,11 @@ SAMPLES = registry.BUNDLED / "avatars" / "samples"
 FEW_STEPS: dict[str, Any] = {"n_inv": 3, "n_gen": 4, "preview": 0}
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Most tests wait more than they compute: the suite runs in two processes, and files that are named in this one."""
+    return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 def make_faces(folder: Path, count: int) -> Path:
     """A folder of `count` small faces, no two alike."""
     folder.mkdir(parents=True, exist_ok=True)

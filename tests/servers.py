@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from filelock import FileLock
 from moto.server import ThreadedMotoServer
 
 SECRET = "not-a-secret"
@@ -115,15 +116,16 @@ def _azurite(cache: Path) -> list[str]:
         pytest.skip("azurite needs npm, and there is none")
     target = cache / AZURITE
     program = target / "node_modules" / ".bin" / "azurite-blob"
-    if not program.exists():
-        unfinished = cache / f"{AZURITE}.{os.getpid()}"
-        install = [npm, "install", "--prefix", str(unfinished), "--no-audit", "--no-fund", AZURITE]
-        try:
-            subprocess.run(install, capture_output=True, check=True, timeout=INSTALL_SECONDS)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            pytest.skip(f"azurite cannot be installed: {error}")
-        unfinished.rename(target)
+    with FileLock(cache / f"{AZURITE}.lock"):
+        if not program.exists():
+            unfinished = cache / f"{AZURITE}.{os.getpid()}"
+            install = [npm, "install", "--prefix", str(unfinished), "--no-audit", "--no-fund", AZURITE]
+            try:
+                subprocess.run(install, capture_output=True, check=True, timeout=INSTALL_SECONDS)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                pytest.skip(f"azurite cannot be installed: {error}")
+            unfinished.rename(target)
     return [str(program)]
 
 

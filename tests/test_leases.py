@@ -28,13 +28,16 @@ def wait_for(event: threading.Event) -> None:
 
 
 def test_of_many_drivers_at_once_one_gets_the_lease_and_the_others_are_told_who_has_it(store):
+    all_told = threading.Barrier(8, timeout=60)
+
     def compete(number: int) -> str:
         try:
             lease = begin(store, f"tick-{number}", wait=False)
         except AtWork as other:
+            all_told.wait()
             return other.lease.tick
         with Heartbeat(store, lease, lambda: None):
-            time.sleep(1)
+            all_told.wait()
         return lease.tick
 
     with ThreadPoolExecutor(8) as pool:

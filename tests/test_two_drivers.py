@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from conftest import asyrp, make_faces, rows, run_here, spec, stand_in_stages
 
 from jobs.record import open_run, read_run
@@ -32,6 +33,7 @@ def test_of_two_drivers_that_plan_at_once_one_plan_counts_even_if_the_source_gre
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
+@pytest.mark.usefixtures("ray_cluster")  # which neither driver takes down while the other is at work
 def test_two_drivers_at_once_both_finish_and_commit_every_image_once(tmp_path):
     source, root = make_faces(tmp_path / "faces", 24), tmp_path / "out"
     flags = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "2", "--no-check")
