@@ -138,10 +138,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def print_best(way: str, name: str, direction: Direction, faces: int) -> float:
+def print_best(way: str, name: str, direction: Direction, faces: int) -> None:
     strength, found = best(direction, name, faces)
     row(way, name, f"{strength:g}", percent(found.target), percent(found.others))
-    return strength
 
 
 def judge_labels(bench: Bench) -> None:
@@ -183,15 +182,13 @@ def text_request(bench: Bench, name: str) -> TextRequest:
 
 
 def judge_text(bench: Bench) -> None:
-    """The block, and what its average over images and time still does at the same strength."""
+    """The block, and what is left of it in its average over images, and over time too."""
     for name in bench.attributes:
         path = learn_text(text_request(bench, name))
-        strength = print_best("text", name, directions.load(path), bench.faces)
+        print_best("text", name, directions.load(path), bench.faces)
         mean = average_over_images(bench.request("mean"), path)
-        averages = {"text, mean over images": mean, "and over time": direction_math.average_over_time(mean)}
-        for way, direction in averages.items():
-            found = trial(name, bench.faces).score(name, shift_of(direction, strength))
-            row(way, name, f"{strength:g}", percent(found.target), percent(found.others))
+        print_best("text, mean over images", name, mean, bench.faces)
+        print_best("text, mean over images and time", name, direction_math.average_over_time(mean), bench.faces)
 
 
 def judge_pca(bench: Bench) -> None:
