@@ -216,7 +216,7 @@ def mean_cosine(rows: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--direction", type=Path, help="an implicit direction of glasses; default: train one")
-    parser.add_argument("--strength", type=float, default=1.3, help="of the direction, where none is named")
+    parser.add_argument("--strength", type=float, default=1.25, help="of the direction, where none is named")
     parser.add_argument("--faces", type=int, default=32)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
