@@ -49,7 +49,8 @@ class Preset:
 PRESETS = {
     "paper": Preset(1000, 1, {"t_edit": 500}),
     "released": Preset(100, 5, {"t_edit": 500, "n_steps": 50, "source_term": "released", "decay_epochs": 3}),
-    # The bundled CLIP sees nothing above t = 450, and takes opposite texts for opposites: no L1 term by their cosine.
+    # Of a face the bundled CLIP can tell little above t = 450. To it the texts of a pair are opposites, so the L1 term
+    # cannot go by their cosine.
     "avatars": Preset(
         96,
         5,
