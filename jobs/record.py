@@ -101,17 +101,14 @@ def read_record(store: Store, name: str, known_format: int, absent: str) -> dict
     """What the record that makes a root what it is says of it.
 
     Raises:
-        UserError: with the sentence `absent` if it is not there; if a later version wrote it, or it cannot be reached.
+        UserError: with the sentence `absent` if it is not there; if it is damaged, of a later version, or out of reach.
     """
     with explained(f"cannot reach {store.url}"):
-        data = store.read(name) if store.exists(name) else None
-    if data is None:
+        record = store.read_json(name) if store.exists(name) else None
+    if record is None:
         raise UserError(absent)
-    record = json.loads(data)
-    if record["format"] != known_format:
-        raise UserError(
-            f"{name} at {store.url} has format {record['format']}, this version knows {known_format}: update asyrp"
-        )
+    if (found := record.get("format")) != known_format:
+        raise UserError(f"{name} at {store.url} has format {found}, this version knows {known_format}: update asyrp")
     return record
 
 

@@ -151,7 +151,7 @@ def _tell(job: DataJob, result: TickResult) -> None:
 
 def _done(store: Store, tick: str) -> TickResult | None:
     """How a tick ended that is done."""
-    return TickResult(**json.loads(store.read(_record(tick)))) if store.exists(_record(tick)) else None
+    return TickResult(**store.read_json(_record(tick))) if store.exists(_record(tick)) else None
 
 
 def _record(tick: str) -> str:

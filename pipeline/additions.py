@@ -46,7 +46,7 @@ class Addition:
 
 def read_additions(store: Store) -> list[Addition]:
     """All additions of a run, in the order in which they were made."""
-    records = [json.loads(store.read(f"{FOLDER}/{name}")) for name in sorted(store.names(FOLDER))]
+    records = [store.read_json(f"{FOLDER}/{name}") for name in sorted(store.names(FOLDER))]
     return [Addition(**{**record, "parts": tuple(record["parts"])}) for record in records]
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from asyrp.errors import UserError
 from pipeline import manifest
-from pipeline.storage import Store
+from pipeline.storage import DamagedRecord, Store
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,10 @@ def committed(store: Store, stage: str) -> set[int]:
 def read_commit(store: Store, stage: str, shard: int) -> Commit:
     """The commit of a shard. Raises FileNotFoundError, or DamagedCommit for a file that is none."""
     name = commit_name(stage, shard)
-    data = store.read(name)
     try:
-        record = json.loads(data)
+        record = store.read_json(name)
         return Commit(**{**record, "files": [FileEntry(**entry) for entry in record["files"]]})
-    except (ValueError, KeyError, TypeError):
+    except (DamagedRecord, KeyError, TypeError):
         raise DamagedCommit(f"{name} at {store.url} cannot be read: asyrp verify says what to do") from None
 
 

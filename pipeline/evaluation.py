@@ -56,7 +56,7 @@ def record_evaluation(store: Store, settings: Mapping[str, Any]) -> Evaluation:
 def read_evaluations(store: Store) -> list[Evaluation]:
     """All evaluations of a run, the one last asked for at the end."""
     names = [name.removesuffix(".json") for name in store.names(FOLDER)]
-    records = [(name, json.loads(store.read(f"{FOLDER}/{name}.json"))) for name in names]
+    records = [(name, store.read_json(f"{FOLDER}/{name}.json")) for name in names]
     return sorted((Evaluation(name, **record) for name, record in records), key=lambda e: e.asked_at)
 
 

@@ -114,7 +114,7 @@ def skip(store: Store, tick: str, reason: str) -> None:
 def read_skipped(store: Store) -> Iterator[Skipped]:
     """The ticks that were left out, the latest first."""
     names = sorted(store.names(SKIPPED), reverse=True)
-    return read_ahead(lambda name: Skipped(**json.loads(store.read(f"{SKIPPED}/{name}"))), names)
+    return read_ahead(lambda name: Skipped(**store.read_json(f"{SKIPPED}/{name}")), names)
 
 
 def ask_to_stop(store: Store, lease: Lease) -> None:
@@ -209,7 +209,7 @@ def _numbers_in(names: Iterable[str]) -> list[int]:
 
 
 def _read(store: Store, number: int) -> Lease:
-    return Lease(**json.loads(store.read(_name(number))))
+    return Lease(**store.read_json(_name(number)))
 
 
 def _write(store: Store, lease: Lease) -> None:

@@ -167,7 +167,7 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
 
 def planned(store: Store) -> PlanSummary:
     """The plan that run.json names. Raises FileNotFoundError."""
-    return PlanSummary(**json.loads(store.read(RUN))["plan"])
+    return PlanSummary(**store.read_json(RUN)["plan"])
 
 
 def read_planned(store: Store, shard: int) -> list[PlanRow]:

@@ -1,6 +1,5 @@
 """The images that a run has made, as the source of another."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -28,7 +27,7 @@ def images_of_run(url: str, selection: Selection) -> Iterator[SourceImage]:  # n
     store = Store(url)
     if not committed(store, FINAL):
         raise UserError(f"the run at {url} has no edited images yet: finish it first")
-    spec = json.loads(store.read(RUN))["spec"]
+    spec = store.read_json(RUN)["spec"]
     for row in CurrentRows(store).of(FINAL):
         if row["status"] == OK:
             name = output_name(spec["name"], spec["codec"], row["key"], *variant_name(row))

@@ -4,6 +4,7 @@ Filesystem and path stay together: a listed path is never opened again through i
 """
 
 import errno
+import json
 import os
 import tempfile
 import uuid
@@ -84,6 +85,10 @@ class Entry:
     modified: float | None
 
 
+class DamagedRecord(UserError):
+    """A small file that a run keeps about itself holds something else."""
+
+
 class Store:
     """The files below one root URL, named by paths relative to it."""
 
@@ -102,6 +107,16 @@ class Store:
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
         return self.fs.cat_file(self.path(name))
+
+    def read_json(self, name: str, remedy: str = "bring it back from a copy") -> dict[str, Any]:
+        """The object in a JSON file. Raises FileNotFoundError, or DamagedRecord, which ends with `remedy`."""
+        try:
+            record = json.loads(self.read(name))
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise DamagedRecord(f"{name} at {self.url} is damaged, it is not a JSON object: {remedy}")
+        return record
 
     def exists(self, name: str) -> bool:
         return self.fs.exists(self.path(name))

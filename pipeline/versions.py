@@ -71,7 +71,7 @@ def read_version(store: Store, number: int) -> Version:
         UserError: if there is none, or a later version of asyrp wrote it.
     """
     try:
-        record = json.loads(store.read(_name(number)))
+        record = store.read_json(_name(number))
     except FileNotFoundError:
         raise UserError(f"the data set at {store.url} has no version {number}") from None
     if record["format"] != FORMAT:

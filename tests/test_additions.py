@@ -236,3 +236,16 @@ def test_a_spec_is_read_back_as_it_was(tmp_path):
     open_run(Store(job.output), resolve(job))
     assert spec_of(job.output, ENGINE).identity() == job.identity()
     assert spec_of(job.output, ENGINE).engine == ENGINE
+
+
+@pytest.mark.parametrize("name", ["run.json", "additions/00001.json", "progress/here.json", "report/tally.json"])
+@pytest.mark.parametrize("left", [b'{"format"', b"[]"])
+def test_a_damaged_record_is_named_in_one_sentence(cli, tmp_path, name, left):
+    source = make_faces(tmp_path / "faces", 2)
+    (source / "0001.png").write_bytes(b"never an image")
+    store = stand_in_run(source, tmp_path / "out")
+    assert retry(store.url, frozenset({"decode_error"})) is not None
+    store.write(name, left)
+    code, _, error = cli("status", store.url)
+    assert code == 2 and error.count("\n") == 1
+    assert error.startswith(f"error: {name} at {store.url} is damaged")
