@@ -69,6 +69,12 @@ def resolve(spec: JobSpec) -> Job:
     step = 2 ** (len(folder.config["block_out_channels"]) - 1)
     if size % step:
         raise UserError(f"image_size {size}: the model {spec.model} takes sizes that are multiples of {step}")
+    own = [name for name, info in infos.items() if info.form != "implicit"]
+    if size != folder.image_size and own:
+        raise UserError(
+            f"image_size {size}: direction '{own[0]}' holds shifts of h at the model's own size, {folder.image_size}; "
+            "only implicit directions, as learned from texts, act at others"
+        )
     staged = spec.stages == "staged" or spec.inversions is not None
     inspection = resolve_inspection(spec, folder, infos, [bound.edit for bound in edits], staged)
     ends = spec.t_edit

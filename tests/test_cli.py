@@ -30,6 +30,7 @@ FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "2")
         (("-s", "{faces}", "-e", "glasses=1", "--n-gen", "1"), "n_gen: Input should be greater than or equal to 2"),
         (("-s", "{faces}", "-e", "glasses=1", "--t-edit", "1000"), "t_edit: Input should be less than or equal to 999"),
         (("-s", "{faces}", "-e", "glasses=1", "--image-size", "33"), "sizes that are multiples of 4"),
+        (("-s", "{faces}", "-e", "glasses=1", "--image-size", "64"), "shifts of h at the model's own size, 32"),
         (("-s", "{faces}", "-e", "glasses=1", "--name", "{stem}"), None),
         (("-s", "{faces}", "-e", "glasses=1", "--name", "{steam}"), "'steam' is not among {key}"),
         (("-s", "{faces}", "-e", "glasses=1", "--set", "engine.batchsize=4"), "did you mean 'batch_size'?"),
