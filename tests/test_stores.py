@@ -26,6 +26,7 @@ from pipeline.versions import Version, latest, publish, read_rows, write_index
 
 FACES = sorted(SAMPLES.glob("*.png"))[:12]
 FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")
+ONE_AND_THE_REST = ["moto", *(pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "moto")]
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -61,6 +62,7 @@ def kill_a_run(command: list[str], store: Store) -> None:
     assert len(committed(store, "boost")) < len(FACES)
 
 
+@pytest.mark.parametrize("server", ONE_AND_THE_REST, indirect=True)
 def test_a_killed_run_goes_on_and_commits_every_image_once(server, cli):
     root, store = f"{server.bucket}/out", Store(f"{server.bucket}/out")
     arguments = ["-s", f"{server.bucket}/faces", "-o", root, *FLAGS]
