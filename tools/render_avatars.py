@@ -114,11 +114,13 @@ def render_faces(count: int, seed: int, workers: int | None = None) -> dict[str,
 
 
 def load_or_render(path: Path, count: int, seed: int) -> dict[str, np.ndarray]:
-    """The data set at `path`, rendered first where it is not there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **render_faces(count, seed))
-    return dict(np.load(path))
+    """The data set at `path`, rendered first where it is not there or of another size."""
+    if path.exists() and len((faces := dict(np.load(path)))["images"]) == count:
+        return faces
+    faces = render_faces(count, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **faces)
+    return faces
 
 
 def main() -> None:
