@@ -5,6 +5,7 @@ says how many tensors of which shapes there must be, and here it is held against
 nothing is missing.
 """
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ def write_folder(converted: Converted, folder: Path, source: str) -> None:
     converted.unet.save_pretrained(folder)
     scheduler: Any = DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
     scheduler.save_pretrained(folder)
+    shutil.copymode(folder / "config.json", folder / WEIGHTS)  # safetensors writes files that nobody else may read
     with (folder / WEIGHTS).open("rb") as file:
         digest = weights_digest(file)
     WeightsRecord(digest, source, converted.notes).write(folder)

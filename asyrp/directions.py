@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from asyrp.direction_info import FORMAT, DirectionInfo, read_info
 from asyrp.errors import UserError
+from asyrp.files import write_whole
 from asyrp.unet import Encoded
 
 GROUPS = 32
@@ -151,11 +152,11 @@ class Direction:
 
 
 def save(direction: Direction, path: Path) -> None:
-    """Write the direction file; its metadata values are strings, as the format demands."""
+    """Write the direction file, complete or not at all; its metadata values are strings, as the format demands."""
     entries = {key: json.dumps(value) for key, value in asdict(direction.info).items()}
     tensors = {name: tensor.contiguous() for name, tensor in direction.form.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"format": FORMAT, **entries})
+    # save_file would make a file that nobody else may read.
+    write_whole(path, to_bytes(tensors, metadata={"format": FORMAT, **entries}))
 
 
 def load(path: Path) -> Direction:

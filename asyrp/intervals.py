@@ -8,6 +8,7 @@ from typing import Any
 
 from asyrp.cache import cache_root
 from asyrp.errors import UserError
+from asyrp.files import write_whole
 
 FORMAT = "asyrp-intervals-1"
 LPIPS = "lpips"
@@ -92,10 +93,7 @@ def learned_path(model_digest: str) -> Path:
 
 def save(intervals: Intervals, path: Path) -> None:
     """Write a file of intervals, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(json.dumps({"format": FORMAT, **asdict(intervals)}, indent=1) + "\n")
-    unfinished.replace(path)
+    write_whole(path, (json.dumps({"format": FORMAT, **asdict(intervals)}, indent=1) + "\n").encode())
 
 
 def load(path: Path) -> Intervals:

@@ -45,6 +45,13 @@ def test_a_direction_file_gives_back_what_was_saved(form, tmp_path):
     torch.testing.assert_close(loaded.delta_h(encoded, 480, 40), direction.delta_h(encoded, 480, 40))
 
 
+def test_a_direction_file_can_be_read_by_whoever_may_read_others_made_there(tmp_path):
+    (tmp_path / "other").touch()
+    save(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), tmp_path / "new" / "d.safetensors")
+    assert (tmp_path / "new" / "d.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["d.safetensors"]
+
+
 def test_a_file_from_before_directions_could_begin_later_begins_at_T(tmp_path):
     save(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), tmp_path / "d.safetensors")
     with safe_open(tmp_path / "d.safetensors", framework="pt") as file:
