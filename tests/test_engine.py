@@ -137,7 +137,7 @@ def test_a_shard_that_hangs_is_quarantined_and_its_neighbours_are_not_to_blame(f
             threading.Event().wait()
 
     job = resolve(spec(faces(10), tmp_path / "out", shard_size=2))
-    outcome = run_with(stand_in(hang), job, batch_size=2, shard_deadline=0.5)
+    outcome = run_with(stand_in(hang), job, batch_size=2, shard_deadline=2)
     [(stage, shard, reason)] = outcome.quarantined
     assert (stage, shard) == ("boost", 2) and "engine.shard_deadline" in reason
     assert committed(Store(job.spec.output), "boost") == {0, 1, 3, 4}

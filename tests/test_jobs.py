@@ -206,11 +206,9 @@ def test_a_job_that_is_cancelled_stops_with_what_is_in_flight_and_the_next_tick_
     assert latest(store) == version, "a tick that is done is not done again"
 
 
-ONE_AND_THE_REST = [path if path.stem == "nightly" else pytest.param(path, marks=pytest.mark.slow) for path in EXAMPLES]
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("example", ONE_AND_THE_REST, ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_run_as_they_stand(example, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
     Path("portraits").mkdir()
