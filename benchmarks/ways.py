@@ -44,7 +44,7 @@ from jobs.score import score
 from jobs.spec import EngineSpec
 
 STRENGTHS = (0.75, 1.0, 1.25, 1.5, 1.75)
-STRENGTH_FACES = 16
+STRENGTH_FACES = 48
 T_EDIT, N_STEPS, COMPONENTS = 204, 40, 12
 TEXTS = {
     "smile": ("person not smiling", "person smiling"),

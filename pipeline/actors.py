@@ -212,7 +212,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     """Join the cluster at `address`, or start one on this machine; one that was joined before is left as it is.
 
     Raises:
-        UserError: if there is no cluster at the address.
+        UserError: if there is no cluster at the address, or none can be started here.
     """
     if ray.is_initialized():
         yield
@@ -225,6 +225,10 @@ def ray_session(address: str | None) -> Iterator[None]:
         )
     except ConnectionError as error:
         raise UserError(f"there is no Ray cluster at '{address}': {error}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # Ray has no type of its own for a node that does not come up
+            raise
+        raise UserError(f"Ray did not start on this machine, try again when it has less to do: {error}") from error
     try:
         yield
     finally:

@@ -252,3 +252,13 @@ def test_the_bundled_samples_have_their_labels():
 def test_the_package_ships_less_than_25_mb():
     shipped = sum(path.stat().st_size for path in SAMPLES.parent.rglob("*") if path.is_file())
     assert shipped < 25e6
+
+
+def test_a_machine_on_which_ray_does_not_start_says_so(cli, faces, tmp_path, monkeypatch):
+    def timed_out(**_):
+        raise Exception("The current node timed out during startup.")  # as Ray's own: it has no type for it
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", timed_out)
+    code, _, err = cli("run", "-s", faces(2), "-o", tmp_path / "out", "-e", "glasses=1", *FAST)
+    assert code == 2 and err.startswith("error: Ray did not start on this machine") and "Traceback" not in err
