@@ -37,19 +37,19 @@ IDENTITIES, IDENTITY_SEED = 240, 11
 COMBINATIONS = [c for c in itertools.product((0, 1), repeat=len(LABELS)) if sum(c) % 2 == 0]
 N_STEPS, LOWEST_T_EDIT = 40, 100
 
-CALIBRATION = {"smile": (204, 1.6), "glasses": (128, 1.4), "beard": (204, 1.3), "long_hair": (537, 0.85)}
+CALIBRATION = {"smile": (204, 1.6), "glasses": (128, 1.4), "beard": (128, 1.1), "long_hair": (537, 0.85)}
 """t_edit and the factor on the change of h per label that strength 1 stands for, from --scan."""
 
 COMPENSATION = {"long_hair": {"beard": 0.6, "smile": 0.2}}
 """What is added of other labels' changes. Long hair hides the chin, and alone would shave every second beard."""
 
-START = {"smile": 450, "glasses": 450, "beard": 450}
+START = {"smile": 450, "glasses": 450, "beard": 410}
 """Where a direction begins, if not at T: above, it cannot be seen yet, and its direction moves the rest of the face."""
 
 SCAN = {
     "smile": [(204, 1.4), (204, 1.6), (204, 1.8)],
     "glasses": [(204, 1.5), (128, 1.3), (128, 1.5)],
-    "beard": [(204, 1.1), (204, 1.3), (204, 1.6)],
+    "beard": [(128, 1.0), (128, 1.1), (128, 1.25)],
     "long_hair": [(435, 0.8), (512, 0.85), (537, 0.85)],
 }
 
