@@ -1,6 +1,6 @@
 """Every way to find a direction, side by side: does it do what it says, and nothing else?
 
-    python benchmarks/ways.py                       # about two hours on one core; --ways labels pca for a part of it
+    python benchmarks/ways.py                       # about four hours on one core; --ways labels pca for a part
 
 Directions are found on rendered faces of the training set with the commands' own functions, and judged on held-out
 faces (tools/judge.py) as in edit_success.py: the share that has the attribute after the edit, and the share of the
