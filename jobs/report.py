@@ -14,7 +14,7 @@ from pipeline.aggregates import Cost, cost
 from pipeline.commit import committed
 from pipeline.credentials import redacted
 from pipeline.highlights import highlights
-from pipeline.progress import MADE_ANEW, RunState, read_heartbeats
+from pipeline.progress import DISPENSABLE, RunState, read_heartbeats
 from pipeline.recipe import FINAL
 from pipeline.results import ResultReader, Results
 from pipeline.storage import Store
@@ -93,7 +93,7 @@ class ReportReader:
         """How the last session ended that had something to do; empty if none has ended."""
         if not self.store.exists(SUMMARY):
             return {}
-        return self.store.read_json(SUMMARY, remedy=MADE_ANEW)["session"] or {}
+        return self.store.read_json(SUMMARY, remedy=DISPENSABLE)["session"] or {}
 
 
 def verdict(state: RunState, session: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pipeline.parallel import read_ahead
 from pipeline.storage import Store
 
 STALE_SECONDS = 30.0
-MADE_ANEW = "delete it, it is made anew"
+DISPENSABLE = "delete it, the run does without"
 TALLY = "report/tally.json"
 
 DEVICE_TIME = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
@@ -109,7 +109,7 @@ class StateReader:
     def _kept_tallies(self) -> dict[str, Tally]:
         if not self.store.exists(TALLY):
             return {}
-        kept = self.store.read_json(TALLY, remedy=MADE_ANEW)
+        kept = self.store.read_json(TALLY, remedy=DISPENSABLE)
         return {name: Tally(set(of["shards"]), of["images"], Counter(of["rows"])) for name, of in kept.items()}
 
     def _state(self, name: str, actors: Sequence[dict[str, Any]], additions: Sequence[Addition]) -> StageState:
@@ -142,4 +142,4 @@ def is_at_work(heartbeat: dict[str, Any]) -> bool:
 
 def read_heartbeats(store: Store) -> list[dict[str, Any]]:
     """The last heartbeat of every actor that ever worked on the run."""
-    return [store.read_json(f"progress/{name}", remedy=MADE_ANEW) for name in sorted(store.names("progress"))]
+    return [store.read_json(f"progress/{name}", remedy=DISPENSABLE) for name in sorted(store.names("progress"))]
