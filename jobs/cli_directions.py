@@ -16,7 +16,7 @@ from jobs.cli_options import CLIP_HELP, AsJson, ModelArgument, direction_file
 from jobs.cli_score import score
 from jobs.completion import complete_data_set, complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, print_facts, report
-from pipeline.model_source import fetch, find_model
+from pipeline.model_source import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from torch import Tensor
@@ -33,7 +33,7 @@ for command in (score, project, combine, scale, begin, average, compare, preview
 @directions_app.command("list")
 def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -> None:
     """The directions that come with a model."""
-    infos = [read_info(path) for path in find_model(model).direction_files().values()]
+    infos = [read_info(path) for path in fetch_model(model).direction_files().values()]
     table = Table("name", "form", "t_edit", "t_boost", "strength 1 is")
     for info in infos:
         table.add_row(info.name, info.form, str(info.t_edit), str(info.t_boost), info.unit)
@@ -85,7 +85,7 @@ def directions_show(
 def _draw_sweep(path: Path, name: str, model: str, source: str | None, output: Path) -> None:
     from jobs.preview import preview
 
-    samples = find_model(model).samples
+    samples = fetch_model(model).samples
     if source is None and samples is None:
         raise UserError(f"the model {model} comes without samples: give images for the sweep with --source")
     preview(path, name, source or str(samples), output, SWEEP_ROWS, {"model": model})
@@ -159,7 +159,7 @@ def directions_import(
     if clip and text_cosine is None:
         text_cosine = _text_cosine(clip, texts or facts_of_name(released.name).texts)
     stated = Facts(n_steps, data_set, texts, text_cosine, t_edit, t_boost)
-    direction = import_direction(released, find_model(model), name, stated, block)
+    direction = import_direction(released, fetch_model(model), name, stated, block)
     path = output or Path(f"{name}.safetensors")
     save(direction, path)
     facts = {"file": str(path), **asdict(direction.info)}

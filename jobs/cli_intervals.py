@@ -11,7 +11,7 @@ from asyrp.errors import UserError
 from asyrp.intervals import Intervals, learned_path, load, load_for, save
 from jobs.cli_options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
 from jobs.display import out, print_facts, report
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 
 if TYPE_CHECKING:  # Pillow loads only when a chart is drawn
     from jobs.chart import Chart
@@ -73,7 +73,7 @@ def intervals_show(
 
     **Example:** asyrp intervals show --model celebahq-ddpm --text-cosine 0.9 -o curves.png
     """
-    intervals = load(file) if file else load_for(None, find_model(model).digest, model)
+    intervals = load(file) if file else load_for(None, fetch_model(model).digest, model)
     if source_text or target_text:
         text_cosine = _text_cosine(intervals, source_text, target_text, clip)
     cosine = 1.0 if text_cosine is None else text_cosine

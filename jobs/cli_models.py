@@ -11,7 +11,7 @@ from asyrp import presets, registry
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, ModelArgument
 from jobs.display import console, out, print_facts, report
-from pipeline.model_source import fetch, find_model
+from pipeline.model_source import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.selfcheck import Report
@@ -37,7 +37,7 @@ def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> Non
     """What a model is: family, size, the shape of its h, schedule, digest, known intervals and directions."""
     from asyrp import models
 
-    folder = find_model(name)
+    folder = fetch_model(name)
     model = models.load(folder)
     hub = registry.HUB_MODELS.get(name)
     facts = {
@@ -81,7 +81,7 @@ def models_check(
     from asyrp import models
     from pipeline.stages import self_check
 
-    folder = find_model(name)
+    folder = fetch_model(name)
     digest = folder.digest
     check = self_check(models.load(folder, device), folder, images)
     facts = {"name": name, "digest": digest, "passes": check.passes, "mistake": check.mistake}

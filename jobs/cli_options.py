@@ -21,7 +21,7 @@ from jobs.submit import (
     DEFAULT_WORKERS,
     Placement,
 )
-from pipeline.model_source import fetch, find_model
+from pipeline.model_source import fetch, fetch_model
 
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
 
@@ -135,7 +135,7 @@ def placement_from_flags(
 
 def direction_file(direction: str, model: str) -> Path:
     """The file of a direction that comes with the model, by its name, or of any other by its path or URL."""
-    return find_model(model).direction_files().get(direction) or fetch(direction)
+    return fetch_model(model).direction_files().get(direction) or fetch(direction)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:

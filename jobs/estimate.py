@@ -15,7 +15,7 @@ from jobs.cost import Cost
 from jobs.resolve import Job
 from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, encode
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.sources import list_images
 
 MEGABYTE = 1_000_000
@@ -60,7 +60,7 @@ def estimate(job: Job) -> Estimate:
     encodes = inversion + spec.n_gen * (computed * attempts + reconstructions)
     decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
-    model = models.load(find_model(spec.model), device, getattr(torch, spec.dtype))
+    model = models.load(fetch_model(spec.model), device, getattr(torch, spec.dtype))
     encode_s, decode_s = time_halves(model.unet, job.settings.image_size, spec.engine.batch_size or 8)
     latent_bytes = 3 * job.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
     kept = sum(len(stage.variants) for stage in job.stages if stage.writes == "latents")

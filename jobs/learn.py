@@ -19,7 +19,7 @@ from asyrp.schedule import timesteps
 from jobs.collect import Collection, MakeReducer, collect
 from jobs.label_table import find_labels
 from jobs.spec import EngineSpec
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.readings import NoisedH, Reading
 from pipeline.recipe import DirectionSource
 from pipeline.reducers import MakeLabelReducer
@@ -108,7 +108,7 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
     Raises:
         UserError: if the table does not fit the images, or a label cannot be told from the others.
     """
-    folder = find_model(request.model)
+    folder = fetch_model(request.model)
     table = find_labels(asked.labels, request.source, asked.names)
     if asked.hold is not None:
         table = table.only(tuple(dict.fromkeys((*asked.names, *asked.hold))))
@@ -159,7 +159,7 @@ def average_over_images(request: LearnRequest, direction: Path) -> directions.Di
 
     h_t is that of the noised images. Raises UserError for a direction of another model, or without an interval.
     """
-    folder, info = find_model(request.model), read_info(direction)
+    folder, info = fetch_model(request.model), read_info(direction)
     check_model(info, folder.digest, request.model)
     if info.t_edit is None:
         raise UserError(f"direction '{info.name}' suggests no t_edit, so it is not known where to average it")

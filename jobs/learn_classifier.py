@@ -16,7 +16,7 @@ from asyrp.errors import UserError
 from jobs.collect import collect
 from jobs.label_table import LabelTable, find_labels
 from jobs.learn import LearnRequest
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.readings import NoisedH
 from pipeline.reducers import KEYS, decode_keys, half_rows
 
@@ -76,7 +76,7 @@ def learn_classifier(request: LearnRequest, asked: ClassifierQuestion) -> Path:
     Raises:
         UserError: if the table does not fit the images, or the label has not two classes.
     """
-    folder = find_model(request.model)
+    folder = fetch_model(request.model)
     names = (asked.name, *asked.balanced)
     table = find_labels(asked.labels, request.source, (asked.name,)).only(names)
     if asked.extremes is not None:

@@ -17,7 +17,7 @@ from asyrp.schedule import timesteps
 from jobs.collect import Collection, collect
 from jobs.display import console
 from jobs.spec import EngineSpec
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.readings import InversionDistances
 from pipeline.reducers import CurveReducer
 from pipeline.sources import list_images
@@ -45,7 +45,7 @@ def learn_intervals(request: IntervalsRequest) -> Intervals:
         UserError: if the measure cannot be had, the source has no image that can be read, or the number of steps does
             not fit the model's schedule.
     """
-    folder = find_model(request.model)
+    folder = fetch_model(request.model)
     grid = _grid(request.n_inv, len(read_schedule(folder.scheduler)) - 1)
     measure = available_measure(request.measure, request.model)
     collection = Collection(

@@ -28,7 +28,7 @@ from asyrp.text_training import Losses, TextRecipe, TextTraining
 from jobs.display import console
 from pipeline.fetch import fetch
 from pipeline.images import ImageRefused, decode, encode
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.sources import list_images
 from pipeline.stages import self_check
 from pipeline.storage import Store
@@ -116,7 +116,7 @@ def learn_text(request: TextRequest) -> Path:
     Raises:
         UserError: if a model or image is not there, the texts say the same, or another training was begun at `output`.
     """
-    folder = find_model(request.model)
+    folder = fetch_model(request.model)
     model = models.load(folder, request.device, getattr(torch, request.dtype))
     if request.check:
         self_check(model, folder).refuse_a_failure(request.model)

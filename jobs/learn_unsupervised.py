@@ -18,7 +18,7 @@ from asyrp.labels import HALVES
 from asyrp.pca import PcaSketch
 from jobs.collect import collect
 from jobs.learn import LearnRequest
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.readings import JacobianOfH, NoisedH
 from pipeline.reducers import JacobianReducer, MakePcaReducer
 from pipeline.sources import list_images
@@ -36,7 +36,7 @@ def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_
     Raises:
         UserError: if there are fewer images or sketch rows than components.
     """
-    folder = find_model(request.model)
+    folder = fetch_model(request.model)
     grid = request.some_of_grid(n_timesteps)
     reading, reducer = NoisedH(grid, request.seed), MakePcaReducer(rank, joint)
     identity = {"rank": rank, "joint": joint, "statistics": "pca"}
@@ -91,7 +91,7 @@ def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]
     Raises:
         UserError: for an empty mask, a key that is not there, fewer than two images, or too many shifts.
     """
-    folder = find_model(request.model)
+    folder = fetch_model(request.model)
     if asked.k > KEPT_ROWS:
         raise UserError(f"--components {asked.k}: at most {KEPT_ROWS} shifts are kept")
     if asked.keys is not None:

@@ -12,7 +12,7 @@ from asyrp.intervals import Intervals
 from asyrp.registry import ModelFolder
 from jobs.resolve_inspection import judged_by, resolve_inspection
 from jobs.spec import AUTO, PER_IMAGE, DistancesSpec, JobSpec
-from pipeline.model_source import direction_path, fetch, find_model
+from pipeline.model_source import direction_path, fetch, fetch_model
 from pipeline.plan import PlanSummary
 from pipeline.recipe import (
     FINAL,
@@ -61,7 +61,7 @@ def resolve(spec: JobSpec) -> Job:
     Raises:
         UserError: if one is not there, or they do not belong together.
     """
-    folder = find_model(spec.model)
+    folder = fetch_model(spec.model)
     infos, sources = _directions(spec, folder)
     spec = _with_learned_intervals(spec, infos, folder)
     edits = _bind_all(spec, infos)

@@ -10,7 +10,7 @@ from asyrp.schedule import generation_pairs
 from asyrp.shift import EditShift
 from jobs.display import console
 from pipeline.images import encode
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.stages import self_check
 from pipeline.storage import Store
 
@@ -39,7 +39,7 @@ def sample(
     missing = [number for number in range(first, first + count) if _name(number) not in there]
     if not missing:
         return 0
-    folder = find_model(model_name)
+    folder = fetch_model(model_name)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     model = models.load(folder, device)
     if check:

@@ -11,7 +11,7 @@ from asyrp.scorers import ScorerSource, load_scorer
 from jobs.collect import Collection, collect
 from jobs.label_table import LabelTable
 from jobs.spec import EngineSpec
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.readings import Scores
 from pipeline.reducers import KEYS, decode_keys, score_rows
 
@@ -32,7 +32,7 @@ def score(
     names = tuple(name for scorer in scorers for name in scorer.names)
     if len(set(names)) < len(names):
         raise UserError(f"two scores have one name: {', '.join(names)}")
-    folder = find_model(model)
+    folder = fetch_model(model)
     blank = torch.zeros(1, 3, folder.image_size, folder.image_size)
     for scorer in scorers:  # a mistake is better heard of here than from the first actor
         load_scorer(scorer, "cpu")(blank)

@@ -15,7 +15,7 @@ from jobs.record import read_run, recorded_stages
 from jobs.spec import EngineSpec
 from pipeline.actors import ray_session
 from pipeline.additions import read_addition, read_additions
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.plan import read_plan, source_image
 from pipeline.readings import ClipEmbeddings
 from pipeline.recipe import FINAL
@@ -84,7 +84,7 @@ def compare_sources(
     Raises:
         UserError: if there is no such source or CLIP, or a source has fewer than two images.
     """
-    folder = find_model(model)
+    folder = fetch_model(model)
     measuring = _measuring(folder, folder.image_size, clip, work, engine)
     with ray_session(engine.address):
         sets = [ImageSet(url, name, lambda url=url: list_images(url)) for name, url in (("a", first), ("b", second))]  # type: ignore[misc]
@@ -99,7 +99,7 @@ def compare_edits(root: str, clip: str | None, work: str | None, engine: EngineS
         UserError: if there is no run of edits at the root, or it has no images yet; else as `compare_sources`.
     """
     spec, record = spec_of(root, engine), read_run(Store(root))
-    measuring = _measuring(find_model(spec.model), record["identity"]["image_size"], clip, work, engine)
+    measuring = _measuring(fetch_model(spec.model), record["identity"]["image_size"], clip, work, engine)
     [final] = [stage for stage in recorded_stages(record) if stage.name == FINAL]
     distances = {}
     with ray_session(engine.address):

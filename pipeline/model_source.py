@@ -34,7 +34,7 @@ CHECK_IMAGES = 4
 STAND_IN_SIDE = 32
 
 
-def find_model(source: str) -> ModelFolder:
+def fetch_model(source: str) -> ModelFolder:
     """The folder of a model named by whatever names a model: see `asyrp.registry.find`, or any fsspec URL.
 
     Raises:

@@ -21,7 +21,7 @@ from asyrp.scorers import ScorerSource, load_scorer
 from asyrp.unet import Encoded
 from pipeline.recipe import DirectionSource
 from pipeline.stage import BatchFunction
-from pipeline.stages import load_direction
+from pipeline.stages import load_recorded_direction
 
 
 class Loaded(NamedTuple):
@@ -51,7 +51,7 @@ class NoisedH:
         folder, model = load()
         form = None
         if self.direction:
-            form = load_direction(folder, self.direction.url or "", self.direction).form.to(device)
+            form = load_recorded_direction(folder, self.direction.url or "", self.direction).form.to(device)
 
         def read(batch: Tensor, keys: Sequence[str]) -> Tensor:
             x_0 = batch[:, 0].to(device)

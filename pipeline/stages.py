@@ -16,7 +16,7 @@ from asyrp.registry import ModelFolder
 from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift, MixedShift, make_shift
 from pipeline.inspection import Inspector
-from pipeline.model_source import check_images, direction_path, find_model
+from pipeline.model_source import check_images, direction_path, fetch_model
 from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
 from pipeline.source_image import Draw
 from pipeline.stage import BatchFunction, Measured
@@ -28,7 +28,7 @@ def self_check(model: models.Model, folder: ModelFolder, images: str | None = No
     return selfcheck.check(model, torch.from_numpy(pixels), own_domain)
 
 
-def load_direction(folder: ModelFolder, name: str, source: DirectionSource) -> directions.Direction:
+def load_recorded_direction(folder: ModelFolder, name: str, source: DirectionSource) -> directions.Direction:
     """The direction that the run began with; raises UserError if its file is another by now."""
     path = direction_path(folder, name, source.url)
     if file_digest(path) != source.digest:
@@ -43,14 +43,14 @@ class Method:
         self.settings = settings
         self.device = torch.device(settings.device)
         dtype = getattr(torch, settings.dtype)
-        folder = find_model(settings.model)
+        folder = fetch_model(settings.model)
         if folder.digest != settings.model_digest:
             raise UserError(f"model {settings.model} has other weights here ({folder.unet}) than where the run began")
         model = models.load(folder, settings.device, dtype)
         if settings.check:
             self_check(model, folder).refuse_a_failure(settings.model)
         self.unet, self.schedule = model.unet, model.schedule
-        loaded = {name: load_direction(folder, name, source) for name, source in settings.directions.items()}
+        loaded = {name: load_recorded_direction(folder, name, source) for name, source in settings.directions.items()}
         for direction in loaded.values():
             direction.form.to(self.device)
         self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edits) for bound in settings.edits}

@@ -10,7 +10,7 @@ from torch import Tensor
 from asyrp import models
 from asyrp.errors import UserError
 from pipeline.commit import committed, read_commit
-from pipeline.model_source import find_model
+from pipeline.model_source import fetch_model
 from pipeline.readings import Loaded, Reading
 from pipeline.shard_job import STATISTICS
 from pipeline.stage import Reducer, Stage, Variant
@@ -36,7 +36,7 @@ class CollectSettings:
         return {READ: self.reading.function(self._load, self.device), NEW_REDUCER: self.make_reducer}
 
     def _load(self) -> Loaded:
-        folder = find_model(self.model)
+        folder = fetch_model(self.model)
         if folder.digest != self.model_digest:
             raise UserError(f"model {self.model} has other weights here ({folder.unet}) than where the run began")
         model = models.load(folder, self.device)

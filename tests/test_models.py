@@ -21,7 +21,7 @@ from asyrp.cache import made_once
 from asyrp.errors import UserError
 from asyrp.process import predict
 from pipeline import fetch as fetching
-from pipeline.model_source import fetch, find_model
+from pipeline.model_source import fetch, fetch_model
 
 
 def test_a_local_folder_is_a_model_with_or_without_a_unet_folder(tmp_path):
@@ -182,7 +182,7 @@ def remote(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("remote")
 def test_a_model_on_any_store_is_the_same_model():
-    folder = find_model("memory://models/avatars")
+    folder = fetch_model("memory://models/avatars")
     assert folder.digest == registry.find("avatars").digest
     assert list(folder.direction_files()) == list(registry.find("avatars").direction_files())
     assert folder.samples is not None
@@ -203,7 +203,7 @@ def test_what_was_fetched_is_not_fetched_again_until_it_changes(remote, monkeypa
 def test_nothing_at_a_url_is_one_sentence():
     for url in ("memory://models/none", "memory://models/none.ckpt"):
         with pytest.raises(UserError, match="there is nothing at memory"):
-            find_model(url)
+            fetch_model(url)
 
 
 @pytest.fixture
@@ -238,14 +238,14 @@ def test_a_server_that_will_not_give_a_model_or_direction_is_one_sentence(cli, h
 @pytest.mark.usefixtures("no_waiting")
 def test_a_server_that_cannot_be_reached_is_one_sentence():
     with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1:9/net.ckpt: Cannot connect to host"):
-        find_model("http://127.0.0.1:9/net.ckpt")
+        fetch_model("http://127.0.0.1:9/net.ckpt")
 
 
 def test_a_raw_checkpoint_on_a_store_is_a_model(remote, tmp_path):
     net = randomised(HoNet(128, (1, 2, 2, 2), 2, (1,)), 0)
     torch.save(net.state_dict(), tmp_path / "net.ckpt")
     remote.put(str(tmp_path / "net.ckpt"), "/models/net.ckpt")
-    folder = find_model("memory://models/net.ckpt")
+    folder = fetch_model("memory://models/net.ckpt")
     assert folder.name == "memory://models/net.ckpt"
     x = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
