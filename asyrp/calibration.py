@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from asyrp.diffusion.process import edit
+from asyrp.diffusion.schedule import generation_pairs
 from asyrp.directions import Direction
 from asyrp.models import Model
-from asyrp.process import edit
-from asyrp.schedule import generation_pairs
 from asyrp.shift import EditShift
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)

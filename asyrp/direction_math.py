@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from asyrp.diffusion.schedule import timesteps
 from asyrp.direction_info import DirectionInfo
 from asyrp.directions import Direction, GlobalDirection, TimestepDirection
 from asyrp.errors import UserError
-from asyrp.schedule import timesteps
 
 
 def project(direction: Direction, others: Sequence[Direction], jointly: bool = False) -> Direction:

@@ -19,10 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from asyrp.diffusion.unet import Encoded
 from asyrp.direction_info import FORMAT, DirectionInfo, read_info
 from asyrp.errors import UserError
 from asyrp.files import write_whole
-from asyrp.unet import Encoded
 
 GROUPS = 32
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from asyrp.diffusion.process import ddim_step, predict, predicted_x0
+from asyrp.diffusion.schedule import NoiseSchedule
+from asyrp.diffusion.unet import SplitUNet
 from asyrp.intervals import Curve
 from asyrp.perceptual import Measure
-from asyrp.process import ddim_step, predict, predicted_x0
-from asyrp.schedule import NoiseSchedule
-from asyrp.unet import SplitUNet
 
 CURVES = ("p_t", "x_t")
 NOT_REACHED = -1

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from asyrp.diffusion.unet import Encoded, SplitUNet
 from asyrp.labels import HALVES
 from asyrp.pca import PcaSketch, leading_rows
-from asyrp.unet import Encoded, SplitUNet
 
 OVERSAMPLING = 4
 MAX_ITERATIONS = 50

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asyrp.noise import boosting_noise, noise_key
-from asyrp.schedule import NoiseSchedule
-from asyrp.unet import Encoded, SplitUNet
+from asyrp.diffusion.noise import boosting_noise, noise_key
+from asyrp.diffusion.schedule import NoiseSchedule
+from asyrp.diffusion.unet import Encoded, SplitUNet
 
 HALVES = math.sqrt(8 / math.pi)
 """The step between the means of the upper and the lower half of normally distributed values, in standard deviations."""

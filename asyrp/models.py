@@ -8,10 +8,10 @@ import torch
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
 
+from asyrp.diffusion.schedule import NoiseSchedule
+from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
 from asyrp.registry import ModelFolder
-from asyrp.schedule import NoiseSchedule
-from asyrp.unet import HSpaceUNet
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from asyrp.diffusion.unet import Encoded
 from asyrp.directions import Direction
 from asyrp.edits import Edit
 from asyrp.errors import UserError
-from asyrp.unet import Encoded
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from asyrp.clip import Clip
+from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict, predicted_x0
+from asyrp.diffusion.schedule import generation_pairs
 from asyrp.directions import DELTA_BLOCKS, DeltaBlock
 from asyrp.errors import UserError
 from asyrp.models import Model
-from asyrp.process import asyrp_step, ddim_step, edit, predict, predicted_x0
-from asyrp.schedule import generation_pairs
 
 SourceTerm = Literal["paper", "released"]
 Optimizer = Literal["sgd", "adam"]

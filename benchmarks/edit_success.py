@@ -27,7 +27,7 @@ from render_avatars import LABELS, load_or_render
 from trial import Score, Trial
 
 from asyrp import directions, models, registry
-from asyrp.process import asyrp_step, symmetric_step
+from asyrp.diffusion.process import asyrp_step, symmetric_step
 from asyrp.shift import EditShift
 
 SEED, COUNT, N_STEPS = 5, 640, 40

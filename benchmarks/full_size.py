@@ -19,8 +19,8 @@ from diffusers import UNet2DModel
 from PIL import Image
 
 from asyrp import directions, models, registry
+from asyrp.diffusion.process import predict
 from asyrp.direction_info import DirectionInfo
-from asyrp.process import predict
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.spec import JobSpec

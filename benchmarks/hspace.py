@@ -25,10 +25,10 @@ from trial import Trial
 from ways import PRESET, Bench, shift_of, text_request, trial, write_faces
 
 from asyrp import directions, registry
+from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict
+from asyrp.diffusion.unet import Encoded
 from asyrp.directions import Direction
-from asyrp.process import asyrp_step, ddim_step, edit, predict
 from asyrp.shift import EditShift
-from asyrp.unet import Encoded
 from jobs.learn_text import learn_text
 from pipeline.images import to_uint8
 

@@ -21,11 +21,12 @@ from torch import Tensor
 from trial import Trial
 from ways import N_STEPS, percent, row, trial
 
-from asyrp import directions, process, registry
+from asyrp import directions, registry
 from asyrp.clip import Clip
+from asyrp.diffusion import process
+from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.direction_math import begin_at
 from asyrp.directions import Direction
-from asyrp.noise import boosting_noise, noise_key
 from asyrp.shift import EditShift
 from jobs.cli_intervals import chart
 from jobs.learn_intervals import IntervalsRequest, learn_intervals

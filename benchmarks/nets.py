@@ -21,7 +21,7 @@ from reference_nets import AdmNet, HoNet, randomised  # the papers' nets under t
 from asyrp import models, registry
 from asyrp.checkpoint import read_checkpoint
 from asyrp.convert import convert, write_folder
-from asyrp.process import predict
+from asyrp.diffusion.process import predict
 
 NETS = {
     "Ho (DDPM++)": lambda: HoNet(128, (1, 1, 2, 2, 4, 4), 2, (4,)),

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import torch
 from ways import percent, row, trial
 
+from asyrp.diffusion.process import edit, inversion_calls, invert
+from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.metrics import psnr
-from asyrp.process import edit, inversion_calls, invert
-from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift
 
 N_GEN = 40

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from asyrp import models
-from asyrp.process import inversion_calls
-from asyrp.schedule import timesteps
-from asyrp.unet import HSpaceUNet
+from asyrp.diffusion.process import inversion_calls
+from asyrp.diffusion.schedule import timesteps
+from asyrp.diffusion.unet import HSpaceUNet
 from jobs.cost import Cost
 from jobs.resolve import Job
 from pipeline.fetch import fetch

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from asyrp import directions
+from asyrp.diffusion.schedule import timesteps
 from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.directions import TimestepDirection
 from asyrp.errors import UserError
 from asyrp.labels import LabelStatistics, LabelSums, label_step
 from asyrp.registry import ModelFolder
-from asyrp.schedule import timesteps
 from jobs.collect import Collection, MakeReducer, collect
 from jobs.label_table import find_labels
 from jobs.spec import EngineSpec

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from asyrp.clip import default_clip
+from asyrp.diffusion.schedule import timesteps
 from asyrp.errors import UserError
 from asyrp.interval_curves import CurveSums
 from asyrp.intervals import LPIPS, Intervals, thresholds
 from asyrp.models import read_schedule
 from asyrp.perceptual import CLIP_PREFIX, load_measure
-from asyrp.schedule import timesteps
 from jobs.collect import Collection, collect
 from jobs.display import console
 from jobs.spec import EngineSpec

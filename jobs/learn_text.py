@@ -18,11 +18,11 @@ from torch import Tensor
 from asyrp import directions, models
 from asyrp.calibration import ENOUGH, STRENGTHS, unit_strength
 from asyrp.clip import Clip, default_clip
+from asyrp.diffusion.process import edit, invert
+from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.direction_info import DirectionInfo
 from asyrp.errors import UserError
-from asyrp.process import edit, invert
 from asyrp.registry import ModelFolder
-from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift
 from asyrp.text_training import Losses, TextRecipe, TextTraining
 from jobs.display import console

@@ -4,9 +4,9 @@ import torch
 from rich.progress import Progress
 
 from asyrp import models
-from asyrp.noise import boosting_noise, noise_key
-from asyrp.process import edit
-from asyrp.schedule import generation_pairs
+from asyrp.diffusion.noise import boosting_noise, noise_key
+from asyrp.diffusion.process import edit
+from asyrp.diffusion.schedule import generation_pairs
 from asyrp.shift import EditShift
 from jobs.display import console
 from pipeline.images import encode

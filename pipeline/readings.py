@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from asyrp.clip import Clip
+from asyrp.diffusion.unet import Encoded
 from asyrp.interval_curves import inversion_distances
 from asyrp.jacobian import singular_vectors
 from asyrp.labels import noised_h
@@ -18,7 +19,6 @@ from asyrp.models import Model
 from asyrp.perceptual import load_measure
 from asyrp.registry import ModelFolder
 from asyrp.scorers import ScorerSource, load_scorer
-from asyrp.unet import Encoded
 from pipeline.recipe import DirectionSource
 from pipeline.stage import BatchFunction
 from pipeline.stages import load_recorded_direction

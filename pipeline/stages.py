@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from asyrp import directions, models, process, selfcheck
+from asyrp import directions, models, selfcheck
+from asyrp.diffusion import process
+from asyrp.diffusion.noise import boosting_noise, noise_key
+from asyrp.diffusion.process import Shift, Watch, split_at_boost
+from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.direction_info import file_digest
 from asyrp.errors import UserError
 from asyrp.metric_names import RECONSTRUCTION_PSNR, Judges
 from asyrp.metrics import Metrics
-from asyrp.noise import boosting_noise, noise_key
-from asyrp.process import Shift, Watch, split_at_boost
 from asyrp.registry import ModelFolder
-from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift, MixedShift, make_shift
 from pipeline.inspection import Inspector
 from pipeline.model_source import check_images, direction_path, fetch_model

@@ -10,8 +10,8 @@ import yaml
 from conftest import SAMPLES, digests, make_faces, rows, stand_in_run
 
 from asyrp import registry
+from asyrp.diffusion.schedule import timesteps
 from asyrp.direction_info import read_info
-from asyrp.schedule import timesteps
 from jobs.cli import app
 
 FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "2")

@@ -15,9 +15,9 @@ from reference_nets import AdmNet, HoNet, randomised
 from asyrp import models, registry
 from asyrp.checkpoint import Checkpoint, read_checkpoint
 from asyrp.convert import convert, write_folder
+from asyrp.diffusion.process import predict
+from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
-from asyrp.process import predict
-from asyrp.unet import HSpaceUNet
 
 TOLERANCE = 2e-5
 

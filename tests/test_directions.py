@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from asyrp.diffusion.unet import Encoded
 from asyrp.direction_info import DirectionInfo, check_model, read_info
 from asyrp.directions import (
     AdmDeltaBlock,
@@ -20,7 +21,6 @@ from asyrp.directions import (
 from asyrp.edits import parse_edit
 from asyrp.errors import UserError
 from asyrp.labels import LabelSums
-from asyrp.unet import Encoded
 
 
 def info(form: str) -> DirectionInfo:

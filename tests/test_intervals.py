@@ -14,13 +14,13 @@ from official import OFFICIAL, needs_official
 from PIL import Image
 
 from asyrp import directions, intervals, models, presets, registry
+from asyrp.diffusion.process import predict, predicted_x0
+from asyrp.diffusion.schedule import timesteps
 from asyrp.directions import Direction
 from asyrp.errors import UserError
 from asyrp.interval_curves import CurveSums, inversion_distances
 from asyrp.intervals import Curve, Intervals, Thresholds, first_at_least, load, load_for, save
 from asyrp.perceptual import load_measure
-from asyrp.process import predict, predicted_x0
-from asyrp.schedule import timesteps
 from jobs.additions import spec_of
 from jobs.learn_intervals import IntervalsRequest, learn_intervals, sampled_keys
 from jobs.record import open_run, read_run

@@ -7,10 +7,10 @@ from conftest import SAMPLES
 from diffusers import UNet2DModel
 
 from asyrp import directions
+from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
 from asyrp.jacobian import JacobianSums, singular_vectors
 from asyrp.labels import HALVES
-from asyrp.unet import HSpaceUNet
 from jobs.learn import LearnRequest
 from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian
 from jobs.spec import EngineSpec

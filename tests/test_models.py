@@ -18,8 +18,8 @@ from werkzeug import Response
 
 from asyrp import models, registry
 from asyrp.cache import made_once
+from asyrp.diffusion.process import predict
 from asyrp.errors import UserError
-from asyrp.process import predict
 from pipeline import fetch as fetching
 from pipeline.model_source import fetch, fetch_model
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from asyrp.noise import MASK, boosting_noise, noise_key, philox
+from asyrp.diffusion.noise import MASK, boosting_noise, noise_key, philox
 
 CPU = torch.device("cpu")
 

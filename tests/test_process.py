@@ -11,11 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyrp import models, registry
-from asyrp.direction_info import DirectionInfo
-from asyrp.directions import Direction, GlobalDirection
-from asyrp.edits import parse_edit
-from asyrp.errors import UserError
-from asyrp.process import (
+from asyrp.diffusion.process import (
     asyrp_step,
     boost,
     boosting_step,
@@ -28,9 +24,13 @@ from asyrp.process import (
     split_at_boost,
     symmetric_step,
 )
-from asyrp.schedule import CLEAN, NoiseSchedule, generation_pairs, inversion_pairs, timesteps
+from asyrp.diffusion.schedule import CLEAN, NoiseSchedule, generation_pairs, inversion_pairs, timesteps
+from asyrp.diffusion.unet import HSpaceUNet
+from asyrp.direction_info import DirectionInfo
+from asyrp.directions import Direction, GlobalDirection
+from asyrp.edits import parse_edit
+from asyrp.errors import UserError
 from asyrp.shift import EditShift, make_shift
-from asyrp.unet import HSpaceUNet
 from pipeline.images import decode
 
 SCHEDULE = NoiseSchedule.linear()

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from asyrp import directions, presets, registry
 from asyrp.checkpoint import Checkpoint
 from asyrp.convert import convert, write_folder
+from asyrp.diffusion.unet import Encoded, HSpaceUNet
 from asyrp.direction_info import DirectionInfo, read_info
 from asyrp.edits import official_sum, parse_edit
 from asyrp.errors import UserError
 from asyrp.released import Facts, facts_of_name, import_direction
-from asyrp.unet import Encoded, HSpaceUNet
 from jobs.resolve import resolve
 
 FILES = {

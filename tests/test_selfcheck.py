@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from asyrp import models, registry, selfcheck
 from asyrp.convert_adm import fuse_qkv, split_qkv
+from asyrp.diffusion.schedule import NoiseSchedule
+from asyrp.diffusion.unet import Encoded
 from asyrp.models import Model
-from asyrp.schedule import NoiseSchedule
-from asyrp.unet import Encoded
 from pipeline.model_source import check_images
 from pipeline.stages import self_check
 

@@ -24,10 +24,10 @@ from render_avatars import LABELS, LONG_HAIR, SHORT_HAIR, draw_labels, load_or_r
 from trial import Trial
 
 from asyrp import directions, models, registry
+from asyrp.diffusion.schedule import timesteps
 from asyrp.direction_info import DirectionInfo
 from asyrp.directions import Direction, TimestepDirection
 from asyrp.labels import LabelSums, noised_h
-from asyrp.schedule import timesteps
 from asyrp.shift import EditShift
 
 BUNDLE = registry.BUNDLED / "avatars"

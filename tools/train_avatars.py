@@ -17,7 +17,7 @@ import torch
 from diffusers import UNet2DModel
 from render_avatars import IMAGE_SIZE, load_or_render
 
-from asyrp.schedule import NoiseSchedule
+from asyrp.diffusion.schedule import NoiseSchedule
 
 SNR_CAP = 5.0
 GRAD_CLIP = 1.0

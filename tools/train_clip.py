@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asyrp import models, registry
-from asyrp.process import predict, predicted_x0
+from asyrp.diffusion.process import predict, predicted_x0
 
 OUTPUT = registry.BUNDLED / "clip-avatars"
 CONFIG = {

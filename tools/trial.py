@@ -7,9 +7,9 @@ from judge import judged, label_matrix, to_batch
 from render_avatars import LABELS
 from torch import Tensor, nn
 
+from asyrp.diffusion.process import Shift, Step, asyrp_step, edit, invert
+from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.models import Model
-from asyrp.process import Shift, Step, asyrp_step, edit, invert
-from asyrp.schedule import generation_pairs, inversion_pairs
 from asyrp.shift import EditShift
 
 BATCH = 64

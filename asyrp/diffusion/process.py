@@ -9,8 +9,8 @@ from math import sqrt
 
 from torch import Tensor
 
-from asyrp.schedule import NoiseSchedule
-from asyrp.unet import Encoded, SplitUNet
+from asyrp.diffusion.schedule import NoiseSchedule
+from asyrp.diffusion.unet import Encoded, SplitUNet
 
 Shift = Callable[[Encoded, int], Tensor | None]
 """delta_h for this bottleneck at timestep t, or None where t is outside the editing interval."""
