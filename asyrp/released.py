@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from asyrp import presets
-from asyrp.checkpoint import read_tensors
 from asyrp.direction_info import DirectionInfo
 from asyrp.directions import DeltaBlock, Direction, GlobalDirection, TimestepDirection, delta_block, delta_block_family
 from asyrp.errors import UserError
-from asyrp.registry import ModelFolder
+from asyrp.models.checkpoint import read_tensors
+from asyrp.models.find import ModelFolder
 
 FILE_NAME = re.compile(r"(?P<attribute>.+?)_LC_(?P<category>.+?)_t(?P<t_0>\d+)_ninv(?P<n_inv>\d+)_ngen(?P<n_gen>\d+)")
 DATA_SETS = {"celeba": "celeba", "church": "church", "bedroom": "bedroom", "dog": "afhq", "afhq": "afhq",

@@ -18,7 +18,7 @@ from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict, predic
 from asyrp.diffusion.schedule import generation_pairs
 from asyrp.directions import DELTA_BLOCKS, DeltaBlock
 from asyrp.errors import UserError
-from asyrp.models import Model
+from asyrp.models.load import Model
 
 SourceTerm = Literal["paper", "released"]
 Optimizer = Literal["sgd", "adam"]

@@ -26,8 +26,10 @@ from judge import CACHE, accuracy, load_or_train
 from render_avatars import LABELS, load_or_render
 from trial import Score, Trial
 
-from asyrp import directions, models, registry
+from asyrp import directions
 from asyrp.diffusion.process import asyrp_step, symmetric_step
+from asyrp.models.find import ModelFolder, find_model
+from asyrp.models.load import Model, load_model
 from asyrp.shift import EditShift
 
 SEED, COUNT, N_STEPS = 5, 640, 40
@@ -49,10 +51,10 @@ class Question:
 
 
 @cache
-def loaded() -> tuple[registry.ModelFolder, models.Model]:
+def loaded() -> tuple[ModelFolder, Model]:
     torch.set_num_threads(1)
-    folder = registry.find("avatars")
-    return folder, models.load(folder)
+    folder = find_model("avatars")
+    return folder, load_model(folder)
 
 
 def trial_of(attribute: str, adds: bool, count: int) -> Trial:

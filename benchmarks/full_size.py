@@ -18,9 +18,11 @@ import torch
 from diffusers import UNet2DModel
 from PIL import Image
 
-from asyrp import directions, models, registry
+from asyrp import directions
 from asyrp.diffusion.process import predict
 from asyrp.direction_info import DirectionInfo
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.spec import JobSpec
@@ -49,7 +51,7 @@ def ho_unet(size: int, base: int) -> UNet2DModel:
 def make_model(root: Path, size: int, base: int) -> tuple[Path, Path]:
     """A model folder and a random direction that belongs to it."""
     ho_unet(size, base).save_pretrained(root / "model")
-    digest = registry.find(str(root / "model")).digest
+    digest = find_model(str(root / "model")).digest
     info = DirectionInfo("random", "global", digest, n_steps=40, t_edit=514)
     side = size // 32
     direction = directions.Direction(info, directions.GlobalDirection(0.1 * torch.randn(4 * base, side, side)))
@@ -68,8 +70,8 @@ def make_images(folder: Path, count: int, size: int) -> None:
 @torch.inference_mode()
 def compare_dtypes(model: Path, size: int, device: str) -> None:
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
-    folder = registry.find(str(model))
-    full, half = (predict(models.load(folder, device, d).unet, x, 500) for d in (torch.float32, torch.bfloat16))
+    folder = find_model(str(model))
+    full, half = (predict(load_model(folder, device, d).unet, x, 500) for d in (torch.float32, torch.bfloat16))
     print(f"bfloat16 against float32: relative difference {((full - half).norm() / full.norm()).item():.2e}")
 
 

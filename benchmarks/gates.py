@@ -21,9 +21,10 @@ from judge import judged
 from render_avatars import LABELS
 from ways import N_STEPS, percent, row, trial
 
-from asyrp import directions, registry
+from asyrp import directions
 from asyrp.metric_names import Judges
 from asyrp.metrics import Metrics, Values
+from asyrp.models.find import find_model
 from asyrp.search import Ladder
 from asyrp.shift import EditShift
 from pipeline.inspection import refusal
@@ -55,7 +56,7 @@ class Edited:
 @torch.inference_mode()
 def sweep(attribute: str, count: int) -> list[dict[float, Edited]]:
     """Every face at every strength."""
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     faces = trial(attribute, count)
     edit = f"{attribute}_1"
     judges = Judges(clip="avatars", segmenter=str(folder.segmenter))

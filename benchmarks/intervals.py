@@ -21,12 +21,13 @@ from torch import Tensor
 from trial import Trial
 from ways import N_STEPS, percent, row, trial
 
-from asyrp import directions, registry
+from asyrp import directions
 from asyrp.clip import Clip
 from asyrp.diffusion import process
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.direction_math import begin_at
 from asyrp.directions import Direction
+from asyrp.models.find import find_model
 from asyrp.shift import EditShift
 from jobs.cli_intervals import chart
 from jobs.learn_intervals import IntervalsRequest, learn_intervals
@@ -40,7 +41,7 @@ PLOT = Path("docs/images/intervals.png")
 
 def bundled() -> Direction:
     """The bundled direction, from T on."""
-    return begin_at(directions.load(registry.find("avatars").direction_files()["glasses"]), 999)
+    return begin_at(directions.load(find_model("avatars").direction_files()["glasses"]), 999)
 
 
 @torch.inference_mode()
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=32)
     parser.add_argument("--images", type=int, default=32, help="of the model's samples, for the intervals")
     arguments = parser.parse_args()
-    samples = str(registry.find("avatars").samples)
+    samples = str(find_model("avatars").samples)
     learned = learn_intervals(IntervalsRequest(samples, "avatars", EngineSpec(), arguments.images, measure="clip"))
     cosine = Clip("avatars").cosine(*TEXTS)
     chart(learned, cosine).save(PLOT)

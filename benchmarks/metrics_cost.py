@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from asyrp import registry
+from asyrp.models.find import BUNDLED
 from jobs.run import SUMMARY, run
 from jobs.spec import JobSpec
 
@@ -30,7 +30,7 @@ def device_seconds(inspection: dict | None, images: int) -> float:
     """Of a run of its own, per image."""
     with tempfile.TemporaryDirectory() as folder:
         values = {
-            "source": str(registry.BUNDLED / "avatars" / "samples"),
+            "source": str(BUNDLED / "avatars" / "samples"),
             "output": folder,
             "edits": ["glasses=1"],
             "limit": images,

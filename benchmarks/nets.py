@@ -18,10 +18,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference_nets import AdmNet, HoNet, randomised  # the papers' nets under their checkpoints' names
 
-from asyrp import models, registry
-from asyrp.checkpoint import read_checkpoint
-from asyrp.convert import convert, write_folder
 from asyrp.diffusion.process import predict
+from asyrp.models.checkpoint import read_checkpoint
+from asyrp.models.convert import convert, write_folder
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model
 
 NETS = {
     "Ho (DDPM++)": lambda: HoNet(128, (1, 1, 2, 2, 4, 4), 2, (4,)),
@@ -52,11 +53,11 @@ def measure(name: str, root: Path) -> None:
     with timed("write the folder"):
         write_folder(converted, root / "folder", "net.pt")
     del converted
-    folder = registry.find(str(root / "folder"))
+    folder = find_model(str(root / "folder"))
     with timed("digest"):
         print(f"  {folder.digest[:12]}")
     with timed("load"):
-        model = models.load(folder)
+        model = load_model(folder)
     with timed("forward at 256 px"):
         eps = predict(model.unet, x, 499)
     print(f"  h {folder.h_shape}, eps differs by {((eps - expected).norm() / expected.norm()).item():.1e}", flush=True)

@@ -27,7 +27,7 @@ import torch
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from asyrp import registry
+from asyrp.models.find import BUNDLED
 from jobs.record import open_run
 from jobs.resolve import Job, resolve
 from jobs.run import run
@@ -48,7 +48,7 @@ from pipeline.stages import Method
 from pipeline.storage import Store
 from pipeline.worker import Worker, WorkerOptions
 
-SAMPLES = registry.BUNDLED / "avatars" / "samples"
+SAMPLES = BUNDLED / "avatars" / "samples"
 
 
 def job_at(root: Path | str, **changes: object) -> Job:

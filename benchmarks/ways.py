@@ -29,8 +29,10 @@ from PIL import Image
 from render_avatars import LABELS, load_or_render
 from trial import Score, Trial
 
-from asyrp import direction_math, directions, models, registry
+from asyrp import direction_math, directions
 from asyrp.directions import Direction
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model
 from asyrp.scorers import ScorerSource
 from asyrp.shift import EditShift
 from asyrp.text_training import TextRecipe
@@ -107,7 +109,7 @@ def calibration_trial(attribute: str) -> Trial:
 
 def trial_on(faces: dict[str, np.ndarray], attribute: str | None, count: int) -> Trial:
     chosen = np.nonzero(faces[attribute] == 0)[0][:count] if attribute else np.arange(count)
-    model = models.load(registry.find("avatars"))
+    model = load_model(find_model("avatars"))
     return Trial(model, load_or_train(), {name: column[chosen] for name, column in faces.items()}, N_STEPS)
 
 
@@ -117,7 +119,7 @@ def shift_of(direction: Direction, strength: float) -> EditShift:
 
 def in_interval(direction: Direction, attribute: str) -> Direction:
     """The direction from the timestep on that the bundled one begins at, down to where that ends."""
-    bundled = directions.load(registry.find("avatars").direction_files()[attribute]).info
+    bundled = directions.load(find_model("avatars").direction_files()[attribute]).info
     ending = replace(direction, info=replace(direction.info, t_edit=bundled.t_edit))
     return ending if bundled.t_start is None else direction_math.begin_at(ending, bundled.t_start)
 

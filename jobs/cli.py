@@ -11,10 +11,10 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from asyrp import registry
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
 from asyrp.metric_names import METRICS
+from asyrp.models.find import BUNDLED
 from jobs.cli_additions import extend, retry
 from jobs.cli_cluster import cluster_app, submit
 from jobs.cli_directions import directions_app
@@ -313,7 +313,7 @@ def demo_command(
     as_json: AsJson = False,
 ) -> None:
     """Edit 64 bundled cartoon faces with two edits and draw a contact sheet. Needs no network and no GPU."""
-    samples = registry.BUNDLED / "avatars" / "samples"
+    samples = BUNDLED / "avatars" / "samples"
     edits = ["glasses=1", "smile=1"]
     flags = {"source": str(samples), "output": str(output), "edits": edits, "refine": 2, "shard_size": 16}
     raise typer.Exit(run_and_report(load_spec(None, flags, []), as_json))

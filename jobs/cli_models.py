@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from asyrp import presets, registry
+from asyrp import presets
 from asyrp.errors import UserError
+from asyrp.models.find import HUB_MODELS, bundled_names
 from jobs.cli_options import AsJson, ModelArgument
 from jobs.display import console, out, print_facts, report
 from pipeline.model_source import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
-    from asyrp.selfcheck import Report
+    from asyrp.models.selfcheck import Report
 
 models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
 
@@ -24,8 +25,8 @@ FAMILY_NAMES = {"ho": "DDPM++ (Ho)", "adm": "iDDPM/ADM"}
 @models_app.command("list")
 def models_list(as_json: AsJson = False) -> None:
     """The models that have a short name."""
-    models = dict.fromkeys(registry.bundled_names(), "comes with the package")
-    models |= {name: model.repo for name, model in registry.HUB_MODELS.items()}
+    models = dict.fromkeys(bundled_names(), "comes with the package")
+    models |= {name: model.repo for name, model in HUB_MODELS.items()}
     table = Table("name", "where")
     for name, where in models.items():
         table.add_row(name, where)
@@ -35,18 +36,18 @@ def models_list(as_json: AsJson = False) -> None:
 @models_app.command("show")
 def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> None:
     """What a model is: family, size, the shape of its h, schedule, digest, known intervals and directions."""
-    from asyrp import models
+    from asyrp.models.load import load_model, schedule_name
 
     folder = fetch_model(name)
-    model = models.load(folder)
-    hub = registry.HUB_MODELS.get(name)
+    model = load_model(folder)
+    hub = HUB_MODELS.get(name)
     facts = {
         "name": name,
         "family": FAMILY_NAMES[folder.family],
         "image_size": folder.image_size,
         "parameters": sum(p.numel() for p in model.unet.unet.parameters()),
         "h": list(folder.h_shape),
-        "schedule": models.schedule_name(folder.scheduler),
+        "schedule": schedule_name(folder.scheduler),
         "digest": folder.digest,
         "intervals": intervals(hub.data_set) if hub and hub.data_set else None,
         "directions": list(folder.direction_files()),
@@ -78,12 +79,12 @@ def models_check(
 
     **Example:** asyrp models check celeba_hq.ckpt --images faces/
     """
-    from asyrp import models
+    from asyrp.models.load import load_model
     from pipeline.stages import self_check
 
     folder = fetch_model(name)
     digest = folder.digest
-    check = self_check(models.load(folder, device), folder, images)
+    check = self_check(load_model(folder, device), folder, images)
     facts = {"name": name, "digest": digest, "passes": check.passes, "mistake": check.mistake}
     facts["levels"] = [asdict(level) for level in check.levels]
     report(facts, as_json, lambda: _print_check(name, check))
@@ -120,8 +121,8 @@ def models_convert(
 
     **Example:** asyrp models convert celeba_hq.ckpt -o celeba_hq/
     """
-    from asyrp.checkpoint import read_checkpoint
-    from asyrp.convert import convert, write_folder
+    from asyrp.models.checkpoint import read_checkpoint
+    from asyrp.models.convert import convert, write_folder
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already and not an empty folder: give another --output")

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from asyrp import models
 from asyrp.diffusion.process import inversion_calls
 from asyrp.diffusion.schedule import timesteps
 from asyrp.diffusion.unet import HSpaceUNet
+from asyrp.models.load import load_model
 from jobs.cost import Cost
 from jobs.resolve import Job
 from pipeline.fetch import fetch
@@ -60,7 +60,7 @@ def estimate(job: Job) -> Estimate:
     encodes = inversion + spec.n_gen * (computed * attempts + reconstructions)
     decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
-    model = models.load(fetch_model(spec.model), device, getattr(torch, spec.dtype))
+    model = load_model(fetch_model(spec.model), device, getattr(torch, spec.dtype))
     encode_s, decode_s = time_halves(model.unet, job.settings.image_size, spec.engine.batch_size or 8)
     latent_bytes = 3 * job.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
     kept = sum(len(stage.variants) for stage in job.stages if stage.writes == "latents")

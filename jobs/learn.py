@@ -15,7 +15,7 @@ from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_i
 from asyrp.directions import TimestepDirection
 from asyrp.errors import UserError
 from asyrp.labels import LabelStatistics, LabelSums, label_step
-from asyrp.registry import ModelFolder
+from asyrp.models.find import ModelFolder
 from jobs.collect import Collection, MakeReducer, collect
 from jobs.label_table import find_labels
 from jobs.spec import EngineSpec

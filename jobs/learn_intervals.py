@@ -12,7 +12,7 @@ from asyrp.diffusion.schedule import timesteps
 from asyrp.errors import UserError
 from asyrp.interval_curves import CurveSums
 from asyrp.intervals import LPIPS, Intervals, thresholds
-from asyrp.models import read_schedule
+from asyrp.models.load import read_schedule
 from asyrp.perceptual import CLIP_PREFIX, load_measure
 from jobs.collect import Collection, collect
 from jobs.display import console

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from asyrp import directions, models
+from asyrp import directions
 from asyrp.calibration import ENOUGH, STRENGTHS, unit_strength
 from asyrp.clip import Clip, default_clip
 from asyrp.diffusion.process import edit, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.direction_info import DirectionInfo
 from asyrp.errors import UserError
-from asyrp.registry import ModelFolder
+from asyrp.models.find import ModelFolder
+from asyrp.models.load import Model, load_model
 from asyrp.shift import EditShift
 from asyrp.text_training import Losses, TextRecipe, TextTraining
 from jobs.display import console
@@ -117,7 +118,7 @@ def learn_text(request: TextRequest) -> Path:
         UserError: if a model or image is not there, the texts say the same, or another training was begun at `output`.
     """
     folder = fetch_model(request.model)
-    model = models.load(folder, request.device, getattr(torch, request.dtype))
+    model = load_model(folder, request.device, getattr(torch, request.dtype))
     if request.check:
         self_check(model, folder).refuse_a_failure(request.model)
     clip = Clip(request.clip_name, request.device)
@@ -212,7 +213,7 @@ class TrainingImages:
     Latents are computed when they are first asked for, and kept where there is more than one epoch.
     """
 
-    def __init__(self, request: TextRequest, folder: ModelFolder, model: models.Model, clip: Clip) -> None:
+    def __init__(self, request: TextRequest, folder: ModelFolder, model: Model, clip: Clip) -> None:
         self.request, self.model = request, model
         self.keys, self.pixels = _training_images(request, folder.image_size, clip)
         self.pairs = inversion_pairs(request.n_inv, len(model.schedule) - 1)
@@ -253,7 +254,7 @@ class TrainingPreview:
 
     ROWS = 4
 
-    def __init__(self, request: TextRequest, model: models.Model, pixels: Tensor) -> None:
+    def __init__(self, request: TextRequest, model: Model, pixels: Tensor) -> None:
         self.request, self.model, self.path = request, model, request.output.with_suffix(".preview.png")
         self.x_0 = pixels[: self.ROWS].to(request.device)
         self._x_T: Tensor | None = None

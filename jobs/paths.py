@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from asyrp.errors import UserError
-from asyrp.registry import bundled_names
+from asyrp.models.find import bundled_names
 from pipeline.credentials import refuse_credentials
 
 

@@ -9,7 +9,7 @@ from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_i
 from asyrp.edits import Edit, official_sum
 from asyrp.errors import UserError
 from asyrp.intervals import Intervals
-from asyrp.registry import ModelFolder
+from asyrp.models.find import ModelFolder
 from jobs.resolve_inspection import judged_by, resolve_inspection
 from jobs.spec import AUTO, PER_IMAGE, DistancesSpec, JobSpec
 from pipeline.model_source import direction_path, fetch, fetch_model

@@ -8,7 +8,7 @@ from asyrp.direction_info import DirectionInfo
 from asyrp.edits import Edit
 from asyrp.errors import UserError
 from asyrp.metric_names import OF_TEXTS, Judges
-from asyrp.registry import ModelFolder
+from asyrp.models.find import ModelFolder
 from jobs.inspection_spec import InspectionSpec
 from jobs.spec import DistancesSpec, JobSpec
 from pipeline.model_source import net_digest

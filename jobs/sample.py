@@ -3,10 +3,10 @@
 import torch
 from rich.progress import Progress
 
-from asyrp import models
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.diffusion.process import edit
 from asyrp.diffusion.schedule import generation_pairs
+from asyrp.models.load import load_model
 from asyrp.shift import EditShift
 from jobs.display import console
 from pipeline.images import encode
@@ -41,7 +41,7 @@ def sample(
         return 0
     folder = fetch_model(model_name)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    model = models.load(folder, device)
+    model = load_model(folder, device)
     if check:
         self_check(model, folder).refuse_a_failure(model_name)
     t_0 = len(model.schedule) - 1

@@ -8,7 +8,7 @@ from torch import Tensor
 from asyrp.clip import Clip, default_clip
 from asyrp.errors import UserError
 from asyrp.image_sets import FeatureSums, SetDistance, set_distance
-from asyrp.registry import ModelFolder
+from asyrp.models.find import ModelFolder
 from jobs.additions import spec_of
 from jobs.collect import Collection, collect
 from jobs.record import read_run, recorded_stages

@@ -12,11 +12,10 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from asyrp import registry
 from asyrp.cache import made_once
 from asyrp.errors import UserError
 from asyrp.metric_names import Judges
-from asyrp.registry import ModelFolder
+from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names, find_model
 from pipeline.credentials import redacted
 from pipeline.fetch import fetch as fetch_image
 from pipeline.fetch import patiently
@@ -28,21 +27,21 @@ log = logging.getLogger(__name__)
 
 MODEL_FILES = (
     "*.json", "segmenter.pt", "unet/config.json", "scheduler/*.json", "directions/*.safetensors", "samples/*",
-    *(f"{folder}{weights}" for folder in ("", "unet/") for weights in (registry.WEIGHTS, registry.PICKLED_WEIGHTS)),
+    *(f"{folder}{weights}" for folder in ("", "unet/") for weights in (WEIGHTS, PICKLED_WEIGHTS)),
 )  # fmt: skip
 CHECK_IMAGES = 4
 STAND_IN_SIDE = 32
 
 
 def fetch_model(source: str) -> ModelFolder:
-    """The folder of a model named by whatever names a model: see `asyrp.registry.find`, or any fsspec URL.
+    """The folder of a model named by whatever names a model: see `asyrp.models.find.find`, or any fsspec URL.
 
     Raises:
         UserError: if there is no such model, or it cannot be fetched or converted.
     """
-    if source in registry.bundled_names() or "://" not in source:
-        return registry.find(source)
-    return replace(registry.find(str(fetch(source))), name=source)
+    if source in bundled_names() or "://" not in source:
+        return find_model(source)
+    return replace(find_model(str(fetch(source))), name=source)
 
 
 def direction_path(folder: ModelFolder, name: str, url: str | None) -> Path:
@@ -156,7 +155,7 @@ def check_images(folder: ModelFolder, images: str | None = None) -> tuple[NDArra
     own = images or (str(folder.samples) if folder.samples else None)
     if own is not None:
         return np.stack(_first_images(own, CHECK_IMAGES, folder.image_size)), True
-    faces = np.stack(_first_images(str(registry.BUNDLED / "avatars" / "samples"), 64, STAND_IN_SIDE))
+    faces = np.stack(_first_images(str(BUNDLED / "avatars" / "samples"), 64, STAND_IN_SIDE))
     across, size = -(-folder.image_size // STAND_IN_SIDE), folder.image_size
     mosaics = [_mosaic(np.roll(faces, -16 * index, axis=0), across) for index in range(CHECK_IMAGES)]
     return np.stack(mosaics)[..., :size, :size], False

@@ -15,9 +15,9 @@ from asyrp.diffusion.unet import Encoded
 from asyrp.interval_curves import inversion_distances
 from asyrp.jacobian import singular_vectors
 from asyrp.labels import noised_h
-from asyrp.models import Model
+from asyrp.models.find import ModelFolder
+from asyrp.models.load import Model
 from asyrp.perceptual import load_measure
-from asyrp.registry import ModelFolder
 from asyrp.scorers import ScorerSource, load_scorer
 from pipeline.recipe import DirectionSource
 from pipeline.stage import BatchFunction

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from asyrp import directions, models, selfcheck
+from asyrp import directions
 from asyrp.diffusion import process
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.diffusion.process import Shift, Watch, split_at_boost
@@ -14,7 +14,9 @@ from asyrp.direction_info import file_digest
 from asyrp.errors import UserError
 from asyrp.metric_names import RECONSTRUCTION_PSNR, Judges
 from asyrp.metrics import Metrics
-from asyrp.registry import ModelFolder
+from asyrp.models import selfcheck
+from asyrp.models.find import ModelFolder
+from asyrp.models.load import Model, load_model
 from asyrp.shift import EditShift, MixedShift, make_shift
 from pipeline.inspection import Inspector
 from pipeline.model_source import check_images, direction_path, fetch_model
@@ -23,7 +25,7 @@ from pipeline.source_image import Draw
 from pipeline.stage import BatchFunction, Measured
 
 
-def self_check(model: models.Model, folder: ModelFolder, images: str | None = None) -> selfcheck.Report:
+def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> selfcheck.Report:
     """Check a model on `images` of its own domain, on its samples, or on stand-ins, whichever there is."""
     pixels, own_domain = check_images(folder, images)
     return selfcheck.check(model, torch.from_numpy(pixels), own_domain)
@@ -47,7 +49,7 @@ class Method:
         folder = fetch_model(settings.model)
         if folder.digest != settings.model_digest:
             raise UserError(f"model {settings.model} has other weights here ({folder.unet}) than where the run began")
-        model = models.load(folder, settings.device, dtype)
+        model = load_model(folder, settings.device, dtype)
         if settings.check:
             self_check(model, folder).refuse_a_failure(settings.model)
         self.unet, self.schedule = model.unet, model.schedule

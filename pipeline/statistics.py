@@ -7,8 +7,8 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor
 
-from asyrp import models
 from asyrp.errors import UserError
+from asyrp.models.load import load_model
 from pipeline.commit import committed, read_commit
 from pipeline.model_source import fetch_model
 from pipeline.readings import Loaded, Reading
@@ -39,7 +39,7 @@ class CollectSettings:
         folder = fetch_model(self.model)
         if folder.digest != self.model_digest:
             raise UserError(f"model {self.model} has other weights here ({folder.unet}) than where the run began")
-        model = models.load(folder, self.device)
+        model = load_model(folder, self.device)
         if self.check:
             self_check(model, folder).refuse_a_failure(self.model)
         return Loaded(folder, model)

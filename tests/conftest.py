@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyrp import registry
+from asyrp.models.find import BUNDLED
 from jobs.cli import main
 from jobs.record import open_run
 from jobs.resolve import Job, resolve
@@ -29,7 +29,7 @@ from pipeline.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage import Store
 from pipeline.worker import Worker, WorkerOptions
 
-SAMPLES = registry.BUNDLED / "avatars" / "samples"
+SAMPLES = BUNDLED / "avatars" / "samples"
 FEW_STEPS: dict[str, Any] = {"n_inv": 3, "n_gen": 4, "preview": 0}
 
 

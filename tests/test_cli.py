@@ -9,9 +9,9 @@ import typer
 import yaml
 from conftest import SAMPLES, digests, make_faces, rows, stand_in_run
 
-from asyrp import registry
 from asyrp.diffusion.schedule import timesteps
 from asyrp.direction_info import read_info
+from asyrp.models.find import find_model
 from jobs.cli import app
 
 FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "2")
@@ -94,7 +94,7 @@ def test_plan_says_what_a_run_costs_and_touches_nothing(cli, faces, tmp_path):
 
 
 def test_a_plan_counts_the_second_decode_only_where_a_direction_acts(cli, faces, tmp_path):
-    info = read_info(registry.find("avatars").direction_files()["smile"])
+    info = read_info(find_model("avatars").direction_files()["smile"])
     cost = json.loads(cli("plan", "-s", faces(1), "-o", tmp_path / "out", "-e", "smile=1", "--json")[1])
     acts = sum(info.t_edit <= t <= info.t_start for t in timesteps(40))
     assert 0 < acts < 40 and cost["decodes_per_image"] == 39 + 40 + acts

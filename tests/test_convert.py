@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from official import GOLDEN, needs_golden, read_config, read_tensors
 from reference_nets import AdmNet, HoNet, randomised
 
-from asyrp import models, registry
-from asyrp.checkpoint import Checkpoint, read_checkpoint
-from asyrp.convert import convert, write_folder
 from asyrp.diffusion.process import predict
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
+from asyrp.models.checkpoint import Checkpoint, read_checkpoint
+from asyrp.models.convert import convert, write_folder
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model
 
 TOLERANCE = 2e-5
 
@@ -271,10 +272,10 @@ def test_a_truncated_checkpoint_is_one_sentence(ho, suffix, tmp_path):
 def test_the_written_folder_opens_with_diffusers_and_keeps_its_digest(ho, tmp_path):
     write_folder(convert(checkpoint(ho), 16), tmp_path / "m", "net.pt")
     assert difference(UNet2DModel.from_pretrained(tmp_path / "m"), ho, 16) < TOLERANCE
-    folder = registry.find(str(tmp_path / "m"))
+    folder = find_model(str(tmp_path / "m"))
     assert folder.digest == folder.record.weights_digest
     assert (folder.family, folder.image_size, folder.h_shape) == ("ho", 16, (64, 8, 8))
-    assert len(models.load(folder).schedule) == 1000
+    assert len(load_model(folder).schedule) == 1000
 
 
 def test_convert_show_and_the_same_file_named_directly(tmp_path, monkeypatch):

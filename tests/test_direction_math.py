@@ -9,12 +9,13 @@ from conftest import FEW_STEPS, SAMPLES, asyrp
 from PIL import Image
 
 from asyrp import direction_math as dm
-from asyrp import directions, registry
+from asyrp import directions
 from asyrp.direction_info import DirectionInfo
 from asyrp.directions import Direction, GlobalDirection, HoDeltaBlock, TimestepDirection
 from asyrp.errors import UserError
 from asyrp.labels import noised_h
-from asyrp.models import load as load_model
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model as load_model
 from jobs import preview
 from jobs.learn import LearnRequest, average_over_images
 from jobs.run import run
@@ -119,7 +120,7 @@ def test_directions_of_other_models_and_functions_are_refused():
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_mean_of_an_implicit_direction_is_that_over_the_images(tmp_path):
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     torch.manual_seed(0)
     block = HoDeltaBlock(160, 128)
     info = DirectionInfo("f", "implicit", folder.digest, n_steps=10, t_edit=800)
@@ -164,7 +165,7 @@ def test_show_draws_a_sweep_on_the_models_samples_and_the_length_of_delta_h(tmp_
     code, out, err = cli("directions", "show", "long_hair", "--sweep", tmp_path / "sweep.png", "--json")
     assert code == 0, err
     lengths = json.loads(out)["length_of_delta_h"]
-    direction = directions.load(registry.find("avatars").direction_files()["long_hair"])
+    direction = directions.load(find_model("avatars").direction_files()["long_hair"])
     expected = direction.form.delta_h.flatten(1).norm(dim=1)
     assert list(map(int, lengths)) == direction.form.steps
     np.testing.assert_allclose(list(lengths.values()), expected, rtol=1e-5)

@@ -13,13 +13,15 @@ from conftest import FEW_STEPS, SAMPLES, make_faces, rows, run_here, spec
 from official import OFFICIAL, needs_official
 from PIL import Image
 
-from asyrp import directions, intervals, models, presets, registry
+from asyrp import directions, intervals, presets
 from asyrp.diffusion.process import predict, predicted_x0
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions import Direction
 from asyrp.errors import UserError
 from asyrp.interval_curves import CurveSums, inversion_distances
 from asyrp.intervals import Curve, Intervals, Thresholds, first_at_least, load, load_for, save
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model
 from asyrp.perceptual import load_measure
 from jobs.additions import spec_of
 from jobs.learn_intervals import IntervalsRequest, learn_intervals, sampled_keys
@@ -30,7 +32,7 @@ from pipeline.sources import list_images
 from pipeline.storage import Store
 
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
-DIGEST = registry.find("avatars").digest
+DIGEST = find_model("avatars").digest
 GRID = (0, 250, 500, 750, 999)
 KNOWN = Intervals(
     model="avatars",
@@ -121,7 +123,7 @@ def test_an_image_has_no_distance_to_itself_and_some_to_every_other():
 
 
 def test_p_t_counts_for_the_timestep_at_which_it_was_predicted():
-    model = models.load(registry.find("avatars"))
+    model = load_model(find_model("avatars"))
     x_0 = torch.rand(2, 3, 32, 32) * 2 - 1
 
     def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -237,7 +239,7 @@ def test_a_file_of_something_else_is_one_sentence(tmp_path, content, sentence):
 
 def save_glasses(path: Path, **changes: Any) -> str:
     """The bundled direction of glasses, from T on, as a file."""
-    glasses = directions.load(registry.find("avatars").direction_files()["glasses"])
+    glasses = directions.load(find_model("avatars").direction_files()["glasses"])
     directions.save(Direction(replace(glasses.info, t_start=None, **changes), glasses.form), path)
     return str(path)
 

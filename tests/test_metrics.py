@@ -12,7 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from asyrp.metric_names import Judges
 from asyrp.metrics import IDENTICAL_DB, Metrics, agreement, directional_similarity, psnr
-from asyrp.registry import BUNDLED, find
+from asyrp.models.find import BUNDLED, find_model
 
 TEXTS = {"glasses_1": ("person without glasses", "person with glasses"), "smile_1": ("person", "smiling person")}
 LABELS = ("smile", "glasses")
@@ -44,7 +44,7 @@ def brightness(x):
 
 def metrics(*names, **judges):
     here = "test_metrics"
-    nets = {"identity": f"{here}:embedding", "segmenter": str(find("avatars").segmenter), "clip": "avatars"}
+    nets = {"identity": f"{here}:embedding", "segmenter": str(find_model("avatars").segmenter), "clip": "avatars"}
     return Metrics(names, Judges(**{**nets, **judges}), "cpu", TEXTS, {"glasses_1": {"glasses"}, "smile_1": {"smile"}})
 
 

@@ -16,10 +16,11 @@ from tenacity import wait_none
 from test_process import small_unet
 from werkzeug import Response
 
-from asyrp import models, registry
 from asyrp.cache import made_once
 from asyrp.diffusion.process import predict
 from asyrp.errors import UserError
+from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, find_model
+from asyrp.models.load import load_model, read_schedule
 from pipeline import fetch as fetching
 from pipeline.model_source import fetch, fetch_model
 
@@ -30,9 +31,9 @@ def test_a_local_folder_is_a_model_with_or_without_a_unet_folder(tmp_path):
     unet.save_pretrained(tmp_path / "pipeline" / "unet")
     x = torch.randn(1, 3, 16, 16)
     for name in ("bare", "pipeline"):
-        folder = registry.find(str(tmp_path / name))
+        folder = find_model(str(tmp_path / name))
         assert folder.image_size == 16
-        torch.testing.assert_close(predict(models.load(folder).unet, x, 7), unet(x, 7).sample)
+        torch.testing.assert_close(predict(load_model(folder).unet, x, 7), unet(x, 7).sample)
 
 
 def test_the_digest_is_that_of_the_tensors_whatever_the_file(tmp_path):
@@ -42,31 +43,31 @@ def test_the_digest_is_that_of_the_tensors_whatever_the_file(tmp_path):
     with torch.no_grad():
         other.conv_in.bias += 1
     other.save_pretrained(tmp_path / "other")
-    a, pickled, different = (registry.find(str(tmp_path / name)) for name in ("a", "pickled", "other"))
+    a, pickled, different = (find_model(str(tmp_path / name)) for name in ("a", "pickled", "other"))
     assert a.digest == pickled.digest != different.digest
     x = torch.randn(1, 3, 16, 16)
-    torch.testing.assert_close(predict(models.load(a).unet, x, 7), predict(models.load(pickled).unet, x, 7))
+    torch.testing.assert_close(predict(load_model(a).unet, x, 7), predict(load_model(pickled).unet, x, 7))
 
 
 def test_a_pickle_of_more_than_tensors_is_never_opened(tmp_path):
     small_unet().save_pretrained(tmp_path / "m", safe_serialization=False)
-    torch.save({"x": pytest.raises}, tmp_path / "m" / registry.PICKLED_WEIGHTS)
+    torch.save({"x": pytest.raises}, tmp_path / "m" / PICKLED_WEIGHTS)
     with pytest.raises(UserError, match="more than tensors"):
-        _ = registry.find(str(tmp_path / "m")).digest
+        _ = find_model(str(tmp_path / "m")).digest
 
 
 def test_a_folder_that_is_no_model_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
-        registry.find(str(tmp_path))
+        find_model(str(tmp_path))
     with pytest.raises(UserError, match="there is no model 'avatar'"):
-        registry.find("avatar")
+        find_model("avatar")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="is not in the local cache and the hub cannot be reached"):
-        registry.find("nobody/nothing-of-this-name")
+        find_model("nobody/nothing-of-this-name")
 
 
 SCHEDULES = {
@@ -80,14 +81,14 @@ def test_a_schedule_that_asyrp_does_not_know_is_refused(tmp_path, name):
     config, message = SCHEDULES[name]
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
-        models.read_schedule(tmp_path)
+        read_schedule(tmp_path)
 
 
 def test_the_schedules_are_those_of_diffusers(tmp_path):
     for kind in ("linear", "squaredcos_cap_v2"):
         scheduler = DDPMScheduler(beta_schedule=kind)
         scheduler.save_pretrained(tmp_path / kind)
-        ours = models.read_schedule(tmp_path / kind).alpha_bar
+        ours = read_schedule(tmp_path / kind).alpha_bar
         torch.testing.assert_close(ours.float(), scheduler.alphas_cumprod, rtol=1e-4, atol=1e-7)
 
 
@@ -101,46 +102,46 @@ CONDITIONAL = {
 @pytest.mark.parametrize("kind", CONDITIONAL)
 def test_a_conditional_net_is_refused_before_its_weights_are_read(kind, tmp_path):
     change, message = CONDITIONAL[kind]
-    (tmp_path / registry.WEIGHTS).write_bytes(b"")
+    (tmp_path / WEIGHTS).write_bytes(b"")
     config = {"_class_name": "UNet2DModel", "sample_size": 16, "block_out_channels": [32, 64], **change}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
-        registry.find(str(tmp_path))
+        find_model(str(tmp_path))
 
 
 def test_weights_that_do_not_fit_the_config_are_refused_not_filled_up(tmp_path):
     small_unet().save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / registry.WEIGHTS)
+    tensors = load_file(tmp_path / WEIGHTS)
     del tensors["conv_out.bias"]
-    save_file(tensors, tmp_path / registry.WEIGHTS)
+    save_file(tensors, tmp_path / WEIGHTS)
     with pytest.raises(UserError, match=r"1 missing keys such as conv_out\.bias"):
-        models.load(registry.find(str(tmp_path)))
+        load_model(find_model(str(tmp_path)))
 
 
 def test_weights_that_are_cut_short_are_one_sentence(tmp_path):
     small_unet().save_pretrained(tmp_path)
-    path = tmp_path / registry.WEIGHTS
+    path = tmp_path / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
-    folder = registry.find(str(tmp_path))
+    folder = find_model(str(tmp_path))
     with pytest.raises(UserError, match="is cut short"):
         _ = folder.digest
     with pytest.raises(UserError, match="cannot be loaded"):
-        models.load(folder)
+        load_model(folder)
 
 
 def test_weights_other_than_the_recorded_ones_are_refused(tmp_path):
-    shutil.copytree(registry.BUNDLED / "avatars", tmp_path / "m")
-    assert registry.find(str(tmp_path / "m")).digest == registry.find("avatars").digest
-    tensors = load_file(tmp_path / "m" / "unet" / registry.WEIGHTS)
+    shutil.copytree(BUNDLED / "avatars", tmp_path / "m")
+    assert find_model(str(tmp_path / "m")).digest == find_model("avatars").digest
+    tensors = load_file(tmp_path / "m" / "unet" / WEIGHTS)
     tensors["mid_block.attentions.0.to_q.weight"] = tensors["mid_block.attentions.0.to_q.weight"].flip(0).contiguous()
-    save_file(tensors, tmp_path / "m" / "unet" / registry.WEIGHTS)
+    save_file(tensors, tmp_path / "m" / "unet" / WEIGHTS)
     with pytest.raises(UserError, match="changed or damaged since they were written"):
-        _ = registry.find(str(tmp_path / "m")).digest
+        _ = find_model(str(tmp_path / "m")).digest
 
 
 def test_a_short_name_that_is_nearly_right_is_guessed():
     with pytest.raises(UserError, match="did you mean 'celebahq-ddpm'"):
-        registry.find("celebahq_ddpm")
+        find_model("celebahq_ddpm")
 
 
 def test_a_fetch_happens_once_for_many_processes(tmp_path, monkeypatch):
@@ -175,7 +176,7 @@ def remote(monkeypatch, tmp_path):
     """A folder of models on a filesystem that is not this machine's, and an empty cache."""
     monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
     fs = fsspec.filesystem("memory")
-    fs.put(str(registry.BUNDLED / "avatars"), "/models/avatars", recursive=True)
+    fs.put(str(BUNDLED / "avatars"), "/models/avatars", recursive=True)
     yield fs
     fs.rm("/models", recursive=True)
 
@@ -183,8 +184,8 @@ def remote(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("remote")
 def test_a_model_on_any_store_is_the_same_model():
     folder = fetch_model("memory://models/avatars")
-    assert folder.digest == registry.find("avatars").digest
-    assert list(folder.direction_files()) == list(registry.find("avatars").direction_files())
+    assert folder.digest == find_model("avatars").digest
+    assert list(folder.direction_files()) == list(find_model("avatars").direction_files())
     assert folder.samples is not None
 
 
@@ -249,4 +250,4 @@ def test_a_raw_checkpoint_on_a_store_is_a_model(remote, tmp_path):
     assert folder.name == "memory://models/net.ckpt"
     x = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(predict(models.load(folder).unet, x, 7), net(x, 7)[0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(predict(load_model(folder).unet, x, 7), net(x, 7)[0], rtol=1e-3, atol=1e-4)

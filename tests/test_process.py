@@ -10,7 +10,6 @@ from diffusers import UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyrp import models, registry
 from asyrp.diffusion.process import (
     asyrp_step,
     boost,
@@ -30,6 +29,8 @@ from asyrp.direction_info import DirectionInfo
 from asyrp.directions import Direction, GlobalDirection
 from asyrp.edits import parse_edit
 from asyrp.errors import UserError
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model
 from asyrp.shift import EditShift, make_shift
 from pipeline.images import decode
 
@@ -199,7 +200,7 @@ def test_inversion_costs_what_it_says(refine):
 
 
 def test_a_refined_inversion_reconstructs_real_images_much_closer():
-    model = models.load(registry.find("avatars"))
+    model = load_model(find_model("avatars"))
     faces = [decode(path.read_bytes(), 32, "crop").pixels for path in sorted(SAMPLES.glob("*.png"))[:4]]
     x_0, errors = torch.from_numpy(np.stack(faces)), {}
     with torch.inference_mode():

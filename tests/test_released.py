@@ -11,13 +11,14 @@ from official import OFFICIAL, needs_official
 from reference_nets import AdmNet, HoNet, randomised
 from torch.nn import functional as F
 
-from asyrp import directions, presets, registry
-from asyrp.checkpoint import Checkpoint
-from asyrp.convert import convert, write_folder
+from asyrp import directions, presets
 from asyrp.diffusion.unet import Encoded, HSpaceUNet
 from asyrp.direction_info import DirectionInfo, read_info
 from asyrp.edits import official_sum, parse_edit
 from asyrp.errors import UserError
+from asyrp.models.checkpoint import Checkpoint
+from asyrp.models.convert import convert, write_folder
+from asyrp.models.find import find_model
 from asyrp.released import Facts, facts_of_name, import_direction
 from jobs.resolve import resolve
 
@@ -37,7 +38,7 @@ def wide_models(tmp_path_factory):
     for family, net in nets.items():
         converted = convert(Checkpoint("net.pt", net.state_dict(), ()), 16, head_channels=64)
         write_folder(converted, root / family, "net.pt")
-    return {family: registry.find(str(root / family)) for family in nets}
+    return {family: find_model(str(root / family)) for family in nets}
 
 
 def family_of(name: str) -> str:
@@ -110,7 +111,7 @@ def test_a_block_of_another_family_or_width_is_one_sentence(wide_models):
     with pytest.raises(
         UserError, match="for an h of 512 channels and a time embedding of 512; avatars has 160 and 128"
     ):
-        import_direction(OFFICIAL / "delta_blocks" / FILES["dog_happy"], registry.find("avatars"), "x", Facts())
+        import_direction(OFFICIAL / "delta_blocks" / FILES["dog_happy"], find_model("avatars"), "x", Facts())
 
 
 @needs_official
@@ -150,7 +151,7 @@ def h_like(folder, value: float) -> torch.Tensor:
 
 
 def test_tensors_per_timestep_import(tmp_path):
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     trained = {str(t): torch.nn.Parameter(h_like(folder, t)) for t in (999, 512, 768)}
     torch.save(trained, tmp_path / "free.pth")
     direction = import_direction(tmp_path / "free.pth", folder, "free", Facts(n_steps=40))
@@ -160,7 +161,7 @@ def test_tensors_per_timestep_import(tmp_path):
 
 
 def test_a_file_of_means_leaves_out_the_mean_over_time(tmp_path):
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     means = {t: h_like(folder, t)[None] if t >= 500 else None for t in (250, 500, 750)}
     torch.save({**means, 0: h_like(folder, 9)[None]}, tmp_path / "mean.pth")
     direction = import_direction(tmp_path / "mean.pth", folder, "mean", Facts(n_steps=40))
@@ -170,7 +171,7 @@ def test_a_file_of_means_leaves_out_the_mean_over_time(tmp_path):
 
 
 def test_a_file_that_is_no_direction_is_one_sentence(tmp_path):
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     for content, message in (
         ({"weight": torch.zeros(3, 3, 3)}, "neither delta blocks nor tensors by timestep"),
         ([1, 2], "neither delta blocks nor tensors by timestep"),
@@ -231,7 +232,7 @@ def test_the_texts_are_those_of_the_release():
 
 
 def bundled(name: str) -> DirectionInfo:
-    return read_info(registry.find("avatars").direction_files()[name])
+    return read_info(find_model("avatars").direction_files()[name])
 
 
 def test_the_official_sum_divides_by_the_root_and_shares_one_interval(tmp_path):

@@ -11,18 +11,19 @@ from diffusers import UNet2DModel
 from official import OFFICIAL, needs_official
 from safetensors.torch import load_file, save_file
 
-from asyrp import models, registry, selfcheck
-from asyrp.convert_adm import fuse_qkv, split_qkv
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import Encoded
-from asyrp.models import Model
+from asyrp.models import selfcheck
+from asyrp.models.adm import fuse_qkv, split_qkv
+from asyrp.models.find import BUNDLED, WEIGHTS, find_model
+from asyrp.models.load import Model, load_model
 from pipeline.model_source import check_images
 from pipeline.stages import self_check
 
 
 @pytest.fixture(scope="module")
 def folder():
-    return registry.find("avatars")
+    return find_model("avatars")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def images(folder):
 
 @pytest.fixture
 def model(folder):
-    return models.load(folder)
+    return load_model(folder)
 
 
 def test_the_bundled_model_passes(folder, model):
@@ -154,7 +155,7 @@ def test_the_wrong_schedule_is_named(model, images):
 def test_stand_in_images_fill_the_size_of_any_model(folder, tmp_path):
     shutil.copytree(folder.unet, tmp_path / "m")
     for size in (16, 32, 80):
-        stranger = registry.find(str(tmp_path / "m"))
+        stranger = find_model(str(tmp_path / "m"))
         stranger.config["sample_size"] = size
         pixels, own_domain = check_images(stranger)
         assert pixels.shape == (4, 3, size, size)
@@ -164,7 +165,7 @@ def test_stand_in_images_fill_the_size_of_any_model(folder, tmp_path):
 
 def copy_without_record(tmp_path, change=None):
     """The bundled net as a bare folder of its own, changed."""
-    net = UNet2DModel.from_pretrained(registry.BUNDLED / "avatars" / "unet")
+    net = UNet2DModel.from_pretrained(BUNDLED / "avatars" / "unet")
     if change:
         change(net)
     net.save_pretrained(tmp_path / "m")
@@ -195,11 +196,11 @@ def test_a_run_refuses_a_net_that_fails_before_it_writes_an_image(tmp_path):
 
 def test_damaged_files_are_named_by_the_command(tmp_path):
     folder = copy_without_record(tmp_path)
-    weights = folder / registry.WEIGHTS
+    weights = folder / WEIGHTS
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-5000])
     assert "cut short" in asyrp("models", "check", folder).stderr
-    save_file(load_file(registry.BUNDLED / "avatars" / "unet" / registry.WEIGHTS), weights)
+    save_file(load_file(BUNDLED / "avatars" / "unet" / WEIGHTS), weights)
     torch.save({"x": pytest.raises}, tmp_path / "code.pt")
     refused = asyrp("models", "check", tmp_path / "code.pt")
     assert refused.returncode == 2

@@ -14,10 +14,12 @@ import torch
 from conftest import ASYRP, SAMPLES, asyrp
 from PIL import Image
 
-from asyrp import calibration, directions, models, registry
+from asyrp import calibration, directions
 from asyrp.clip import Clip
 from asyrp.direction_info import read_info
 from asyrp.errors import UserError
+from asyrp.models.find import find_model
+from asyrp.models.load import load_model
 from asyrp.text_training import TextRecipe, TextTraining
 from jobs.cli_learn_text import recipe_from_flags
 from jobs.learn_text import TextRequest, TrainingImages, learn_text
@@ -32,11 +34,11 @@ def clip():
 
 @pytest.fixture(scope="module")
 def model():
-    return models.load(registry.find("avatars"))
+    return load_model(find_model("avatars"))
 
 
 def training(clip, model, recipe=GLASSES) -> TextTraining:
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     return TextTraining(recipe, model, clip, folder.family, folder.h_shape[0], folder.emb_channels)
 
 
@@ -151,7 +153,7 @@ def test_the_rate_falls_to_nothing_over_the_training_where_that_is_asked_for(cli
 
 @pytest.mark.parametrize("family", ["ho", "adm"])
 def test_a_small_start_scales_the_first_delta_h_and_nothing_else(clip, model, family):
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     whole, small = (
         TextTraining(replace(GLASSES, initial_scale=scale), model, clip, family, folder.h_shape[0], folder.emb_channels)
         for scale in (1.0, 0.1)
@@ -211,7 +213,7 @@ def test_what_was_trained_says_how(undisturbed):
 
 def test_a_sheet_shows_what_is_learned_so_far_and_changes_nothing(undisturbed, tmp_path):
     path = learn_text(request(tmp_path / "g.safetensors", preview_every=4))
-    side = registry.find("avatars").image_size
+    side = find_model("avatars").image_size
     with Image.open(tmp_path / "g.preview.png") as sheet:
         assert sheet.size == (4 * side, 2 * side)
         first = Image.open(sorted(SAMPLES.glob("*.png"))[0]).convert("RGB")
@@ -239,7 +241,7 @@ def test_strength_1_is_the_least_that_puts_the_target_on_most_images(undisturbed
     assert tried == [0.5, 0.75, 1.0, 1.25, 1.5]
     assert "90 % of the images that lack it" in read_info(path).unit
     ours, theirs = directions.load(path).form, directions.load(undisturbed).form
-    encoded = models.load(registry.find("avatars")).unet.encode(torch.ones(1, 3, 32, 32), 900)
+    encoded = load_model(find_model("avatars")).unet.encode(torch.ones(1, 3, 32, 32), 900)
     torch.testing.assert_close(ours(encoded, 900), 1.5 * theirs(encoded, 900), rtol=1e-4, atol=1e-6)
 
 
@@ -257,9 +259,9 @@ def test_training_only_on_images_that_lack_what_the_target_says_takes_those_by_t
         lacking = [row["key"] for row in csv.DictReader(file) if row["glasses"] == "0"]
     contrast = replace(GLASSES, source_text="person without glasses", l1_by_cosine=False)
     asked = request(tmp_path / "g.safetensors", recipe=contrast, images=64, lacking=True)
-    images = TrainingImages(asked, registry.find("avatars"), model, clip)
+    images = TrainingImages(asked, find_model("avatars"), model, clip)
     assert images.keys == lacking
-    assert len(TrainingImages(replace(asked, images=5), registry.find("avatars"), model, clip).keys) == 5
+    assert len(TrainingImages(replace(asked, images=5), find_model("avatars"), model, clip).keys) == 5
 
 
 def test_the_state_of_another_training_is_refused(tmp_path):

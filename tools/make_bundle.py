@@ -23,14 +23,16 @@ from PIL import Image
 from render_avatars import LABELS, LONG_HAIR, SHORT_HAIR, draw_labels, load_or_render, render_labels
 from trial import Trial
 
-from asyrp import directions, models, registry
+from asyrp import directions
 from asyrp.diffusion.schedule import timesteps
 from asyrp.direction_info import DirectionInfo
 from asyrp.directions import Direction, TimestepDirection
 from asyrp.labels import LabelSums, noised_h
+from asyrp.models.find import BUNDLED, WEIGHTS, ModelFolder, WeightsRecord, find_model, weights_digest
+from asyrp.models.load import load_model
 from asyrp.shift import EditShift
 
-BUNDLE = registry.BUNDLED / "avatars"
+BUNDLE = BUNDLED / "avatars"
 SAMPLES, SAMPLES_SEED = 64, 2
 CALIBRATION_FACES, CALIBRATION_SEED = 256, 3
 IDENTITIES, IDENTITY_SEED = 240, 11
@@ -56,11 +58,11 @@ SCAN = {
 
 def copy_weights(source: Path) -> None:
     (BUNDLE / "unet").mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", registry.WEIGHTS):
+    for name in ("config.json", WEIGHTS):
         shutil.copyfile(source / name, BUNDLE / "unet" / name)
-    with (BUNDLE / "unet" / registry.WEIGHTS).open("rb") as file:
-        digest = registry.weights_digest(file)
-    registry.WeightsRecord(digest, "tools/train_avatars.py").write(BUNDLE)
+    with (BUNDLE / "unet" / WEIGHTS).open("rb") as file:
+        digest = weights_digest(file)
+    WeightsRecord(digest, "tools/train_avatars.py").write(BUNDLE)
 
 
 def write_samples() -> None:
@@ -90,9 +92,9 @@ def identity_faces(identity: int) -> np.ndarray:
     return np.stack(faces)
 
 
-def find_directions(folder: registry.ModelFolder) -> tuple[torch.Tensor, list[int]]:
+def find_directions(folder: ModelFolder) -> tuple[torch.Tensor, list[int]]:
     """The change of h per label [4, T, C, h, w], and the grid of T timesteps."""
-    model = models.load(folder)
+    model = load_model(folder)
     grid = [t for t in timesteps(N_STEPS) if t >= LOWEST_T_EDIT]
     labels = torch.tensor(COMBINATIONS)
     sums = LabelSums(len(LABELS))
@@ -113,7 +115,7 @@ def compensated(changes: torch.Tensor) -> torch.Tensor:
 
 
 def make_direction(
-    folder: registry.ModelFolder, name: str, change: torch.Tensor, grid: list[int], t_edit: int, scale: float
+    folder: ModelFolder, name: str, change: torch.Tensor, grid: list[int], t_edit: int, scale: float
 ) -> Direction:
     """A direction whose strength 1 is `scale` times the change of h, kept down to t_edit only."""
     info = DirectionInfo(
@@ -134,16 +136,16 @@ def make_direction(
     return Direction(info, TimestepDirection(delta_h, torch.tensor([grid[index] for index in kept])))
 
 
-def write_directions(folder: registry.ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
+def write_directions(folder: ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
     for name, change in zip(LABELS, changes, strict=True):
         direction = make_direction(folder, name, change, grid, *CALIBRATION[name])
         directions.save(direction, BUNDLE / "directions" / f"{name}.safetensors")
 
 
-def scan(folder: registry.ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
+def scan(folder: ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
     """What the judge says of candidates, on faces that nothing else has seen."""
     faces = load_or_render(CACHE / "calibration.npz", CALIBRATION_FACES, CALIBRATION_SEED)
-    trial = Trial(models.load(folder), load_or_train(), faces)
+    trial = Trial(load_model(folder), load_or_train(), faces)
     for name, change in zip(LABELS, changes.half().float(), strict=True):
         for t_edit, scale in SCAN[name]:
             direction = make_direction(folder, name, change, grid, t_edit, scale)
@@ -163,7 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.unet:
         copy_weights(arguments.unet)
-    folder = registry.find("avatars")
+    folder = find_model("avatars")
     found, grid = find_directions(folder)
     changes = compensated(found)
     if arguments.scan:

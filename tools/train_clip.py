@@ -19,10 +19,11 @@ from render_avatars import HAIR_COLORS, LABELS, load_or_render
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asyrp import models, registry
 from asyrp.diffusion.process import predict, predicted_x0
+from asyrp.models.find import BUNDLED, find_model
+from asyrp.models.load import load_model
 
-OUTPUT = registry.BUNDLED / "clip-avatars"
+OUTPUT = BUNDLED / "clip-avatars"
 CONFIG = {
     "model_cfg": {
         "embed_dim": 64,
@@ -83,7 +84,7 @@ def truths(conditions: list[dict[str, object]], faces: dict[str, np.ndarray], ch
 @torch.inference_mode()
 def as_predicted(x: Tensor, seed: int) -> Tensor:
     """The images as the diffusion model predicts them from x_t, at a random t for each batch of 64."""
-    model = models.load(registry.find("avatars"))
+    model = load_model(find_model("avatars"))
     generator, out = torch.Generator().manual_seed(seed), []
     for part in x.split(64):
         t = int(torch.randint(0, 800, (), generator=generator))

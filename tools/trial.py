@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asyrp.diffusion.process import Shift, Step, asyrp_step, edit, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
-from asyrp.models import Model
+from asyrp.models.load import Model
 from asyrp.shift import EditShift
 
 BATCH = 64

@@ -14,11 +14,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from asyrp import convert_adm, convert_ho
-from asyrp.checkpoint import Checkpoint
 from asyrp.errors import UserError
-from asyrp.layout import Attention
-from asyrp.registry import WEIGHTS, WeightsRecord, weights_digest
+from asyrp.models import adm, ho
+from asyrp.models.checkpoint import Checkpoint
+from asyrp.models.find import WEIGHTS, WeightsRecord, weights_digest
+from asyrp.models.layout import Attention
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def convert(
 
 
 def _convert(checkpoint: Checkpoint, image_size: int | None, attention: Attention) -> Converted:
-    family = convert_ho if "conv_in.weight" in checkpoint.state else convert_adm
+    family = ho if "conv_in.weight" in checkpoint.state else adm
     try:
         layout = family.read_layout(checkpoint.state)
     except KeyError as error:
@@ -83,13 +83,13 @@ def _convert(checkpoint: Checkpoint, image_size: int | None, attention: Attentio
     notes = [*checkpoint.notes, *layout.notes]
     if image_size is None:
         image_size = _of_known(known, "image size", "--image-size", notes).image_size
-    if family is convert_adm and attention.head_channels is None and attention.heads is None:
+    if family is adm and attention.head_channels is None and attention.heads is None:
         how = "--num-head-channels or --num-heads"
         width = _of_known(known, "width of the attention heads", how, notes).head_channels
         attention = replace(attention, head_channels=width)
     _check_size(image_size, len(layout.channels))
     config = layout.config | {"sample_size": image_size}
-    if family is convert_adm:
+    if family is adm:
         config["attention_head_dim"] = attention.width(layout.attention_channels)
     unet = _load_strictly(config, family.rename(checkpoint.state, layout, attention))
     return Converted(unet, tuple(notes))

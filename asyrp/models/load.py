@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
-from asyrp.registry import ModelFolder
+from asyrp.models.find import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Model:
     schedule: NoiseSchedule
 
 
-def load(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+def load_model(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
     """Load a model's frozen U-Net to `device`, its weights in `dtype`; every weight must be there.
 
     Raises:

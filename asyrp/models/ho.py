@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor
 
-from asyrp.layout import Attention, Layout, first_level_is_base
+from asyrp.models.layout import Attention, Layout, first_level_is_base
 
 NAME = "Ho (DDPM++)"
 

@@ -59,7 +59,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Plain state dicts, dictionaries and lists of them (trainers keep an optimiser beside the net) are understood.
 
     Raises:
-        UserError: if the file cannot be read, or holds no U-Net of a family that `asyrp.convert` knows.
+        UserError: if the file cannot be read, or holds no U-Net of a family that `asyrp.models.convert` knows.
     """
     found = list(_state_dicts(read_tensors(path), ()))
     nets = [(where, state) for where, raw in found if (state := _net_in(raw))]

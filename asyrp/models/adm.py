@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asyrp.errors import UserError
-from asyrp.layout import Attention, Layout, first_level_is_base
+from asyrp.models.layout import Attention, Layout, first_level_is_base
 
 NAME = "iDDPM/ADM"
 

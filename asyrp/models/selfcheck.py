@@ -17,13 +17,13 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from asyrp.convert_adm import fuse_qkv, split_qkv
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.diffusion.process import predict
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
-from asyrp.models import Model
+from asyrp.models.adm import fuse_qkv, split_qkv
+from asyrp.models.load import Model
 
 LEVELS = (100, 300, 500, 900)
 PROBE = 300

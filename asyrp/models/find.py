@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from asyrp.cache import made_once
 from asyrp.errors import UserError
 
-BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED = Path(__file__).parents[1] / "bundled"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"  # of older repositories; only ever read as tensors
 RECORD = "asyrp.json"
@@ -142,7 +142,7 @@ def bundled_names() -> list[str]:
     return sorted(path.name for path in BUNDLED.iterdir() if (path / "unet").is_dir())
 
 
-def find(name: str) -> ModelFolder:
+def find_model(name: str) -> ModelFolder:
     """The folder of a model named by short name, diffusers folder, checkpoint file (converted once), or hub id.
 
     Raises:
@@ -200,8 +200,8 @@ def _converted(checkpoint: Path) -> Path:
     """The diffusers folder of a raw checkpoint, converted once per machine and content."""
 
     def make(folder: Path) -> None:
-        from asyrp.checkpoint import read_checkpoint
-        from asyrp.convert import convert, write_folder
+        from asyrp.models.checkpoint import read_checkpoint
+        from asyrp.models.convert import convert, write_folder
 
         write_folder(convert(read_checkpoint(checkpoint)), folder, checkpoint.name)
 
@@ -227,7 +227,7 @@ def pickled_weights_digest(path: Path) -> str:
     """The digest that the same tensors have in a safetensors file. Raises UserError for a file of other things."""
     from safetensors.torch import save
 
-    from asyrp.checkpoint import read_tensors
+    from asyrp.models.checkpoint import read_tensors
 
     return weights_digest(io.BytesIO(save(read_tensors(path))))
 
