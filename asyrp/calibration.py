@@ -7,9 +7,9 @@ from torch import Tensor
 
 from asyrp.diffusion.process import edit
 from asyrp.diffusion.schedule import generation_pairs
-from asyrp.directions import Direction
+from asyrp.directions.forms import Direction
+from asyrp.directions.shift import EditShift
 from asyrp.models.load import Model
-from asyrp.shift import EditShift
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 ENOUGH = 0.9

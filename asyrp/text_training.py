@@ -16,7 +16,7 @@ from torch import Tensor
 from asyrp.clip import Clip
 from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict, predicted_x0
 from asyrp.diffusion.schedule import generation_pairs
-from asyrp.directions import DELTA_BLOCKS, DeltaBlock
+from asyrp.directions.forms import DELTA_BLOCKS, DeltaBlock
 from asyrp.errors import UserError
 from asyrp.models.load import Model
 

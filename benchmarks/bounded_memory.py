@@ -24,7 +24,7 @@ import torch
 from render_avatars import LABELS
 from ways import write_faces
 
-from asyrp import directions
+from asyrp.directions.forms import load_direction
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec
@@ -83,7 +83,7 @@ def learn(folder: Path, way: str, name: str, actors: int, kill_after: int | None
             paths = learn_pca(request, 5, False, 64, 5)
     seconds = time.perf_counter() - start
     print(f"| {way} | {name} | {seconds:.0f} s | {peaks['driver']:.0f} MB | {peaks['actor']:.0f} MB |", flush=True)
-    return torch.stack([directions.load(path).form.delta_h for path in paths])
+    return torch.stack([load_direction(path).form.delta_h for path in paths])
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -26,11 +26,11 @@ from judge import CACHE, accuracy, load_or_train
 from render_avatars import LABELS, load_or_render
 from trial import Score, Trial
 
-from asyrp import directions
 from asyrp.diffusion.process import asyrp_step, symmetric_step
+from asyrp.directions.forms import load_direction
+from asyrp.directions.shift import EditShift
 from asyrp.models.find import ModelFolder, find_model
 from asyrp.models.load import Model, load_model
-from asyrp.shift import EditShift
 
 SEED, COUNT, N_STEPS = 5, 640, 40
 STEPS = {"asymmetric": asyrp_step, "symmetric": symmetric_step}
@@ -65,7 +65,7 @@ def trial_of(attribute: str, adds: bool, count: int) -> Trial:
 
 
 def answer(question: Question, trial: Trial) -> Score:
-    direction = directions.load(loaded()[0].direction_files()[question.attribute])
+    direction = load_direction(loaded()[0].direction_files()[question.attribute])
     assert direction.info.t_edit is not None
     shift = EditShift(((direction, question.strength, direction.info.t_edit),), N_STEPS)
     return trial.score(question.attribute, shift, question.adds, STEPS[question.step], question.faces)

@@ -18,9 +18,9 @@ import torch
 from diffusers import UNet2DModel
 from PIL import Image
 
-from asyrp import directions
 from asyrp.diffusion.process import predict
-from asyrp.direction_info import DirectionInfo
+from asyrp.directions.forms import Direction, GlobalDirection, save_direction
+from asyrp.directions.info import DirectionInfo
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from jobs.record import open_run
@@ -54,8 +54,8 @@ def make_model(root: Path, size: int, base: int) -> tuple[Path, Path]:
     digest = find_model(str(root / "model")).digest
     info = DirectionInfo("random", "global", digest, n_steps=40, t_edit=514)
     side = size // 32
-    direction = directions.Direction(info, directions.GlobalDirection(0.1 * torch.randn(4 * base, side, side)))
-    directions.save(direction, root / "random.safetensors")
+    direction = Direction(info, GlobalDirection(0.1 * torch.randn(4 * base, side, side)))
+    save_direction(direction, root / "random.safetensors")
     return root / "model", root / "random.safetensors"
 
 

@@ -4,7 +4,7 @@
     python benchmarks/gates.py --faces 16
 
 Held-out rendered faces that lack an attribute are edited at every strength of a ladder, and measured as a run measures
-them. A gate then takes for each face the smallest strength that passes (as runs do: `asyrp.search`). The judge, which
+them. A gate then takes for each face the smallest strength that passes (as runs do: `asyrp.directions.search`). The judge, which
 no gate asks, says on how many of the accepted faces the attribute is there ("success") and how many of the other
 labels are as before. No boosting, 40 + 40 steps, `refine: 2`.
 """
@@ -21,12 +21,12 @@ from judge import judged
 from render_avatars import LABELS
 from ways import N_STEPS, percent, row, trial
 
-from asyrp import directions
+from asyrp.directions.forms import load_direction
+from asyrp.directions.search import Ladder
+from asyrp.directions.shift import EditShift
 from asyrp.metric_names import Judges
 from asyrp.metrics import Metrics, Values
 from asyrp.models.find import find_model
-from asyrp.search import Ladder
-from asyrp.shift import EditShift
 from pipeline.inspection import refusal
 from pipeline.selection import Condition
 
@@ -61,7 +61,7 @@ def sweep(attribute: str, count: int) -> list[dict[float, Edited]]:
     edit = f"{attribute}_1"
     judges = Judges(clip="avatars", segmenter=str(folder.segmenter))
     metrics = Metrics(METRICS, judges, "cpu", {edit: folder.texts[attribute]}, {edit: {attribute}})
-    direction = directions.load(folder.direction_files()[attribute])
+    direction = load_direction(folder.direction_files()[attribute])
     before, everyone, index = metrics.look(faces.x_0), torch.arange(len(faces.x_T)), LABELS.index(attribute)
     others = [other for other in range(len(LABELS)) if other != index]
     found: list[dict[float, Edited]] = [{} for _ in everyone]

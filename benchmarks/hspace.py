@@ -24,12 +24,11 @@ from torch import Tensor
 from trial import Trial
 from ways import PRESET, Bench, shift_of, text_request, trial, write_faces
 
-from asyrp import directions
 from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict
 from asyrp.diffusion.unet import Encoded
-from asyrp.directions import Direction
+from asyrp.directions.forms import Direction, load_direction
+from asyrp.directions.shift import EditShift
 from asyrp.models.find import find_model
-from asyrp.shift import EditShift
 from jobs.learn_text import learn_text
 from pipeline.images import to_uint8
 
@@ -162,7 +161,7 @@ def linearity(report: Report, direction: Direction) -> None:
     r2 = 1 - sum((a - slope * s) ** 2 for s, a in along.items()) / spread
     report.picture("linearity")
     print("\nalong the change of strength 1:", ", ".join(f"{s:g}: {a:.2f}" for s, a in along.items()), f"; R2 {r2:.3f}")
-    smile = directions.load(find_model("avatars").direction_files()["smile"])
+    smile = load_direction(find_model("avatars").direction_files()["smile"])
     both = EditShift(tuple((d, 1.0, d.info.t_edit or 0) for d in (direction, smile)), len(report.faces.pairs))
     together = edited_in_h(report.faces, both)
     smiling = edited_in_h(report.faces, shift_of(smile, 1.0))
@@ -226,7 +225,7 @@ def main() -> None:
             bench = Bench(Path(folder), 4 * PRESET.images, arguments.faces, ("glasses",))
             write_faces(bench.folder, bench.images)
             path = learn_text(text_request(bench, "glasses"))
-        direction = directions.load(path)
+        direction = load_direction(path)
     faces = trial("glasses", arguments.faces)
     report, done = Report(faces), record(faces, shift_of(direction, arguments.strength))
     homogeneity(report, done)

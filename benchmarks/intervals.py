@@ -21,14 +21,13 @@ from torch import Tensor
 from trial import Trial
 from ways import N_STEPS, percent, row, trial
 
-from asyrp import directions
 from asyrp.clip import Clip
 from asyrp.diffusion import process
 from asyrp.diffusion.noise import boosting_noise, noise_key
-from asyrp.direction_math import begin_at
-from asyrp.directions import Direction
+from asyrp.directions.algebra import begin_at
+from asyrp.directions.forms import Direction, load_direction
+from asyrp.directions.shift import EditShift
 from asyrp.models.find import find_model
-from asyrp.shift import EditShift
 from jobs.cli_intervals import chart
 from jobs.learn_intervals import IntervalsRequest, learn_intervals
 from jobs.spec import EngineSpec
@@ -41,7 +40,7 @@ PLOT = Path("docs/images/intervals.png")
 
 def bundled() -> Direction:
     """The bundled direction, from T on."""
-    return begin_at(directions.load(find_model("avatars").direction_files()["glasses"]), 999)
+    return begin_at(load_direction(find_model("avatars").direction_files()["glasses"]), 999)
 
 
 @torch.inference_mode()

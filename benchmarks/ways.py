@@ -29,12 +29,12 @@ from PIL import Image
 from render_avatars import LABELS, load_or_render
 from trial import Score, Trial
 
-from asyrp import direction_math, directions
-from asyrp.directions import Direction
+from asyrp.directions import algebra
+from asyrp.directions.forms import Direction, load_direction
+from asyrp.directions.shift import EditShift
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from asyrp.scorers import ScorerSource
-from asyrp.shift import EditShift
 from asyrp.text_training import TextRecipe
 from jobs.label_table import write_labels
 from jobs.learn import LabelQuestion, LearnRequest, average_over_images, learn_labels
@@ -119,9 +119,9 @@ def shift_of(direction: Direction, strength: float) -> EditShift:
 
 def in_interval(direction: Direction, attribute: str) -> Direction:
     """The direction from the timestep on that the bundled one begins at, down to where that ends."""
-    bundled = directions.load(find_model("avatars").direction_files()[attribute]).info
+    bundled = load_direction(find_model("avatars").direction_files()[attribute]).info
     ending = replace(direction, info=replace(direction.info, t_edit=bundled.t_edit))
-    return ending if bundled.t_start is None else direction_math.begin_at(ending, bundled.t_start)
+    return ending if bundled.t_start is None else algebra.begin_at(ending, bundled.t_start)
 
 
 def best(direction: Direction, attribute: str, count: int) -> tuple[float, Score]:
@@ -149,7 +149,7 @@ def judge_labels(bench: Bench) -> None:
     paths = learn_labels(bench.request("labels"), LabelQuestion(bench.labels, LABELS))
     for path in paths:
         if path.stem in bench.attributes:
-            print_best("labels", path.stem, in_interval(directions.load(path), path.stem), bench.faces)
+            print_best("labels", path.stem, in_interval(load_direction(path), path.stem), bench.faces)
 
 
 def judge_classifier(bench: Bench) -> None:
@@ -158,7 +158,7 @@ def judge_classifier(bench: Bench) -> None:
             others = tuple(other for other in LABELS if other != name)
             asked = ClassifierQuestion(bench.labels, name, kind, others)
             path = learn_classifier(bench.request(f"{kind}-{name}"), asked)
-            print_best(f"classifier, {kind}", name, in_interval(directions.load(path), name), bench.faces)
+            print_best(f"classifier, {kind}", name, in_interval(load_direction(path), name), bench.faces)
 
 
 def judge_scores(bench: Bench) -> None:
@@ -172,7 +172,7 @@ def judge_scores(bench: Bench) -> None:
         for name in bench.attributes:
             asked = LabelQuestion(table, (name,), None, EXTREMES)
             [path] = learn_labels(bench.request(f"scores-{name}.safetensors", source), asked)
-            print_best(way, name, in_interval(directions.load(path), name), bench.faces)
+            print_best(way, name, in_interval(load_direction(path), name), bench.faces)
 
 
 def text_request(bench: Bench, name: str) -> TextRequest:
@@ -187,15 +187,15 @@ def judge_text(bench: Bench) -> None:
     """The block, and what is left of it in its average over images, and over time too."""
     for name in bench.attributes:
         path = learn_text(text_request(bench, name))
-        print_best("text", name, directions.load(path), bench.faces)
+        print_best("text", name, load_direction(path), bench.faces)
         mean = average_over_images(bench.request("mean"), path)
         print_best("text, mean over images", name, mean, bench.faces)
-        print_best("text, mean over images and time", name, direction_math.average_over_time(mean), bench.faces)
+        print_best("text, mean over images and time", name, algebra.average_over_time(mean), bench.faces)
 
 
 def judge_pca(bench: Bench) -> None:
     for path in learn_pca(bench.request("pca"), COMPONENTS, False, 64, 10):
-        print_named(f"pca, {path.stem}", directions.load(path), bench.faces)
+        print_named(f"pca, {path.stem}", load_direction(path), bench.faces)
 
 
 def judge_jacobian(bench: Bench) -> None:
@@ -204,7 +204,7 @@ def judge_jacobian(bench: Bench) -> None:
     for path in sorted(Path(bench.source).iterdir())[:8]:
         (few / path.name).write_bytes(path.read_bytes())
     for path in learn_jacobian(bench.request("jacobian", str(few), 10), JacobianQuestion(4, 2)):
-        print_named(f"jacobian, {path.stem}", directions.load(path), bench.faces)
+        print_named(f"jacobian, {path.stem}", load_direction(path), bench.faces)
 
 
 def print_named(way: str, direction: Direction, count: int) -> None:
@@ -235,8 +235,8 @@ def judge_projection(bench: Bench) -> None:
     confounded.write_text("\n".join([lines[0], *(line for line, keep in zip(lines[1:], kept, strict=True) if keep)]))
     [raw] = learn_labels(bench.request("raw.safetensors"), LabelQuestion(str(confounded), ("glasses",), ()))
     [beard] = learn_labels(bench.request("beard.safetensors"), LabelQuestion(bench.labels, ("beard",)))
-    leaking = directions.load(raw)
-    projected = direction_math.project(leaking, [directions.load(beard)])
+    leaking = load_direction(raw)
+    projected = algebra.project(leaking, [load_direction(beard)])
     lacking = trial("glasses", bench.faces)
     chosen = torch.nonzero(~lacking.truth[:, LABELS.index("beard")])[:, 0]
     for way, direction in {"glasses, confounded": leaking, "beard projected out": projected}.items():

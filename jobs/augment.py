@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from asyrp.edits import Edit
+from asyrp.directions.edits import Edit
 from asyrp.errors import UserError
 from jobs.augmentation_spec import AugmentationSpec, OptionSpec, UniformSpec
 from jobs.label_table import read_labels

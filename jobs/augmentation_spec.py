@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from asyrp.edits import Edit, parse_edit
+from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from jobs.paths import Url
 from pipeline.recipe import unit_edit

@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from asyrp.direction_info import read_info
+from asyrp.directions.info import read_info
 from asyrp.errors import UserError
 from asyrp.metric_names import METRICS
 from asyrp.models.find import BUNDLED

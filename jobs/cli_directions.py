@@ -8,7 +8,7 @@ import typer
 from rich.bar import Bar
 from rich.table import Table
 
-from asyrp.direction_info import read_info
+from asyrp.directions.info import read_info
 from asyrp.errors import UserError
 from jobs.cli_learn import learn_app
 from jobs.cli_math import average, begin, combine, compare, preview, project, scale
@@ -63,12 +63,12 @@ def directions_show(
 
     **Example:** asyrp directions show smile --sweep smile.png
     """
-    from asyrp.direction_math import norms
-    from asyrp.directions import load
+    from asyrp.directions.algebra import norms
+    from asyrp.directions.forms import load_direction
 
     path = direction_file(direction, model)
     info = read_info(path)
-    lengths = norms(load(path)) if info.form == "timestep" else None
+    lengths = norms(load_direction(path)) if info.form == "timestep" else None
     if sweep:
         _draw_sweep(path, info.name, model, source, sweep)
     facts = {"file": str(path), **asdict(info)}
@@ -147,9 +147,9 @@ def directions_import(
 
     **Example:** asyrp directions import man_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth --model celebahq-ddpm --name man
     """
-    from asyrp.directions import save
-    from asyrp.edits import parse_edit
-    from asyrp.released import Facts, facts_of_name, import_direction
+    from asyrp.directions.edits import parse_edit
+    from asyrp.directions.forms import save_direction
+    from asyrp.directions.released import Facts, facts_of_name, import_direction
 
     if parse_edit(name).name != name:
         raise UserError(
@@ -161,7 +161,7 @@ def directions_import(
     stated = Facts(n_steps, data_set, texts, text_cosine, t_edit, t_boost)
     direction = import_direction(released, fetch_model(model), name, stated, block)
     path = output or Path(f"{name}.safetensors")
-    save(direction, path)
+    save_direction(direction, path)
     facts = {"file": str(path), **asdict(direction.info)}
     report(facts, as_json, lambda: print_facts(facts))
     if direction.info.t_edit is None:

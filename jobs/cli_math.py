@@ -13,7 +13,7 @@ from jobs.display import out, report
 from jobs.spec import load_engine
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
-    from asyrp.directions import Direction
+    from asyrp.directions.forms import Direction
 
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new direction. [default: the file's]")]
 DirectionArgument = Annotated[
@@ -36,9 +36,9 @@ def project(
 
     **Example:** asyrp directions project beard --out long_hair --out glasses -o beard_only.safetensors
     """
-    from asyrp import direction_math
+    from asyrp.directions import algebra
 
-    _save(direction_math.project(_load(direction, model), [_load(o, model) for o in others], jointly), output, name)
+    _save(algebra.project(_load(direction, model), [_load(o, model) for o in others], jointly), output, name)
 
 
 def combine(
@@ -51,9 +51,9 @@ def combine(
 
     **Example:** asyrp directions combine smile=1 beard=-0.5 -o cheerful.safetensors
     """
-    from asyrp import direction_math
+    from asyrp.directions import algebra
 
-    _save(direction_math.combine([_term(term, model) for term in terms]), output, name)
+    _save(algebra.combine([_term(term, model) for term in terms]), output, name)
 
 
 def scale(
@@ -67,9 +67,9 @@ def scale(
 
     **Example:** asyrp directions scale pc01.safetensors 2.5 -o pc01_strong.safetensors
     """
-    from asyrp import direction_math
+    from asyrp.directions import algebra
 
-    _save(direction_math.scale(_load(direction, model), factor), output, name)
+    _save(algebra.scale(_load(direction, model), factor), output, name)
 
 
 def begin(
@@ -83,9 +83,9 @@ def begin(
 
     **Example:** asyrp directions begin beard.safetensors 450 -o late_beard.safetensors
     """
-    from asyrp import direction_math
+    from asyrp.directions import algebra
 
-    _save(direction_math.begin_at(_load(direction, model), t_start), output, name)
+    _save(algebra.begin_at(_load(direction, model), t_start), output, name)
 
 
 def average(
@@ -106,7 +106,7 @@ def average(
 
     **Example:** asyrp directions average smiling.safetensors -s faces/ --model celebahq-ddpm -o mean.safetensors
     """
-    from asyrp import direction_math
+    from asyrp.directions import algebra
     from jobs.learn import LearnRequest, average_over_images
 
     path, found = direction_file(direction, model), _load(direction, model)
@@ -119,7 +119,7 @@ def average(
         raise UserError(
             f"direction '{found.info.name}' is one tensor per timestep already: give --over-time for one in all"
         )
-    _save(direction_math.average_over_time(found) if over_time else found, output, name)
+    _save(algebra.average_over_time(found) if over_time else found, output, name)
 
 
 def compare(
@@ -134,10 +134,10 @@ def compare(
 
     **Example:** asyrp directions compare smile glasses beard long_hair
     """
-    from asyrp import direction_math
+    from asyrp.directions import algebra
 
     loaded = [_load(direction, model) for direction in directions]
-    values, names = direction_math.cosines(loaded).tolist(), [direction.info.name for direction in loaded]
+    values, names = algebra.cosines(loaded).tolist(), [direction.info.name for direction in loaded]
     table = Table("", *names)
     for name, row in zip(names, values, strict=True):
         table.add_row(name, *(f"{value:.2f}" for value in row))
@@ -169,9 +169,9 @@ def preview(
 
 
 def _load(direction: str, model: str) -> "Direction":
-    from asyrp.directions import load
+    from asyrp.directions.forms import load_direction
 
-    return load(direction_file(direction, model))
+    return load_direction(direction_file(direction, model))
 
 
 def _term(term: str, model: str) -> "tuple[Direction, float]":
@@ -185,8 +185,8 @@ def _term(term: str, model: str) -> "tuple[Direction, float]":
 def _save(direction: "Direction", output: Path, name: str | None) -> None:
     from dataclasses import replace
 
-    from asyrp.directions import save
+    from asyrp.directions.forms import save_direction
 
     named = replace(direction, info=replace(direction.info, name=name or output.stem))
-    save(named, output)
+    save_direction(named, output)
     out.print(str(output), soft_wrap=True, highlight=False)

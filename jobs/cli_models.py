@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from asyrp import presets
+from asyrp.directions import presets
 from asyrp.errors import UserError
 from asyrp.models.find import HUB_MODELS, bundled_names
 from jobs.cli_options import AsJson, ModelArgument

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
+from asyrp.directions.presets import data_sets
 from asyrp.models.find import BUNDLED, HUB_MODELS, bundled_names
-from asyrp.presets import data_sets
 
 Complete = Callable[[str], list[str]]
 """The values that begin with what was typed so far."""

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from asyrp.directions.search import Bisection, Ladder, Search
 from asyrp.errors import UserError
 from asyrp.metric_names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
-from asyrp.search import Bisection, Ladder, Search
 from jobs.paths import Net
 from pipeline.selection import Condition
 

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asyrp import directions
 from asyrp.diffusion.schedule import timesteps
-from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_info
-from asyrp.directions import TimestepDirection
+from asyrp.directions.forms import Direction, TimestepDirection, save_direction
+from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.errors import UserError
 from asyrp.labels import LabelStatistics, LabelSums, label_step
 from asyrp.models.find import ModelFolder
@@ -134,7 +133,7 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
         step = label_step(table.column(name).tolist())
         form = request.form(step * coefficients[index], request.grid(), folder)
         paths.append(request.output / f"{name}.safetensors" if len(asked.names) > 1 else request.output)
-        directions.save(directions.Direction(info, form), paths[-1])
+        save_direction(Direction(info, form), paths[-1])
     return paths
 
 
@@ -154,7 +153,7 @@ def _notes(statistics: LabelStatistics) -> dict[str, str]:
     }
 
 
-def average_over_images(request: LearnRequest, direction: Path) -> directions.Direction:
+def average_over_images(request: LearnRequest, direction: Path) -> Direction:
     """delta_h^mean of the paper: the mean of an implicit direction f_t(h_t, t) over images, per timestep.
 
     h_t is that of the noised images. Raises UserError for a direction of another model, or without an interval.
@@ -169,4 +168,4 @@ def average_over_images(request: LearnRequest, direction: Path) -> directions.Di
     sums, images = collect(request.collection(folder, reading, MakeLabelReducer(0), {}), _merge_label_sums)
     notes = info.notes | {"averaged over": f"{images} images"}
     form = TimestepDirection(sums.mean(), torch.tensor(grid))
-    return directions.Direction(replace(info, form="timestep", notes=notes), form)
+    return Direction(replace(info, form="timestep", notes=notes), form)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asyrp import directions
 from asyrp.classifier import Classifiers, ClassMoments, Kind
+from asyrp.directions.forms import Direction, save_direction
 from asyrp.errors import UserError
 from jobs.collect import collect
 from jobs.label_table import LabelTable, find_labels
@@ -100,7 +100,7 @@ def learn_classifier(request: LearnRequest, asked: ClassifierQuestion) -> Path:
         notes={"accuracy": f"{accuracy.min():.3f} to {accuracy.max():.3f} on one image in {HELD_OUT}, held out"},
     )
     form = request.form(torch.from_numpy(found), grid, folder)
-    directions.save(directions.Direction(info, form), request.output)
+    save_direction(Direction(info, form), request.output)
     return request.output
 
 

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from asyrp import directions
 from asyrp.calibration import ENOUGH, STRENGTHS, unit_strength
 from asyrp.clip import Clip, default_clip
 from asyrp.diffusion.process import edit, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
-from asyrp.direction_info import DirectionInfo
+from asyrp.directions.forms import Direction, save_direction
+from asyrp.directions.info import DirectionInfo
+from asyrp.directions.shift import EditShift
 from asyrp.errors import UserError
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model, load_model
-from asyrp.shift import EditShift
 from asyrp.text_training import Losses, TextRecipe, TextTraining
 from jobs.display import console
 from pipeline.fetch import fetch
@@ -142,7 +142,7 @@ def learn_text(request: TextRequest) -> Path:
             if not console.is_terminal:
                 console.print(f"batch {number + 1} of {len(steps)}: {_text(losses)}", highlight=False)
     unit = _calibrate(request, folder, training, data) if request.calibrate else None
-    directions.save(_direction(request, folder, len(data.keys), training, unit), request.output)
+    save_direction(_direction(request, folder, len(data.keys), training, unit), request.output)
     state.forget()
     return request.output
 
@@ -182,7 +182,7 @@ def _text(losses: list[Losses]) -> str:
 
 def _direction(
     request: TextRequest, folder: ModelFolder, images: int, training: TextTraining, unit: str | None = None
-) -> directions.Direction:
+) -> Direction:
     """What is trained so far; `unit` says what strength 1 is, if not what was trained."""
     recipe = request.recipe
     info = DirectionInfo(
@@ -204,7 +204,7 @@ def _direction(
             "optimizer": f"{recipe.optimizer} {recipe.learning_rate:g}",
         },
     )
-    return directions.Direction(info, training.block)
+    return Direction(info, training.block)
 
 
 class TrainingImages:
@@ -260,7 +260,7 @@ class TrainingPreview:
         self._x_T: Tensor | None = None
 
     @torch.no_grad()
-    def draw(self, direction: directions.Direction) -> None:
+    def draw(self, direction: Direction) -> None:
         """Edit the images at strength 1 and replace the sheet."""
         unet, schedule, recipe = self.model.unet, self.model.schedule, self.request.recipe
         if self._x_T is None:

@@ -10,8 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from asyrp import directions
-from asyrp.directions import GlobalDirection
+from asyrp.directions.forms import Direction, GlobalDirection, save_direction
 from asyrp.errors import UserError
 from asyrp.jacobian import KEPT_ROWS, JacobianSums
 from asyrp.labels import HALVES
@@ -58,7 +57,7 @@ def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_
         info = replace(request.info(folder, name, images, HALVES_UNIT, found_by), notes=explained)
         paths.append(request.output / f"{name}.safetensors")
         form = request.form(HALVES * row, grid, folder)
-        directions.save(directions.Direction(info, form), paths[-1])
+        save_direction(Direction(info, form), paths[-1])
     return paths
 
 
@@ -121,7 +120,7 @@ def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]
         )
         paths.append(request.output / f"{name}.safetensors")
         delta_h = (request.scale * row).reshape(folder.h_shape)
-        directions.save(directions.Direction(info, GlobalDirection(delta_h)), paths[-1])
+        save_direction(Direction(info, GlobalDirection(delta_h)), paths[-1])
     return paths
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from asyrp.edits import parse_edit
+from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.augment import Augmenter
 from jobs.resolve import Job

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asyrp import intervals
-from asyrp.direction_info import DirectionInfo, check_model, file_digest, read_info
-from asyrp.edits import Edit, official_sum
+from asyrp.directions.edits import Edit, official_sum
+from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.errors import UserError
 from asyrp.intervals import Intervals
 from asyrp.models.find import ModelFolder

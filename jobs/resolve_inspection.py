@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyrp import presets
-from asyrp.direction_info import DirectionInfo
-from asyrp.edits import Edit
+from asyrp.directions import presets
+from asyrp.directions.edits import Edit
+from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.metric_names import OF_TEXTS, Judges
 from asyrp.models.find import ModelFolder

@@ -6,8 +6,8 @@ from rich.progress import Progress
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.diffusion.process import edit
 from asyrp.diffusion.schedule import generation_pairs
+from asyrp.directions.shift import EditShift
 from asyrp.models.load import load_model
-from asyrp.shift import EditShift
 from jobs.display import console
 from pipeline.images import encode
 from pipeline.model_source import fetch_model

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from asyrp.edits import Edit, parse_edit
+from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from jobs.augmentation_spec import AUGMENTATION_KINDS, AugmentationSpec
 from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec

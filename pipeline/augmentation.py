@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import accumulate, count, takewhile
 from typing import Any
 
-from asyrp.edits import Edit
+from asyrp.directions.edits import Edit
 from pipeline.selection import Condition
 from pipeline.source_image import Draw
 

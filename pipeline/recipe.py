@@ -9,9 +9,9 @@ sample    reconstruct                       the first images without an edit, to
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from asyrp.edits import Edit, reconstruction
+from asyrp.directions.edits import Edit, reconstruction
+from asyrp.directions.search import Search
 from asyrp.metric_names import METRICS, Judges
-from asyrp.search import Search
 from pipeline.selection import Condition
 from pipeline.source_image import Draw
 from pipeline.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant

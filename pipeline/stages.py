@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from asyrp import directions
 from asyrp.diffusion import process
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.diffusion.process import Shift, Watch, split_at_boost
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
-from asyrp.direction_info import file_digest
+from asyrp.directions.forms import Direction, load_direction
+from asyrp.directions.info import file_digest
+from asyrp.directions.shift import EditShift, MixedShift, make_shift
 from asyrp.errors import UserError
 from asyrp.metric_names import RECONSTRUCTION_PSNR, Judges
 from asyrp.metrics import Metrics
 from asyrp.models import selfcheck
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model, load_model
-from asyrp.shift import EditShift, MixedShift, make_shift
 from pipeline.inspection import Inspector
 from pipeline.model_source import check_images, direction_path, fetch_model
 from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
@@ -31,12 +31,12 @@ def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> 
     return selfcheck.check(model, torch.from_numpy(pixels), own_domain)
 
 
-def load_recorded_direction(folder: ModelFolder, name: str, source: DirectionSource) -> directions.Direction:
+def load_recorded_direction(folder: ModelFolder, name: str, source: DirectionSource) -> Direction:
     """The direction that the run began with; raises UserError if its file is another by now."""
     path = direction_path(folder, name, source.url)
     if file_digest(path) != source.digest:
         raise UserError(f"direction '{name}' is another here ({path}) than where the run began")
-    return directions.load(path)
+    return load_direction(path)
 
 
 class Method:

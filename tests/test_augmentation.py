@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
-from asyrp.edits import parse_edit
+from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.additions import extend, retry
 from jobs.augment import Augmenter

@@ -5,8 +5,8 @@ import pytest
 from conftest import SAMPLES
 from sklearn.linear_model import LogisticRegression
 
-from asyrp import directions
 from asyrp.classifier import Classifiers, ClassMoments
+from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from jobs.learn import LearnRequest
 from jobs.learn_classifier import ClassifierQuestion, learn_classifier
@@ -86,7 +86,7 @@ def request(output, source=SAMPLES) -> LearnRequest:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_classifier_of_h_says_how_good_it_is_on_images_it_has_not_seen(tmp_path):
     asked = ClassifierQuestion(LABELS, "long_hair", "svm", ("smile",), n_timesteps=2)
-    direction = directions.load(learn_classifier(request(tmp_path / "d.safetensors"), asked))
+    direction = load_direction(learn_classifier(request(tmp_path / "d.safetensors"), asked))
     assert direction.form.delta_h.shape[0] == 2
     accuracy = float(direction.info.notes["accuracy"].split(" to ")[1].split()[0])
     assert accuracy > 0.7

@@ -10,7 +10,7 @@ import yaml
 from conftest import SAMPLES, digests, make_faces, rows, stand_in_run
 
 from asyrp.diffusion.schedule import timesteps
-from asyrp.direction_info import read_info
+from asyrp.directions.info import read_info
 from asyrp.models.find import find_model
 from jobs.cli import app
 

@@ -8,10 +8,16 @@ import torch
 from conftest import FEW_STEPS, SAMPLES, asyrp
 from PIL import Image
 
-from asyrp import direction_math as dm
-from asyrp import directions
-from asyrp.direction_info import DirectionInfo
-from asyrp.directions import Direction, GlobalDirection, HoDeltaBlock, TimestepDirection
+from asyrp.directions import algebra as dm
+from asyrp.directions.forms import (
+    Direction,
+    GlobalDirection,
+    HoDeltaBlock,
+    TimestepDirection,
+    load_direction,
+    save_direction,
+)
+from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.labels import noised_h
 from asyrp.models.find import find_model
@@ -124,7 +130,7 @@ def test_the_mean_of_an_implicit_direction_is_that_over_the_images(tmp_path):
     torch.manual_seed(0)
     block = HoDeltaBlock(160, 128)
     info = DirectionInfo("f", "implicit", folder.digest, n_steps=10, t_edit=800)
-    directions.save(Direction(info, block), tmp_path / "f.safetensors")
+    save_direction(Direction(info, block), tmp_path / "f.safetensors")
     request = LearnRequest(f"{SAMPLES}/face_0[0-4].png", "avatars", tmp_path / "x.safetensors", shard_size=2)
     found = average_over_images(request, tmp_path / "f.safetensors")
     keys = [f"face_0{i}.png" for i in range(5)]
@@ -148,7 +154,7 @@ def test_the_commands_make_directions_that_can_be_used(tmp_path):
     ):
         done = asyrp("directions", *command, "--name", "mine")
         assert done.returncode == 0, done.stderr
-        assert directions.load(made).info.name == "mine"
+        assert load_direction(made).info.name == "mine"
     table = json.loads(asyrp("directions", "compare", "smile", made, "--json").stdout)
     assert table["names"] == ["smile", "mine"]
     assert table["cosines"][0][1] > 0.5
@@ -165,7 +171,7 @@ def test_show_draws_a_sweep_on_the_models_samples_and_the_length_of_delta_h(tmp_
     code, out, err = cli("directions", "show", "long_hair", "--sweep", tmp_path / "sweep.png", "--json")
     assert code == 0, err
     lengths = json.loads(out)["length_of_delta_h"]
-    direction = directions.load(find_model("avatars").direction_files()["long_hair"])
+    direction = load_direction(find_model("avatars").direction_files()["long_hair"])
     expected = direction.form.delta_h.flatten(1).norm(dim=1)
     assert list(map(int, lengths)) == direction.form.steps
     np.testing.assert_allclose(list(lengths.values()), expected, rtol=1e-5)

@@ -8,17 +8,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from asyrp.diffusion.unet import Encoded
-from asyrp.direction_info import DirectionInfo, check_model, read_info
-from asyrp.directions import (
+from asyrp.directions.edits import parse_edit
+from asyrp.directions.forms import (
     AdmDeltaBlock,
     Direction,
     GlobalDirection,
     HoDeltaBlock,
     TimestepDirection,
-    load,
-    save,
+    load_direction,
+    save_direction,
 )
-from asyrp.edits import parse_edit
+from asyrp.directions.info import DirectionInfo, check_model, read_info
 from asyrp.errors import UserError
 from asyrp.labels import LabelSums
 
@@ -38,8 +38,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_direction_file_gives_back_what_was_saved(form, tmp_path):
     direction = Direction(info(form.split(",")[0]), FORMS[form]())
-    save(direction, tmp_path / "d.safetensors")
-    loaded = load(tmp_path / "d.safetensors")
+    save_direction(direction, tmp_path / "d.safetensors")
+    loaded = load_direction(tmp_path / "d.safetensors")
     assert loaded.info == direction.info
     encoded = Encoded(torch.randn(2, 64, 4, 4), (), torch.randn(2, 32))
     torch.testing.assert_close(loaded.delta_h(encoded, 480, 40), direction.delta_h(encoded, 480, 40))
@@ -47,13 +47,13 @@ def test_a_direction_file_gives_back_what_was_saved(form, tmp_path):
 
 def test_a_direction_file_can_be_read_by_whoever_may_read_others_made_there(tmp_path):
     (tmp_path / "other").touch()
-    save(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), tmp_path / "new" / "d.safetensors")
+    save_direction(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), tmp_path / "new" / "d.safetensors")
     assert (tmp_path / "new" / "d.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["d.safetensors"]
 
 
 def test_a_file_from_before_directions_could_begin_later_begins_at_T(tmp_path):
-    save(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), tmp_path / "d.safetensors")
+    save_direction(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), tmp_path / "d.safetensors")
     with safe_open(tmp_path / "d.safetensors", framework="pt") as file:
         older = {key: value for key, value in file.metadata().items() if key != "t_start"}
     save_file({"delta_h": torch.zeros(2, 1, 1)}, tmp_path / "old.safetensors", metadata=older)

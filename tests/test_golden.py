@@ -7,11 +7,11 @@ from official import GOLDEN, needs_golden, read_config, read_tensors
 from asyrp.diffusion.process import Pairs, boost, edit, invert, predict, split_at_boost
 from asyrp.diffusion.schedule import NoiseSchedule, generation_pairs, inversion_pairs
 from asyrp.diffusion.unet import HSpaceUNet
-from asyrp.direction_info import DirectionInfo
-from asyrp.directions import Direction, delta_block
+from asyrp.directions.forms import Direction, delta_block
+from asyrp.directions.info import DirectionInfo
+from asyrp.directions.shift import EditShift
 from asyrp.models.checkpoint import read_checkpoint
 from asyrp.models.convert import convert
-from asyrp.shift import EditShift
 
 pytestmark = needs_golden
 TOLERANCE = 1e-4

@@ -13,10 +13,11 @@ from conftest import FEW_STEPS, SAMPLES, make_faces, rows, run_here, spec
 from official import OFFICIAL, needs_official
 from PIL import Image
 
-from asyrp import directions, intervals, presets
+from asyrp import intervals
 from asyrp.diffusion.process import predict, predicted_x0
 from asyrp.diffusion.schedule import timesteps
-from asyrp.directions import Direction
+from asyrp.directions import presets
+from asyrp.directions.forms import Direction, load_direction, save_direction
 from asyrp.errors import UserError
 from asyrp.interval_curves import CurveSums, inversion_distances
 from asyrp.intervals import Curve, Intervals, Thresholds, first_at_least, load, load_for, save
@@ -239,8 +240,8 @@ def test_a_file_of_something_else_is_one_sentence(tmp_path, content, sentence):
 
 def save_glasses(path: Path, **changes: Any) -> str:
     """The bundled direction of glasses, from T on, as a file."""
-    glasses = directions.load(find_model("avatars").direction_files()["glasses"])
-    directions.save(Direction(replace(glasses.info, t_start=None, **changes), glasses.form), path)
+    glasses = load_direction(find_model("avatars").direction_files()["glasses"])
+    save_direction(Direction(replace(glasses.info, t_start=None, **changes), glasses.form), path)
     return str(path)
 
 

@@ -6,8 +6,8 @@ import torch
 from conftest import SAMPLES
 from diffusers import UNet2DModel
 
-from asyrp import directions
 from asyrp.diffusion.unet import HSpaceUNet
+from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.jacobian import JacobianSums, singular_vectors
 from asyrp.labels import HALVES
@@ -103,9 +103,9 @@ def test_a_masked_jacobian_of_one_image_becomes_global_directions(tmp_path):
     source = f"{SAMPLES}/face_0[0-3].png"
     paths = learn_jacobian(request(tmp_path / "jv", source), asked)
     assert [path.name for path in paths] == ["jv01.safetensors", "jv02.safetensors"]
-    first = directions.load(paths[0])
+    first = load_direction(paths[0])
     assert first.info.form == "global" and "within mask.png, 1 images" in first.info.found_by
-    second = directions.load(paths[1])
+    second = load_direction(paths[1])
     cosine = torch.nn.functional.cosine_similarity(first.form.delta_h.flatten(), second.form.delta_h.flatten(), dim=0)
     assert abs(cosine) < 1e-3
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from test_kill import wait_for_commits
 
-from asyrp import directions
+from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.labels import LabelSums
 from asyrp.pca import PcaSketch
@@ -104,7 +104,7 @@ def request(source, output, **changes) -> LearnRequest:
 
 
 def tensors(paths) -> torch.Tensor:
-    return torch.stack([directions.load(path).form.delta_h for path in paths])
+    return torch.stack([load_direction(path).form.delta_h for path in paths])
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -136,7 +136,7 @@ def test_one_actor_and_two_find_the_same_and_so_does_one_that_was_killed(faces, 
 @pytest.mark.usefixtures("ray_cluster")
 def test_joint_components_span_all_timesteps(faces, tmp_path):
     [path] = learn_pca(request(faces, tmp_path / "pca"), 1, True, 16, 3)
-    direction = directions.load(path)
+    direction = load_direction(path)
     assert direction.form.delta_h.shape[0] == 3
     assert direction.info.name == "pc01"
     assert "jointly over time" in direction.info.found_by
@@ -150,7 +150,7 @@ def test_folders_are_labels(tmp_path):
             file = SAMPLES / f"face_{number:02d}.png"
             (tmp_path / "faces" / name / file.name).write_bytes(file.read_bytes())
     [path] = learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), LabelQuestion("folders", ("other",)))
-    info = directions.load(path).info
+    info = load_direction(path).info
     assert info.found_on == "16 images"
     assert "(1 is chance)" in info.notes["t_value"]
     with pytest.raises(UserError, match="there is no folder 'none': there are other, plain"):
@@ -167,7 +167,7 @@ def test_a_corrupt_image_costs_the_statistics_nothing_but_itself(tmp_path):
     [whole] = learn_labels(request(folder, tmp_path / "a.safetensors"), LabelQuestion(LABELS, ("smile",)))
     (folder / "face_99.png").write_text("not an image")
     [other] = learn_pca(request(folder, tmp_path / "pca"), 1, False, 16, 1)
-    assert directions.load(whole).info.found_on == directions.load(other).info.found_on == "12 images"
+    assert load_direction(whole).info.found_on == load_direction(other).info.found_on == "12 images"
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -25,13 +25,13 @@ from asyrp.diffusion.process import (
 )
 from asyrp.diffusion.schedule import CLEAN, NoiseSchedule, generation_pairs, inversion_pairs, timesteps
 from asyrp.diffusion.unet import HSpaceUNet
-from asyrp.direction_info import DirectionInfo
-from asyrp.directions import Direction, GlobalDirection
-from asyrp.edits import parse_edit
+from asyrp.directions.edits import parse_edit
+from asyrp.directions.forms import Direction, GlobalDirection
+from asyrp.directions.info import DirectionInfo
+from asyrp.directions.shift import EditShift, make_shift
 from asyrp.errors import UserError
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from asyrp.shift import EditShift, make_shift
 from pipeline.images import decode
 
 SCHEDULE = NoiseSchedule.linear()

@@ -11,15 +11,16 @@ from official import OFFICIAL, needs_official
 from reference_nets import AdmNet, HoNet, randomised
 from torch.nn import functional as F
 
-from asyrp import directions, presets
 from asyrp.diffusion.unet import Encoded, HSpaceUNet
-from asyrp.direction_info import DirectionInfo, read_info
-from asyrp.edits import official_sum, parse_edit
+from asyrp.directions import presets
+from asyrp.directions.edits import official_sum, parse_edit
+from asyrp.directions.forms import load_direction, save_direction
+from asyrp.directions.info import DirectionInfo, read_info
+from asyrp.directions.released import Facts, facts_of_name, import_direction
 from asyrp.errors import UserError
 from asyrp.models.checkpoint import Checkpoint
 from asyrp.models.convert import convert, write_folder
 from asyrp.models.find import find_model
-from asyrp.released import Facts, facts_of_name, import_direction
 from jobs.resolve import resolve
 
 FILES = {
@@ -65,8 +66,8 @@ def independent_forward(state: dict, h: torch.Tensor, emb: torch.Tensor) -> torc
 @pytest.mark.parametrize("name", FILES)
 def test_a_released_block_imports_and_computes_what_it_did(name, wide_models, tmp_path):
     path, folder = OFFICIAL / "delta_blocks" / FILES[name], wide_models[family_of(name)]
-    directions.save(import_direction(path, folder, name, Facts()), tmp_path / "d.safetensors")
-    loaded = directions.load(tmp_path / "d.safetensors")
+    save_direction(import_direction(path, folder, name, Facts()), tmp_path / "d.safetensors")
+    loaded = load_direction(tmp_path / "d.safetensors")
     encoded = HSpaceUNet(convert_back(folder)).encode(torch.randn(2, 3, 16, 16), 600)
     state = torch.load(path, weights_only=True, map_location="cpu")["0"]
     expected = independent_forward(state, encoded.h, encoded.emb)

@@ -8,7 +8,7 @@ from conftest import SAMPLES, asyrp
 from onnx import TensorProto, helper
 from PIL import Image
 
-from asyrp import directions
+from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.scorers import ScorerSource, load_scorer
 from jobs.label_table import read_labels, write_labels
@@ -107,7 +107,7 @@ def test_scores_of_texts_tell_who_wears_glasses_and_make_a_direction(tmp_path):
     write_labels(found, str(tmp_path / "scores.parquet"))
     request = LearnRequest(str(SAMPLES), "avatars", tmp_path / "d.safetensors", n_steps=4, t_edit=600, engine=ENGINE)
     [path] = learn_labels(request, LabelQuestion(str(tmp_path / "scores.parquet"), ("glasses",), (), extremes=0.25))
-    direction = directions.load(path)
+    direction = load_direction(path)
     assert direction.info.found_on == "32 images"
     assert direction.info.unit == "the change of h from without to with 'glasses'"
 

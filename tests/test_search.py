@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyrp.search import Bisection, Ladder
+from asyrp.directions.search import Bisection, Ladder
 
 RUNGS = (0.5, 0.75, 1.0, 1.5, 2.0)
 thresholds = st.lists(st.floats(0.1, 3), min_size=1, max_size=12)

@@ -14,9 +14,10 @@ import torch
 from conftest import ASYRP, SAMPLES, asyrp
 from PIL import Image
 
-from asyrp import calibration, directions
+from asyrp import calibration
 from asyrp.clip import Clip
-from asyrp.direction_info import read_info
+from asyrp.directions.forms import load_direction
+from asyrp.directions.info import read_info
 from asyrp.errors import UserError
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
@@ -199,7 +200,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_
     assert finished.returncode == 0, finished.stderr
     assert f"batch {done} of 6" not in finished.stderr and "batch 6 of 6" in finished.stderr
     assert not state.exists()
-    ours, theirs = (directions.load(path).form.state_dict() for path in (output, undisturbed))
+    ours, theirs = (load_direction(path).form.state_dict() for path in (output, undisturbed))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
 
@@ -218,7 +219,7 @@ def test_a_sheet_shows_what_is_learned_so_far_and_changes_nothing(undisturbed, t
         assert sheet.size == (4 * side, 2 * side)
         first = Image.open(sorted(SAMPLES.glob("*.png"))[0]).convert("RGB")
         np.testing.assert_allclose(np.asarray(sheet)[:side, :side], np.asarray(first), atol=1)
-    ours, theirs = (directions.load(file).form.state_dict() for file in (path, undisturbed))
+    ours, theirs = (load_direction(file).form.state_dict() for file in (path, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -240,7 +241,7 @@ def test_strength_1_is_the_least_that_puts_the_target_on_most_images(undisturbed
     path = learn_text(request(tmp_path / "g.safetensors", calibrate=True))
     assert tried == [0.5, 0.75, 1.0, 1.25, 1.5]
     assert "90 % of the images that lack it" in read_info(path).unit
-    ours, theirs = directions.load(path).form, directions.load(undisturbed).form
+    ours, theirs = load_direction(path).form, load_direction(undisturbed).form
     encoded = load_model(find_model("avatars")).unet.encode(torch.ones(1, 3, 32, 32), 900)
     torch.testing.assert_close(ours(encoded, 900), 1.5 * theirs(encoded, 900), rtol=1e-4, atol=1e-6)
 
@@ -250,7 +251,7 @@ def test_strength_1_stays_what_was_trained_where_no_strength_is_enough(undisturb
     path = learn_text(request(tmp_path / "g.safetensors", calibrate=True))
     assert "not even 3 times that" in capsys.readouterr().err.replace("\n", " ")
     assert read_info(path).unit == read_info(undisturbed).unit
-    ours, theirs = (directions.load(file).form.state_dict() for file in (path, undisturbed))
+    ours, theirs = (load_direction(file).form.state_dict() for file in (path, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

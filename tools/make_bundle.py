@@ -23,14 +23,13 @@ from PIL import Image
 from render_avatars import LABELS, LONG_HAIR, SHORT_HAIR, draw_labels, load_or_render, render_labels
 from trial import Trial
 
-from asyrp import directions
 from asyrp.diffusion.schedule import timesteps
-from asyrp.direction_info import DirectionInfo
-from asyrp.directions import Direction, TimestepDirection
+from asyrp.directions.forms import Direction, TimestepDirection, save_direction
+from asyrp.directions.info import DirectionInfo
+from asyrp.directions.shift import EditShift
 from asyrp.labels import LabelSums, noised_h
 from asyrp.models.find import BUNDLED, WEIGHTS, ModelFolder, WeightsRecord, find_model, weights_digest
 from asyrp.models.load import load_model
-from asyrp.shift import EditShift
 
 BUNDLE = BUNDLED / "avatars"
 SAMPLES, SAMPLES_SEED = 64, 2
@@ -139,7 +138,7 @@ def make_direction(
 def write_directions(folder: ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
     for name, change in zip(LABELS, changes, strict=True):
         direction = make_direction(folder, name, change, grid, *CALIBRATION[name])
-        directions.save(direction, BUNDLE / "directions" / f"{name}.safetensors")
+        save_direction(direction, BUNDLE / "directions" / f"{name}.safetensors")
 
 
 def scan(folder: ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:

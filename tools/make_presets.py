@@ -1,4 +1,4 @@
-"""Write `asyrp/presets.json` from the LPIPS curves of the official release.
+"""Write `asyrp/directions/presets.json` from the LPIPS curves of the official release.
 
 python tools/make_presets.py FOLDER     # the release's utils/: {data set}_LPIPS_distance_{x,x0_t}.tsv
 """

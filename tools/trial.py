@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from asyrp.diffusion.process import Shift, Step, asyrp_step, edit, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
+from asyrp.directions.shift import EditShift
 from asyrp.models.load import Model
-from asyrp.shift import EditShift
 
 BATCH = 64
 

@@ -24,7 +24,7 @@ GRAMMAR = "a short name, a hub id, a diffusers folder, or a checkpoint file (loc
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model of the hub that has a short name; `data_set` names its intervals in `asyrp.presets`."""
+    """A model of the hub that has a short name; `data_set` names its intervals in `asyrp.directions.presets`."""
 
     repo: str
     data_set: str | None = None

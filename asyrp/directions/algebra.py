@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from asyrp.diffusion.schedule import timesteps
-from asyrp.direction_info import DirectionInfo
-from asyrp.directions import Direction, GlobalDirection, TimestepDirection
+from asyrp.directions.forms import Direction, GlobalDirection, TimestepDirection
+from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from asyrp.diffusion.unet import Encoded
-from asyrp.directions import Direction
-from asyrp.edits import Edit
+from asyrp.directions.edits import Edit
+from asyrp.directions.forms import Direction
 from asyrp.errors import UserError
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from asyrp.diffusion.unet import Encoded
-from asyrp.direction_info import FORMAT, DirectionInfo, read_info
+from asyrp.directions.info import FORMAT, DirectionInfo, read_info
 from asyrp.errors import UserError
 from asyrp.files import write_whole
 
@@ -151,7 +151,7 @@ class Direction:
         return self.form(encoded, t).to(encoded.h.dtype) * (self.info.n_steps / n_steps)
 
 
-def save(direction: Direction, path: Path) -> None:
+def save_direction(direction: Direction, path: Path) -> None:
     """Write the direction file, complete or not at all; its metadata values are strings, as the format demands."""
     entries = {key: json.dumps(value) for key, value in asdict(direction.info).items()}
     tensors = {name: tensor.contiguous() for name, tensor in direction.form.state_dict().items()}
@@ -159,7 +159,7 @@ def save(direction: Direction, path: Path) -> None:
     write_whole(path, to_bytes(tensors, metadata={"format": FORMAT, **entries}))
 
 
-def load(path: Path) -> Direction:
+def load_direction(path: Path) -> Direction:
     """Read a direction file.
 
     Raises:

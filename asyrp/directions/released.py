@@ -12,9 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asyrp import presets
-from asyrp.direction_info import DirectionInfo
-from asyrp.directions import DeltaBlock, Direction, GlobalDirection, TimestepDirection, delta_block, delta_block_family
+from asyrp.directions import presets
+from asyrp.directions.forms import (
+    DeltaBlock,
+    Direction,
+    GlobalDirection,
+    TimestepDirection,
+    delta_block,
+    delta_block_family,
+)
+from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.models.checkpoint import read_tensors
 from asyrp.models.find import ModelFolder
