@@ -87,7 +87,7 @@ def learn_classifier(
 
     **Example:** asyrp directions learn classifier -s faces/ --labels faces.csv --name beard -o beard.safetensors
     """
-    from asyrp.classifier import LOSSES
+    from asyrp.learning.classifier import LOSSES
     from jobs.learn import LearnRequest
     from jobs.learn_classifier import ClassifierQuestion, learn_classifier
 

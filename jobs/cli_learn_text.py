@@ -8,7 +8,7 @@ import typer
 from jobs.cli_options import CLIP_HELP, ModelOption, NoCheck, Source, TBoost, one_of, print_paths, takes
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
-    from asyrp.text_training import TextRecipe
+    from asyrp.learning.text import TextRecipe
     from jobs.learn_text import Preset
 
 
@@ -61,7 +61,7 @@ def recipe_from_flags(
     seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0,
 ) -> Chosen:
     """The recipe of a training by text: what is given, else the preset's."""
-    from asyrp.text_training import TextRecipe
+    from asyrp.learning.text import TextRecipe
     from jobs.learn_text import PRESETS, default_preset
 
     preset = preset or default_preset(model)

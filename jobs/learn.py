@@ -13,7 +13,7 @@ from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, TimestepDirection, save_direction
 from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.errors import UserError
-from asyrp.labels import LabelStatistics, LabelSums, label_step
+from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
 from asyrp.models.find import ModelFolder
 from jobs.collect import Collection, MakeReducer, collect
 from jobs.label_table import find_labels

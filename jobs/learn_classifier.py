@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asyrp.classifier import Classifiers, ClassMoments, Kind
 from asyrp.directions.forms import Direction, save_direction
 from asyrp.errors import UserError
+from asyrp.learning.classifier import Classifiers, ClassMoments, Kind
 from jobs.collect import collect
 from jobs.label_table import LabelTable, find_labels
 from jobs.learn import LearnRequest

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from asyrp.directions.forms import Direction, GlobalDirection, save_direction
 from asyrp.errors import UserError
-from asyrp.jacobian import KEPT_ROWS, JacobianSums
-from asyrp.labels import HALVES
-from asyrp.pca import PcaSketch
+from asyrp.learning.jacobian import KEPT_ROWS, JacobianSums
+from asyrp.learning.labels import HALVES
+from asyrp.learning.pca import PcaSketch
 from jobs.collect import collect
 from jobs.learn import LearnRequest
 from pipeline.model_source import fetch_model

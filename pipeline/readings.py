@@ -13,8 +13,8 @@ from torch import Tensor
 from asyrp.clip import Clip
 from asyrp.diffusion.unet import Encoded
 from asyrp.interval_curves import inversion_distances
-from asyrp.jacobian import singular_vectors
-from asyrp.labels import noised_h
+from asyrp.learning.jacobian import singular_vectors
+from asyrp.learning.labels import noised_h
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model
 from asyrp.perceptual import load_measure

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from asyrp.image_sets import FeatureSums
 from asyrp.interval_curves import CurveSums
-from asyrp.jacobian import JacobianSums
-from asyrp.labels import LabelSums
-from asyrp.pca import PcaSketch
+from asyrp.learning.jacobian import JacobianSums
+from asyrp.learning.labels import LabelSums
+from asyrp.learning.pca import PcaSketch
 from pipeline.plan import hash64
 from pipeline.stage import Reducer
 

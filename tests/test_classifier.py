@@ -5,9 +5,9 @@ import pytest
 from conftest import SAMPLES
 from sklearn.linear_model import LogisticRegression
 
-from asyrp.classifier import Classifiers, ClassMoments
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
+from asyrp.learning.classifier import Classifiers, ClassMoments
 from jobs.learn import LearnRequest
 from jobs.learn_classifier import ClassifierQuestion, learn_classifier
 from jobs.spec import EngineSpec

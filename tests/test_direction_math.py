@@ -19,7 +19,7 @@ from asyrp.directions.forms import (
 )
 from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
-from asyrp.labels import noised_h
+from asyrp.learning.labels import noised_h
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model as load_model
 from jobs import preview

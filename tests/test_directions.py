@@ -20,7 +20,7 @@ from asyrp.directions.forms import (
 )
 from asyrp.directions.info import DirectionInfo, check_model, read_info
 from asyrp.errors import UserError
-from asyrp.labels import LabelSums
+from asyrp.learning.labels import LabelSums
 
 
 def info(form: str) -> DirectionInfo:

@@ -9,8 +9,8 @@ from diffusers import UNet2DModel
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
-from asyrp.jacobian import JacobianSums, singular_vectors
-from asyrp.labels import HALVES
+from asyrp.learning.jacobian import JacobianSums, singular_vectors
+from asyrp.learning.labels import HALVES
 from jobs.learn import LearnRequest
 from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian
 from jobs.spec import EngineSpec

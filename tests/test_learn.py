@@ -15,8 +15,8 @@ from test_kill import wait_for_commits
 
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
-from asyrp.labels import LabelSums
-from asyrp.pca import PcaSketch
+from asyrp.learning.labels import LabelSums
+from asyrp.learning.pca import PcaSketch
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec

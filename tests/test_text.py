@@ -14,14 +14,14 @@ import torch
 from conftest import ASYRP, SAMPLES, asyrp
 from PIL import Image
 
-from asyrp import calibration
 from asyrp.clip import Clip
 from asyrp.directions.forms import load_direction
 from asyrp.directions.info import read_info
 from asyrp.errors import UserError
+from asyrp.learning import calibration
+from asyrp.learning.text import TextRecipe, TextTraining
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from asyrp.text_training import TextRecipe, TextTraining
 from jobs.cli_learn_text import recipe_from_flags
 from jobs.learn_text import TextRequest, TrainingImages, learn_text
 

@@ -27,7 +27,7 @@ from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, TimestepDirection, save_direction
 from asyrp.directions.info import DirectionInfo
 from asyrp.directions.shift import EditShift
-from asyrp.labels import LabelSums, noised_h
+from asyrp.learning.labels import LabelSums, noised_h
 from asyrp.models.find import BUNDLED, WEIGHTS, ModelFolder, WeightsRecord, find_model, weights_digest
 from asyrp.models.load import load_model
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from asyrp.diffusion.unet import Encoded, SplitUNet
-from asyrp.labels import HALVES
-from asyrp.pca import PcaSketch, leading_rows
+from asyrp.learning.labels import HALVES
+from asyrp.learning.pca import PcaSketch, leading_rows
 
 OVERSAMPLING = 4
 MAX_ITERATIONS = 50
