@@ -24,8 +24,8 @@ from ways import N_STEPS, percent, row, trial
 from asyrp.directions.forms import load_direction
 from asyrp.directions.search import Ladder
 from asyrp.directions.shift import EditShift
-from asyrp.metric_names import Judges
-from asyrp.metrics import Metrics, Values
+from asyrp.measures.metrics import Metrics, Values
+from asyrp.measures.names import Judges
 from asyrp.models.find import find_model
 from pipeline.inspection import refusal
 from pipeline.selection import Condition

@@ -21,12 +21,12 @@ from torch import Tensor
 from trial import Trial
 from ways import N_STEPS, percent, row, trial
 
-from asyrp.clip import Clip
 from asyrp.diffusion import process
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.directions.algebra import begin_at
 from asyrp.directions.forms import Direction, load_direction
 from asyrp.directions.shift import EditShift
+from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
 from jobs.cli_intervals import chart
 from jobs.learn_intervals import IntervalsRequest, learn_intervals

@@ -18,7 +18,7 @@ from ways import percent, row, trial
 from asyrp.diffusion.process import edit, inversion_calls, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.directions.shift import EditShift
-from asyrp.metrics import psnr
+from asyrp.measures.metrics import psnr
 
 N_GEN = 40
 WAYS = ((20, 0), (40, 0), (80, 0), (160, 0), (20, 1), (40, 1), (40, 2), (40, 3), (40, 5))

@@ -33,9 +33,9 @@ from asyrp.directions import algebra
 from asyrp.directions.forms import Direction, load_direction
 from asyrp.directions.shift import EditShift
 from asyrp.learning.text import TextRecipe
+from asyrp.measures.scorers import ScorerSource
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from asyrp.scorers import ScorerSource
 from jobs.label_table import write_labels
 from jobs.learn import LabelQuestion, LearnRequest, average_over_images, learn_labels
 from jobs.learn_classifier import ClassifierQuestion, learn_classifier

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from asyrp.directions.info import read_info
 from asyrp.errors import UserError
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from asyrp.models.find import BUNDLED
 from jobs.cli_additions import extend, retry
 from jobs.cli_cluster import cluster_app, submit

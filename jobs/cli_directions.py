@@ -169,7 +169,7 @@ def directions_import(
 
 
 def _text_cosine(clip: str, texts: tuple[str, str] | None) -> float:
-    from asyrp.clip import Clip
+    from asyrp.measures.clip import Clip
 
     if texts is None:
         raise UserError("--clip: the name of the file does not say its texts, give them with --texts SOURCE TARGET")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from jobs.cli_options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console, live, out, report, show_summary
 from jobs.paths import absolute_url

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from asyrp.errors import UserError
-from asyrp.intervals import Intervals, learned_path, load, load_for, save
+from asyrp.measures.intervals import Intervals, learned_path, load, load_for, save
 from jobs.cli_options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
 from jobs.display import out, print_facts, report
 from pipeline.model_source import fetch_model
@@ -101,7 +101,7 @@ def intervals_show(
 
 
 def _text_cosine(intervals: Intervals, source: str | None, target: str | None, clip: str | None) -> float:
-    from asyrp.clip import Clip, default_clip
+    from asyrp.measures.clip import Clip, default_clip
 
     if source is None or target is None:
         raise UserError("a text has no cosine alone: give both --source-text and --target-text")

@@ -35,8 +35,8 @@ def score(
 
     **Example:** asyrp directions score -s faces/ --text "glasses=person|person with glasses" -o scores.parquet
     """
-    from asyrp.clip import default_clip
-    from asyrp.scorers import ScorerSource
+    from asyrp.measures.clip import default_clip
+    from asyrp.measures.scorers import ScorerSource
     from jobs.label_table import write_labels
     from jobs.score import score
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from jobs.additions import spec_of
 from jobs.inspection_spec import InspectionSpec
 from jobs.record import read_run, recorded_stages

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from asyrp.directions.search import Bisection, Ladder, Search
 from asyrp.errors import UserError
-from asyrp.metric_names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
+from asyrp.measures.names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
 from jobs.paths import Net
 from pipeline.selection import Condition
 
@@ -33,7 +33,7 @@ class RetrySpec(BaseModel):
 
 
 class ClassifierSpec(BaseModel):
-    """A net that scores images (as `asyrp.scorers.load_net` takes it); a label is there from `threshold` on."""
+    """A net that scores images (as `asyrp.measures.scorers.load_net` takes it); a label is there from `threshold` on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ Halving = Annotated[BisectionSpec, Tag("halving")]
 
 
 class InspectionSpec(BaseModel):
-    """Metrics are named as in `asyrp.metric_names`; those of the gates are measured too. Identity, all of it."""
+    """Metrics are named as in `asyrp.measures.names`; those of the gates are measured too. Identity, all of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

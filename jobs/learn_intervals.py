@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asyrp.clip import default_clip
 from asyrp.diffusion.schedule import timesteps
 from asyrp.errors import UserError
-from asyrp.interval_curves import CurveSums
-from asyrp.intervals import LPIPS, Intervals, thresholds
+from asyrp.measures.clip import default_clip
+from asyrp.measures.interval_curves import CurveSums
+from asyrp.measures.intervals import LPIPS, Intervals, thresholds
+from asyrp.measures.perceptual import CLIP_PREFIX, load_measure
 from asyrp.models.load import read_schedule
-from asyrp.perceptual import CLIP_PREFIX, load_measure
 from jobs.collect import Collection, collect
 from jobs.display import console
 from jobs.spec import EngineSpec

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from asyrp.clip import Clip, default_clip
 from asyrp.diffusion.process import edit, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.directions.forms import Direction, save_direction
@@ -24,6 +23,7 @@ from asyrp.directions.shift import EditShift
 from asyrp.errors import UserError
 from asyrp.learning.calibration import ENOUGH, STRENGTHS, unit_strength
 from asyrp.learning.text import Losses, TextRecipe, TextTraining
+from asyrp.measures.clip import Clip, default_clip
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model, load_model
 from jobs.display import console

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from jobs.display import bound_text
 from jobs.report import Report
 from jobs.report_tables import SHARES, headline, tables

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from jobs.report import Report
 from pipeline.aggregates import counts, summaries
 from pipeline.card import run_facts

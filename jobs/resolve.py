@@ -4,11 +4,11 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asyrp import intervals
 from asyrp.directions.edits import Edit, official_sum
 from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.errors import UserError
-from asyrp.intervals import Intervals
+from asyrp.measures import intervals
+from asyrp.measures.intervals import Intervals
 from asyrp.models.find import ModelFolder
 from jobs.resolve_inspection import judged_by, resolve_inspection
 from jobs.spec import AUTO, PER_IMAGE, DistancesSpec, JobSpec

@@ -7,7 +7,7 @@ from asyrp.directions import presets
 from asyrp.directions.edits import Edit
 from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
-from asyrp.metric_names import OF_TEXTS, Judges
+from asyrp.measures.names import OF_TEXTS, Judges
 from asyrp.models.find import ModelFolder
 from jobs.inspection_spec import InspectionSpec
 from jobs.spec import DistancesSpec, JobSpec
@@ -86,7 +86,7 @@ def judged_by(inspection: Inspection) -> dict[str, Any]:
 def _judges(asked: InspectionSpec, folder: ModelFolder) -> Judges:
     clip = segmenter = None
     if asked.needs_clip():
-        from asyrp.clip import default_clip  # torch and open_clip load only where they are needed
+        from asyrp.measures.clip import default_clip  # torch and open_clip load only where they are needed
 
         clip = asked.clip or default_clip(folder.name)
     if "segmentation" in asked.measured():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asyrp.errors import UserError
-from asyrp.scorers import ScorerSource, load_scorer
+from asyrp.measures.scorers import ScorerSource, load_scorer
 from jobs.collect import Collection, collect
 from jobs.label_table import LabelTable
 from jobs.spec import EngineSpec

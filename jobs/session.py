@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from asyrp.metric_names import RECONSTRUCTION_PSNR
+from asyrp.measures.names import RECONSTRUCTION_PSNR
 from jobs.display import console, live, out, report, show_summary
 from jobs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.record import read_run

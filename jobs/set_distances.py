@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asyrp.clip import Clip, default_clip
 from asyrp.errors import UserError
-from asyrp.image_sets import FeatureSums, SetDistance, set_distance
+from asyrp.measures.clip import Clip, default_clip
+from asyrp.measures.image_sets import FeatureSums, SetDistance, set_distance
 from asyrp.models.find import ModelFolder
 from jobs.additions import spec_of
 from jobs.collect import Collection, collect

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from pipeline.augmentation import Census
 from pipeline.balance import group_name
 from pipeline.containers import Sample

@@ -6,7 +6,7 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from pipeline.manifest import OK
 from pipeline.results import Results
 

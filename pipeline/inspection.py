@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from asyrp.interval_curves import ImageEnds
-from asyrp.metric_names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCORE
-from asyrp.metrics import Metrics, Seen, Values
-from asyrp.perceptual import load_measure
+from asyrp.measures.interval_curves import ImageEnds
+from asyrp.measures.metrics import Metrics, Seen, Values
+from asyrp.measures.names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCORE
+from asyrp.measures.perceptual import load_measure
 from pipeline.manifest import REJECTED_QUALITY
 from pipeline.model_source import fetched_judges
 from pipeline.recipe import BoundEdit, Inspection, MethodSettings, drawn_edit, edit_columns

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from pipeline.source_image import SourceImage
 
 VERSION = "5"

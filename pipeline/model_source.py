@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from asyrp.cache import made_once
 from asyrp.errors import UserError
-from asyrp.metric_names import Judges
+from asyrp.measures.names import Judges
 from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names, find_model
 from pipeline.credentials import redacted
 from pipeline.fetch import fetch as fetch_image
@@ -64,7 +64,7 @@ def fetched_judges(judges: Judges) -> Judges:
 
 
 def net_digest(name: str, what: str) -> str:
-    """What tells a net of the user's from another, named as `asyrp.scorers.load_net` takes it: SHA-256 of its file; the
+    """What tells a net of the user's from another, named as `asyrp.measures.scorers.load_net` takes it: SHA-256 of its file; the
     name, of a callable in a module.
 
     Raises:

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from asyrp.clip import Clip
 from asyrp.diffusion.unet import Encoded
-from asyrp.interval_curves import inversion_distances
 from asyrp.learning.jacobian import singular_vectors
 from asyrp.learning.labels import noised_h
+from asyrp.measures.clip import Clip
+from asyrp.measures.interval_curves import inversion_distances
+from asyrp.measures.perceptual import load_measure
+from asyrp.measures.scorers import ScorerSource, load_scorer
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model
-from asyrp.perceptual import load_measure
-from asyrp.scorers import ScorerSource, load_scorer
 from pipeline.recipe import DirectionSource
 from pipeline.stage import BatchFunction
 from pipeline.stages import load_recorded_direction

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from asyrp.directions.edits import Edit, reconstruction
 from asyrp.directions.search import Search
-from asyrp.metric_names import METRICS, Judges
+from asyrp.measures.names import METRICS, Judges
 from pipeline.selection import Condition
 from pipeline.source_image import Draw
 from pipeline.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant
@@ -98,7 +98,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class ImageDistances:
-    """How far P_t is from an image, by a measure of `asyrp.perceptual`, where each direction ends on that image."""
+    """How far P_t is from an image, by a measure of `asyrp.measures.perceptual`, where each direction ends on that image."""
 
     measure: str
     distances: Mapping[str, float]

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asyrp.image_sets import FeatureSums
-from asyrp.interval_curves import CurveSums
 from asyrp.learning.jacobian import JacobianSums
 from asyrp.learning.labels import LabelSums
 from asyrp.learning.pca import PcaSketch
+from asyrp.measures.image_sets import FeatureSums
+from asyrp.measures.interval_curves import CurveSums
 from pipeline.plan import hash64
 from pipeline.stage import Reducer
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from asyrp.metric_names import METRICS, SCORE, SOURCE_SCORE
+from asyrp.measures.names import METRICS, SCORE, SOURCE_SCORE
 from pipeline.additions import CurrentRows
 from pipeline.commit import committed, committed_table
 from pipeline.evaluation import Evaluation, read_evaluations

@@ -13,8 +13,8 @@ from asyrp.directions.forms import Direction, load_direction
 from asyrp.directions.info import file_digest
 from asyrp.directions.shift import EditShift, MixedShift, make_shift
 from asyrp.errors import UserError
-from asyrp.metric_names import RECONSTRUCTION_PSNR, Judges
-from asyrp.metrics import Metrics
+from asyrp.measures.metrics import Metrics
+from asyrp.measures.names import RECONSTRUCTION_PSNR, Judges
 from asyrp.models import selfcheck
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model, load_model

@@ -10,9 +10,9 @@ from conftest import SAMPLES, asyrp, make_faces, stand_in_run
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from asyrp.clip import Clip
 from asyrp.errors import UserError
-from asyrp.image_sets import FeatureSums, set_distance
+from asyrp.measures.clip import Clip
+from asyrp.measures.image_sets import FeatureSums, set_distance
 
 D = 24
 

@@ -13,17 +13,17 @@ from conftest import FEW_STEPS, SAMPLES, make_faces, rows, run_here, spec
 from official import OFFICIAL, needs_official
 from PIL import Image
 
-from asyrp import intervals
 from asyrp.diffusion.process import predict, predicted_x0
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions import presets
 from asyrp.directions.forms import Direction, load_direction, save_direction
 from asyrp.errors import UserError
-from asyrp.interval_curves import CurveSums, inversion_distances
-from asyrp.intervals import Curve, Intervals, Thresholds, first_at_least, load, load_for, save
+from asyrp.measures import intervals
+from asyrp.measures.interval_curves import CurveSums, inversion_distances
+from asyrp.measures.intervals import Curve, Intervals, Thresholds, first_at_least, load, load_for, save
+from asyrp.measures.perceptual import load_measure
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from asyrp.perceptual import load_measure
 from jobs.additions import spec_of
 from jobs.learn_intervals import IntervalsRequest, learn_intervals, sampled_keys
 from jobs.record import open_run, read_run

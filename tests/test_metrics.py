@@ -10,8 +10,8 @@ from conftest import SAMPLES
 from PIL import Image
 from torchvision.transforms.functional import gaussian_blur
 
-from asyrp.metric_names import Judges
-from asyrp.metrics import IDENTICAL_DB, Metrics, agreement, directional_similarity, psnr
+from asyrp.measures.metrics import IDENTICAL_DB, Metrics, agreement, directional_similarity, psnr
+from asyrp.measures.names import Judges
 from asyrp.models.find import BUNDLED, find_model
 
 TEXTS = {"glasses_1": ("person without glasses", "person with glasses"), "smile_1": ("person", "smiling person")}

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reported import GONE, HOSTILE, measured_run
 
-from asyrp.metric_names import METRICS
+from asyrp.measures.names import METRICS
 from jobs import cli_report, report_markdown, report_page
 from jobs.additions import extend, retry
 from jobs.report import ReportReader, verdict, within

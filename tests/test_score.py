@@ -10,7 +10,7 @@ from PIL import Image
 
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
-from asyrp.scorers import ScorerSource, load_scorer
+from asyrp.measures.scorers import ScorerSource, load_scorer
 from jobs.label_table import read_labels, write_labels
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.sample import sample

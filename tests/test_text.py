@@ -14,12 +14,12 @@ import torch
 from conftest import ASYRP, SAMPLES, asyrp
 from PIL import Image
 
-from asyrp.clip import Clip
 from asyrp.directions.forms import load_direction
 from asyrp.directions.info import read_info
 from asyrp.errors import UserError
 from asyrp.learning import calibration
 from asyrp.learning.text import TextRecipe, TextTraining
+from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from jobs.cli_learn_text import recipe_from_flags

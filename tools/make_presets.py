@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from asyrp.intervals import T_BOOST_LPIPS, T_EDIT_LPIPS, first_at_least
+from asyrp.measures.intervals import T_BOOST_LPIPS, T_EDIT_LPIPS, first_at_least
 
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
 NO_TEXT_LPIPS = 0.30

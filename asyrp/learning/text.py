@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from asyrp.clip import Clip
 from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict, predicted_x0
 from asyrp.diffusion.schedule import generation_pairs
 from asyrp.directions.forms import DELTA_BLOCKS, DeltaBlock
 from asyrp.errors import UserError
+from asyrp.measures.clip import Clip
 from asyrp.models.load import Model
 
 SourceTerm = Literal["paper", "released"]

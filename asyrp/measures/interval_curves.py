@@ -9,8 +9,8 @@ from torch import Tensor
 from asyrp.diffusion.process import ddim_step, predict, predicted_x0
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import SplitUNet
-from asyrp.intervals import Curve
-from asyrp.perceptual import Measure
+from asyrp.measures.intervals import Curve
+from asyrp.measures.perceptual import Measure
 
 CURVES = ("p_t", "x_t")
 NOT_REACHED = -1

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from asyrp.clip import Clip
 from asyrp.errors import UserError
-from asyrp.intervals import LPIPS
+from asyrp.measures.clip import Clip
+from asyrp.measures.intervals import LPIPS
 
 CLIP_PREFIX = "clip:"
 

@@ -40,7 +40,7 @@ OF_TEXTS = frozenset(("s_dir", "clip_score", "clip_margin"))
 
 @dataclass(frozen=True)
 class Judges:
-    """The nets that metrics ask, as `asyrp.clip.Clip` and `asyrp.scorers.load_net` name them.
+    """The nets that metrics ask, as `asyrp.measures.clip.Clip` and `asyrp.measures.scorers.load_net` name them.
 
     `identity` gives embeddings [B, D] of images [B, 3, H, W] in [-1, 1]; `segmenter` classes [B, H, W] or scores
     [B, K, H, W]; `classifier` scores [B, K], one for each of `labels`, a label being there from `threshold` on.

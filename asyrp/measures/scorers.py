@@ -12,8 +12,8 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
-from asyrp.clip import Clip
 from asyrp.errors import UserError
+from asyrp.measures.clip import Clip
 
 Scorer = Callable[[Tensor], Tensor]
 """Images [B, 3, H, W] in [-1, 1] to scores [B, K], float32."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from asyrp.clip import Clip, imagenet_templates
-from asyrp.metric_names import METRICS, OF_CLIP, OF_TEXTS, Judges
-from asyrp.perceptual import Measure, clip_measure, load_measure
-from asyrp.scorers import Scorer, ScorerSource, load_net, load_scorer
+from asyrp.measures.clip import Clip, imagenet_templates
+from asyrp.measures.names import METRICS, OF_CLIP, OF_TEXTS, Judges
+from asyrp.measures.perceptual import Measure, clip_measure, load_measure
+from asyrp.measures.scorers import Scorer, ScorerSource, load_net, load_scorer
 
 IDENTICAL_DB = 100.0
 """The PSNR of two images that are the same, in place of infinity."""
