@@ -31,7 +31,7 @@ from jobs.spec import EngineSpec
 from pipeline.commit import committed
 from pipeline.progress import read_heartbeats
 from pipeline.statistics import STAGE
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 MEGABYTE = 1e6
 WAYS = ("labels", "pca")

@@ -41,7 +41,7 @@ from pipeline.commit import committed, committed_rows
 from pipeline.engine import Outcome
 from pipeline.garbage import collect_garbage
 from pipeline.progress import StateReader
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.verify import Report, verify
 from pipeline.worker import Worker, WorkerOptions
 

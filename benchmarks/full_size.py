@@ -26,7 +26,7 @@ from asyrp.models.load import load_model
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.spec import JobSpec
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.worker import Worker, WorkerOptions
 
 

@@ -29,7 +29,7 @@ from pipeline.commit import Attempt
 from pipeline.manifest import OK, Row
 from pipeline.plan import read_planned, write_plan
 from pipeline.source_image import SourceImage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from browser import chromium

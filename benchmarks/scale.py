@@ -39,13 +39,13 @@ from pipeline.commit import Commit, commit_name
 from pipeline.engine import Engine, pending_units
 from pipeline.fetch import fetch
 from pipeline.images import decode
-from pipeline.parallel import read_ahead
 from pipeline.plan import write_plan
 from pipeline.progress import StateReader, device_time
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import BatchFunction, MakeFunctions
 from pipeline.stages import Method
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 from pipeline.worker import Worker, WorkerOptions
 
 SAMPLES = BUNDLED / "avatars" / "samples"

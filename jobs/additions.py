@@ -17,7 +17,7 @@ from pipeline.recipe import FINAL
 from pipeline.source_image import SourceImage, version_of
 from pipeline.sources import list_images
 from pipeline.stage import SAMPLE_STAGE
-from pipeline.storage import Store, open_filesystem
+from pipeline.storage.store import Store, open_filesystem
 
 EXAMPLES = 5
 

@@ -33,9 +33,9 @@ from jobs.resolve import resolve
 from jobs.run import EXIT_USAGE
 from jobs.session import read_state, run_and_report
 from jobs.spec import JobSpec, load_spec
-from pipeline.credentials import redacted
 from pipeline.progress import RunState
-from pipeline.storage import Store
+from pipeline.storage.credentials import redacted
+from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from jobs.estimate import Estimate

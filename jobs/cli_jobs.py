@@ -20,7 +20,7 @@ from jobs.paths import absolute_url
 from jobs.render import TARGETS, render
 from jobs.submit import Placement
 from pipeline.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 jobs_app = typer.Typer(help="Data jobs: edit what is new in a source, on a schedule.", no_args_is_help=True)
 schedule_app = typer.Typer(help="Start the ticks of jobs.", no_args_is_help=True)

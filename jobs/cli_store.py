@@ -22,7 +22,7 @@ from pipeline.plan import PlanSummary
 from pipeline.progress import RunState
 from pipeline.recipe import FINAL
 from pipeline.retention import Retired, retire
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run
 

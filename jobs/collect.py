@@ -21,7 +21,7 @@ from pipeline.source_image import SourceImage
 from pipeline.sources import list_images
 from pipeline.stage import ImageFormat, Reducer
 from pipeline.statistics import STAGE, CollectSettings, Statistics, statistics_stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 MakeReducer = Callable[[], Reducer]
 Merged = TypeVar("Merged")

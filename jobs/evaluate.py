@@ -22,7 +22,7 @@ from pipeline.progress import RunState, StateReader
 from pipeline.recipe import FINAL
 from pipeline.results import ResultReader, Results
 from pipeline.stage import ImageFormat, Stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute
     from pipeline.engine import Outcome

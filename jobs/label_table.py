@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from asyrp.errors import UserError
 from pipeline.sources import list_images
-from pipeline.storage import open_filesystem
+from pipeline.storage.store import open_filesystem
 
 KEY = "key"
 FOLDERS = "folders"

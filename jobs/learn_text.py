@@ -32,7 +32,7 @@ from pipeline.images import ImageRefused, decode, encode
 from pipeline.model_source import fetch_model
 from pipeline.sources import list_images
 from pipeline.stages import self_check
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 CALIBRATION_IMAGES = 16
 

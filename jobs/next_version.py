@@ -20,7 +20,7 @@ from pipeline.known_images import KeySet
 from pipeline.manifest import Row
 from pipeline.recipe import FINAL
 from pipeline.sources import list_images
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.versions import Version, latest, publish, run_name, write_index
 
 EXIT_OK = 0

@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any
 
 from jobs.data_job import Notifications
-from pipeline.credentials import redacted
+from pipeline.storage.credentials import redacted
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator
 
 from asyrp.errors import UserError
 from asyrp.models.find import bundled_names
-from pipeline.credentials import refuse_credentials
+from pipeline.storage.credentials import refuse_credentials
 
 
 def absolute_url(url: str) -> str:

@@ -20,7 +20,7 @@ from pipeline.progress import StateReader
 from pipeline.recipe import declare_stages, edit_variant
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import Stage, Variant, drawn_variants
-from pipeline.storage import Store, explained, open_filesystem
+from pipeline.storage.store import Store, explained, open_filesystem
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from jobs.session import read_state
 from pipeline.additions import read_additions
 from pipeline.aggregates import Cost, cost
 from pipeline.commit import committed
-from pipeline.credentials import redacted
 from pipeline.highlights import highlights
 from pipeline.progress import DISPENSABLE, RunState, read_heartbeats
 from pipeline.recipe import FINAL
 from pipeline.results import ResultReader, Results
-from pipeline.storage import Store
+from pipeline.storage.credentials import redacted
+from pipeline.storage.store import Store
 from pipeline.thumbnails import Pair, Thumbnails
 from pipeline.verify import counted
 

@@ -16,7 +16,7 @@ from pipeline.additions import grown, shard_ids
 from pipeline.plan import PlanSummary
 from pipeline.progress import RunState, StateReader, device_seconds
 from pipeline.stage import ImageFormat, Stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
     from pipeline.engine import Outcome

@@ -12,7 +12,7 @@ from jobs.display import console
 from pipeline.images import encode
 from pipeline.model_source import fetch_model
 from pipeline.stages import self_check
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 
 def sample(

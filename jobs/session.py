@@ -14,7 +14,7 @@ from pipeline.additions import grown
 from pipeline.commit import committed, committed_rows
 from pipeline.progress import RunState, StateReader
 from pipeline.stage import SAMPLE_STAGE
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 GOOD_PSNR = 30.0
 """dB from which on hardly anybody sees a difference."""

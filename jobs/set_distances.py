@@ -26,7 +26,7 @@ from pipeline.source_image import SourceImage
 from pipeline.source_run import images_of_run
 from pipeline.sources import list_images
 from pipeline.stage import Variant
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 SHARD_SIZE = 1024
 """Images whose sums are one file, which for 512 features is 2 MB whatever its number of images."""

@@ -24,7 +24,7 @@ from jobs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
 from pipeline import leases
 from pipeline.leases import AtWork, Heartbeat, Lease
 from pipeline.progress import StateReader
-from pipeline.storage import Store, explained
+from pipeline.storage.store import Store, explained
 from pipeline.versions import run_name
 
 JOB = "job.json"

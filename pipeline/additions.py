@@ -18,7 +18,7 @@ from pipeline.manifest import Row
 from pipeline.plan import SHARDS_PER_PART, PlanRow, read_group, read_part, read_plan, read_planned, write_parts
 from pipeline.source_image import SourceImage
 from pipeline.stage import SAMPLE_STAGE
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 FOLDER = "additions"
 PARTS = f"{FOLDER}/parts"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pipeline.known_images import KeySet, KnownImages, version_text
 from pipeline.manifest import Row
 from pipeline.source_image import SourceImage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.versions import Version, read_rows
 
 TRIED_AGAIN = "fetch_error"

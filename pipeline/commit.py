@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from asyrp.errors import UserError
 from pipeline import manifest
-from pipeline.storage import DamagedRecord, Store
+from pipeline.storage.store import DamagedRecord, Store
 
 
 @dataclass(frozen=True)

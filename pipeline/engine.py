@@ -25,7 +25,7 @@ from pipeline.manifest import HANDLED
 from pipeline.progress import device_time
 from pipeline.shard_job import ShardReport
 from pipeline.stage import ImageFormat, MakeFunctions, Stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.telemetry import DriverMetrics
 from pipeline.worker import SHARDS_IN_FLIGHT
 

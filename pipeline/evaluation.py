@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.recipe import FINAL, MethodSettings
 from pipeline.stage import BatchFunction, Measured, Stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     from torch import Tensor

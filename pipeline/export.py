@@ -22,11 +22,11 @@ from pipeline.commit import committed, read_commit
 from pipeline.containers import Contents, Sample
 from pipeline.formats import FORMATS, Add, Format
 from pipeline.manifest import Row
-from pipeline.parallel import read_ahead
 from pipeline.samples import ChangedSource, read_samples
 from pipeline.splits import split_of
 from pipeline.stage import shown_strength
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 from pipeline.versions import Version, read_rows, run_store
 
 RECORD = ".asyrp-export.json"

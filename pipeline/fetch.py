@@ -13,9 +13,9 @@ from fsspec.asyn import AsyncFileSystem, sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from asyrp.errors import UserError
-from pipeline.credentials import redacted
 from pipeline.source_image import DENIED
-from pipeline.storage import open_filesystem, os_errors
+from pipeline.storage.credentials import redacted
+from pipeline.storage.store import open_filesystem, os_errors
 
 log = logging.getLogger(__name__)
 

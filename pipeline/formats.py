@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.containers import Contents, EncodedImage, Sample, parquet_writer, table_schema, tar_writer
-from pipeline.parallel import THREADS
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import THREADS
+from pipeline.storage.store import Store
 
 Add = Callable[[str, Sample], Any]
 """Takes in the next sample of an open shard, under its name."""

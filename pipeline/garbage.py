@@ -21,9 +21,9 @@ from asyrp.errors import UserError
 from pipeline import additions, plan
 from pipeline.commit import Commit, DamagedCommit, committed, read_commit, shard_name
 from pipeline.evaluation import read_evaluations
-from pipeline.parallel import read_ahead
 from pipeline.progress import is_at_work, read_heartbeats
-from pipeline.storage import Entry, Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Entry, Store
 
 
 @dataclass(frozen=True)

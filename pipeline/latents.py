@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 FILE_NAME = "latents.safetensors"
 Latents = dict[str, NDArray[np.floating]]

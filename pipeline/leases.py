@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from pipeline.parallel import read_ahead
-from pipeline.storage import Store, os_errors
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store, os_errors
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from asyrp.cache import made_once
 from asyrp.errors import UserError
 from asyrp.measures.names import Judges
 from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names, find_model
-from pipeline.credentials import redacted
 from pipeline.fetch import fetch as fetch_image
 from pipeline.fetch import patiently
 from pipeline.images import ImageRefused, decode
 from pipeline.sources import list_images
-from pipeline.storage import open_filesystem, os_errors
+from pipeline.storage.credentials import redacted
+from pipeline.storage.store import open_filesystem, os_errors
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
 from pipeline.source_image import EXTENSIONS, Draw, SourceImage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 RUN = "run.json"
 """What a run is; written last of what planning writes."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.additions import Addition, read_additions, replaced_rows
 from pipeline.commit import Commit, committed, read_commit
-from pipeline.parallel import read_ahead
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 
 STALE_SECONDS = 30.0
 DISPENSABLE = "delete it, the run does without"

@@ -16,11 +16,11 @@ from pipeline.additions import CurrentRows
 from pipeline.commit import committed, committed_table
 from pipeline.evaluation import Evaluation, read_evaluations
 from pipeline.manifest import SCHEMA
-from pipeline.parallel import read_ahead
 from pipeline.recipe import FINAL
 from pipeline.sheet import edit_title
 from pipeline.stage import Stage
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 
 SCORES = {"scores": SCORE, "source_scores": SOURCE_SCORE}
 """The columns that hold a classifier's outputs by name, and what stands before those names."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from asyrp.errors import UserError
 from pipeline.leases import read_leases
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.versions import INDEXES, Version, forget, read_versions, run_store
 
 

@@ -14,9 +14,9 @@ from pipeline.containers import EncodedImage, Sample
 from pipeline.fetch import Changed, ParquetCells, fetch
 from pipeline.images import FORMATS
 from pipeline.manifest import Row, source_of
-from pipeline.parallel import read_ahead
 from pipeline.sinks import read_output
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 
 KEPT_ROW_GROUPS = 8
 """Of the run's tables: the edits of as many images as there are threads lie in no more."""

@@ -12,7 +12,7 @@ from pipeline.latents import FILE_NAME, read_latents
 from pipeline.manifest import OK, Row, from_bytes
 from pipeline.sinks import read_output
 from pipeline.stage import ImageFormat, Stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 Rows = Mapping[int, Sequence[Row]]
 """The rows of a manifest by the row of the plan, each with its variants in order."""

@@ -17,12 +17,12 @@ from safetensors.numpy import save
 from pipeline import images, latents, manifest
 from pipeline.additions import read_shard
 from pipeline.commit import Attempt
-from pipeline.credentials import redacted
 from pipeline.plan import PlanRow
 from pipeline.shard_input import ShardInput, read_input
 from pipeline.sinks import open_sink
 from pipeline.stage import ImageFormat, Planned, Reducer, Stage
-from pipeline.storage import Store
+from pipeline.storage.credentials import redacted
+from pipeline.storage.store import Store
 
 STATISTICS = "statistics.safetensors"
 

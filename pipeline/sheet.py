@@ -11,7 +11,7 @@ from pipeline.images import ImageRefused, decode, to_uint8
 from pipeline.manifest import OK, Row, source_of
 from pipeline.sinks import read_output
 from pipeline.stage import ImageFormat, Stage, shown_strength, variant_name
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 NAME = "report/contact_sheet.png"
 MIN_TILE, GAP, HEADER = 128, 4, 24

@@ -27,7 +27,7 @@ from pipeline.containers import IMAGE_COLUMN, AddSample, EncodedImage, Sample, p
 from pipeline.fetch import Changed, ParquetCells, fetch
 from pipeline.manifest import Row
 from pipeline.source_image import SourceImage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 SinkName = Literal["files", "webdataset", "parquet"]
 

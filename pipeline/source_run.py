@@ -13,7 +13,7 @@ from pipeline.selection import Selection
 from pipeline.sinks import output_image
 from pipeline.source_image import SourceImage
 from pipeline.stage import output_name, variant_name
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 CARRIED = ("key", "edit", "strength", "source_uri")
 

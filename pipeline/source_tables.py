@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
-from pipeline.credentials import names_user, redacted
 from pipeline.selection import Selection
 from pipeline.source_image import DENIED, SourceImage, safe_key, version_of
+from pipeline.storage.credentials import names_user, redacted
 
 URL_COLUMNS = ("url", "uri", "image_url", "image_uri", "URL")
 IMAGE_COLUMNS = ("image", "img", "bytes", "jpg", "png", "webp", "content", "data")

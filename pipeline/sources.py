@@ -24,7 +24,7 @@ from pipeline.source_image import EXTENSIONS, SourceImage
 from pipeline.source_run import images_of_run
 from pipeline.source_tables import images_of_csv, images_of_parquet, images_of_text
 from pipeline.source_tars import images_of_tar
-from pipeline.storage import explained, open_filesystem
+from pipeline.storage.store import explained, open_filesystem
 
 __all__ = ["SourceImage", "list_images"]
 

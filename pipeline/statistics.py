@@ -15,7 +15,7 @@ from pipeline.readings import Loaded, Reading
 from pipeline.shard_job import STATISTICS
 from pipeline.stage import Reducer, Stage, Variant
 from pipeline.stages import self_check
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 STAGE, READ, NEW_REDUCER = "statistics", "read", "new_reducer"
 

@@ -10,15 +10,15 @@ from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline.commit import committed_rows
-from pipeline.credentials import redacted
 from pipeline.fetch import Changed
 from pipeline.images import Fit, ImageRefused, decode, to_uint8
 from pipeline.manifest import OK, Row
-from pipeline.parallel import read_ahead
 from pipeline.results import Results
 from pipeline.samples import read_source
 from pipeline.sinks import read_output
-from pipeline.storage import Store
+from pipeline.storage.credentials import redacted
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 
 PIXELS, QUALITY = 128, 80
 

@@ -20,12 +20,12 @@ from pipeline.commit import Commit, DamagedCommit, FileEntry, commit_digest, com
 from pipeline.fetch import ParquetCells
 from pipeline.garbage import Garbage, find_garbage
 from pipeline.images import ImageRefused, decode
-from pipeline.parallel import read_ahead
 from pipeline.plan import PlanRow, PlanSummary, is_intact
 from pipeline.progress import StageState
 from pipeline.sinks import DamagedOutput, read_output
 from pipeline.stage import Stage, shown_strength
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 
 SHOWN = 5
 Watch = Callable[[Iterable[PlanRow]], Iterable[PlanRow]]

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.manifest import Row
-from pipeline.parallel import read_ahead
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 
 FOLDER = "versions"
 INDEXES = f"{FOLDER}/index"

@@ -40,7 +40,7 @@ from pipeline.shard_input import ShardInput
 from pipeline.shard_job import Columns, Failure, Item, ShardJob, ShardReport
 from pipeline.sinks import DamagedOutput
 from pipeline.stage import BatchFunction, ImageFormat, MakeFunctions, Measured, Stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 

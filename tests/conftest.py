@@ -26,7 +26,7 @@ from pipeline.manifest import Row
 from pipeline.plan import RUN, PlanSummary
 from pipeline.sinks import read_output
 from pipeline.stage import BatchFunction, MakeFunctions, Stage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.worker import Worker, WorkerOptions
 
 SAMPLES = BUNDLED / "avatars" / "samples"

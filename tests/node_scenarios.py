@@ -18,7 +18,7 @@ from jobs.resolve import resolve
 from pipeline.actors import EngineOptions
 from pipeline.commit import committed
 from pipeline.engine import Engine, Outcome, pending_units
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 SHARDS = 8
 GPU_NODE = {"num_cpus": 1, "num_gpus": 1}

@@ -8,7 +8,7 @@ from conftest import make_faces, stand_in_run
 from pipeline import manifest
 from pipeline.commit import committed, read_commit
 from pipeline.manifest import Row
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 HOSTILE = "0007 <img src=x onerror=alert(1)> | `a`.png"
 GONE, BROKEN = "0004.png", "0002.png"

@@ -28,7 +28,7 @@ from pipeline.plan import SHARDS_PER_PART, write_plan
 from pipeline.selection import ALL
 from pipeline.source_image import SourceImage
 from pipeline.sources import list_images
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 ENGINE = EngineSpec.model_validate({"check": False})
 

@@ -40,7 +40,7 @@ from pipeline.balance import balanced, group_sizes
 from pipeline.commit import committed, committed_rows
 from pipeline.plan import read_plan
 from pipeline.selection import Condition
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 LABELS = ("glasses", "beard")
 GROUPS = [dict(zip(LABELS, values, strict=True)) for values in itertools.product((0.0, 1.0), repeat=2)]

@@ -6,9 +6,9 @@ from tenacity import wait_none
 
 from pipeline import fetch as fetching
 from pipeline.additions import read_everything
-from pipeline.credentials import names_user, redacted
 from pipeline.fetch import fetch
 from pipeline.sources import list_images
+from pipeline.storage.credentials import names_user, redacted
 
 SECRET = "hush+/42"
 WITH_CREDENTIALS = [

@@ -20,7 +20,7 @@ from pipeline.commit import committed
 from pipeline.engine import BREAKER_MIN_IMAGES, Engine, Outcome, pending_units
 from pipeline.progress import StateReader, read_heartbeats
 from pipeline.stage import Measured
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -20,7 +20,7 @@ from pipeline.commit import committed
 from pipeline.evaluation import read_evaluations
 from pipeline.garbage import find_garbage
 from pipeline.results import OWN
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.worker import Worker, WorkerOptions
 
 NAMES = ["s_dir", "edit_clip", "clip_margin"]

@@ -28,9 +28,9 @@ from asyrp.errors import UserError
 from pipeline import formats
 from pipeline.containers import COLUMNS
 from pipeline.fetch import ParquetCells, fetch
-from pipeline.parallel import read_ahead
 from pipeline.splits import parse_shares, split_of
-from pipeline.storage import Store
+from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.store import Store
 
 FORMATS = list(formats.FORMATS)
 SPLIT = "train=0.6,test=0.4"

@@ -9,7 +9,7 @@ from jobs.inspection_spec import InspectionSpec
 from jobs.resolve import resolve
 from jobs.session import inversion_loss, lost_sentence
 from pipeline.manifest import OK
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 STEPS = {"n_inv": 8, "n_gen": 8, "refine": 1}
 RUNGS = [0.5, 1.0, 1.5, 2.0]

@@ -30,7 +30,7 @@ from jobs.record import open_run, read_run
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec
 from pipeline.sources import list_images
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
 DIGEST = find_model("avatars").digest

@@ -13,7 +13,7 @@ from conftest import ASYRP, asyrp, digests, make_faces, spec
 from jobs.run import exit_code, run
 from pipeline.commit import committed
 from pipeline.progress import read_heartbeats
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 IMAGES, SHARD_SIZE = 100, 5
 FLAGS = (

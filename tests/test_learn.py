@@ -22,7 +22,7 @@ from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec
 from pipeline.progress import read_heartbeats
 from pipeline.statistics import STAGE
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 LABELS = str(SAMPLES.parent / "labels.csv")
 

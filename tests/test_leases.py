@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import leases
 from pipeline.leases import AtWork, Heartbeat, ask_to_stop, begin, last_lease, read_leases
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from servers import ray_head
 from werkzeug import Request, Response
 
 from pipeline.leases import last_lease
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.versions import latest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -34,7 +34,7 @@ from pipeline.progress import RunState, StageState
 from pipeline.results import Coded, ResultReader, Results
 from pipeline.sheet import edit_title
 from pipeline.stage import Stage, Variant
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.thumbnails import Pair, Thumbnail
 
 

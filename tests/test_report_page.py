@@ -14,7 +14,7 @@ from jobs.report import ReportReader
 from jobs.report_page import render
 from jobs.resolve import resolve
 from pipeline.sheet import edit_title
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 NAMELESS = """() => [...document.querySelectorAll("button, input, select, dialog, [role=region]")]

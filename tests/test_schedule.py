@@ -17,7 +17,7 @@ from jobs.next_version import parse_tick, tick_text
 from jobs.schedule import SECOND, Schedule
 from jobs.scheduler import ScheduledJob, missed_ticks, serve
 from pipeline.leases import Heartbeat, begin, read_skipped, skip
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING, AUTUMN = datetime(2026, 3, 28, 12, tzinfo=BERLIN), datetime(2026, 10, 24, 12, tzinfo=BERLIN)

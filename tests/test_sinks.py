@@ -28,7 +28,7 @@ from pipeline.containers import COLUMNS
 from pipeline.fetch import ParquetCells, fetch
 from pipeline.sinks import DamagedOutput, open_sink, read_output
 from pipeline.sources import list_images
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 SINKS = ["files", "webdataset", "parquet"]
 CONTAINERS = {"webdataset": "images.tar", "parquet": "images.parquet"}

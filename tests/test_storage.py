@@ -19,7 +19,7 @@ from pipeline.garbage import collect_garbage
 from pipeline.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read_planned, write_parts, write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -20,7 +20,7 @@ from pipeline.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.plan import PlanSummary
 from pipeline.sinks import read_output
 from pipeline.sources import list_images
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.verify import verify
 from pipeline.versions import Version, latest, publish, read_rows, write_index
 

@@ -13,7 +13,7 @@ from conftest import asyrp, make_faces, spec
 from jobs.record import open_run
 from jobs.resolve import resolve
 from pipeline.actors import EditActor
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.telemetry import DriverMetrics
 from pipeline.worker import WorkerOptions
 

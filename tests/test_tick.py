@@ -20,7 +20,7 @@ from jobs.tick import open_job, run_tick
 from pipeline import leases
 from pipeline.leases import Heartbeat, begin, read_leases
 from pipeline.sources import list_images
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.versions import latest, read_rows, read_version, read_versions, run_store
 
 TICK, NEXT = datetime(2026, 5, 1, 2, tzinfo=UTC), datetime(2026, 5, 2, 2, tzinfo=UTC)

@@ -10,7 +10,7 @@ from jobs.record import open_run, read_run
 from jobs.resolve import resolve
 from pipeline import plan
 from pipeline.plan import read_plan
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 
 def test_of_two_drivers_that_plan_at_once_one_plan_counts_even_if_the_source_grew_between(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from pipeline.commit import Attempt, read_commit
 from pipeline.garbage import collect_garbage, find_garbage
 from pipeline.plan import PlanSummary, write_parts
 from pipeline.source_image import SourceImage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.verify import Report, verify
 
 IMAGES = 12  # in shards of 5, 5 and 2
@@ -483,7 +483,7 @@ def test_gc_works_on_a_store_in_memory(faces):
 def test_on_a_store_without_times_gc_wants_to_be_told_that_no_run_is_at_work(root, monkeypatch):
     run = root("fused")
     dead = leave(run)
-    monkeypatch.setattr("pipeline.storage._modified", lambda _: None)
+    monkeypatch.setattr("pipeline.storage.store._modified", lambda _: None)
     with pytest.raises(UserError, match="does not say when its files were written"):
         collect_garbage(Store(str(run)), stages_of(run), older_than=3600)
     assert (run / dead.folder).exists()

@@ -15,7 +15,7 @@ from pipeline.changes import Changes
 from pipeline.known_images import KeySet
 from pipeline.manifest import SCHEMA, Row
 from pipeline.source_image import SourceImage
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.versions import Version, latest, publish, read_rows, read_version, run_name, run_store, write_index
 
 EDITS = ("glasses", "smile")

@@ -20,7 +20,7 @@ from jobs.record import open_run
 from jobs.resolve import resolve
 from pipeline.commit import committed
 from pipeline.stage import BatchFunction
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.worker import Worker, WorkerOptions
 
 
