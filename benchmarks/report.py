@@ -26,9 +26,9 @@ from jobs.record import RunRecord, open_root
 from jobs.resolve import Job, resolve
 from jobs.spec import JobSpec
 from pipeline.commit import Attempt
+from pipeline.images.source import SourceImage
 from pipeline.manifest import OK, Row
 from pipeline.plan import read_planned, write_plan
-from pipeline.source_image import SourceImage
 from pipeline.storage.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

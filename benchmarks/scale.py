@@ -37,8 +37,8 @@ from pipeline import sheet
 from pipeline.actors import EngineOptions, ray_session
 from pipeline.commit import Commit, commit_name
 from pipeline.engine import Engine, pending_units
-from pipeline.fetch import fetch
-from pipeline.images import decode
+from pipeline.images.codec import decode
+from pipeline.images.fetch import fetch
 from pipeline.plan import write_plan
 from pipeline.progress import StateReader, device_time
 from pipeline.sources import SourceImage, list_images

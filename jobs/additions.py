@@ -10,11 +10,11 @@ from jobs.record import output_names, read_run
 from jobs.resolve import Job
 from jobs.spec import EngineSpec, JobSpec
 from pipeline.additions import Addition, CurrentRows, add, read_everything, read_images
+from pipeline.images.source import SourceImage, version_of
 from pipeline.known_images import KnownImages, version_text
 from pipeline.manifest import OK, STATUSES
 from pipeline.plan import NameCheck, source_image
 from pipeline.recipe import FINAL
-from pipeline.source_image import SourceImage, version_of
 from pipeline.sources import list_images
 from pipeline.stage import SAMPLE_STAGE
 from pipeline.storage.store import Store, open_filesystem

@@ -12,7 +12,7 @@ from jobs.label_table import read_labels
 from jobs.spec import JobSpec
 from pipeline.augmentation import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
 from pipeline.balance import balanced, group_sizes
-from pipeline.source_image import SourceImage
+from pipeline.images.source import SourceImage
 from pipeline.sources import list_images
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from jobs.display import live
 from jobs.record import RunRecord, open_root
 from jobs.run import compute
 from jobs.spec import EngineSpec
+from pipeline.images.source import SourceImage
 from pipeline.plan import PlanSummary, write_plan
 from pipeline.progress import StateReader
 from pipeline.readings import Reading
-from pipeline.source_image import SourceImage
 from pipeline.sources import list_images
 from pipeline.stage import ImageFormat, Reducer
 from pipeline.statistics import STAGE, CollectSettings, Statistics, statistics_stage

@@ -13,8 +13,8 @@ from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
 from jobs.cost import Cost
 from jobs.resolve import Job
-from pipeline.fetch import fetch
-from pipeline.images import ImageRefused, decode, encode
+from pipeline.images.codec import ImageRefused, decode, encode
+from pipeline.images.fetch import fetch
 from pipeline.model_source import fetch_model
 from pipeline.sources import list_images
 

@@ -8,7 +8,7 @@ from asyrp.directions.search import Bisection, Ladder, Search
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
 from jobs.paths import Net
-from pipeline.selection import Condition
+from pipeline.images.selection import Condition
 
 Strength = Annotated[float, Field(gt=0)]
 

@@ -27,8 +27,8 @@ from asyrp.measures.clip import Clip, default_clip
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model, load_model
 from jobs.display import console
-from pipeline.fetch import fetch
-from pipeline.images import ImageRefused, decode, encode
+from pipeline.images.codec import ImageRefused, decode, encode
+from pipeline.images.fetch import fetch
 from pipeline.model_source import fetch_model
 from pipeline.sources import list_images
 from pipeline.stages import self_check

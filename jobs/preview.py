@@ -9,7 +9,7 @@ from asyrp.errors import UserError
 from jobs.run import run
 from jobs.spec import load_spec
 from pipeline import sheet
-from pipeline.fetch import fetch
+from pipeline.images.fetch import fetch
 from pipeline.sources import list_images
 
 STRENGTHS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)

@@ -9,7 +9,7 @@ from asyrp.diffusion.schedule import generation_pairs
 from asyrp.directions.shift import EditShift
 from asyrp.models.load import load_model
 from jobs.display import console
-from pipeline.images import encode
+from pipeline.images.codec import encode
 from pipeline.model_source import fetch_model
 from pipeline.stages import self_check
 from pipeline.storage.store import Store

@@ -15,14 +15,14 @@ from jobs.record import read_run, recorded_stages
 from jobs.spec import EngineSpec
 from pipeline.actors import ray_session
 from pipeline.additions import read_addition, read_additions
+from pipeline.images.selection import Condition, Selection
+from pipeline.images.source import SourceImage
 from pipeline.model_source import fetch_model
 from pipeline.plan import read_plan, source_image
 from pipeline.readings import ClipEmbeddings
 from pipeline.recipe import FINAL
 from pipeline.reducers import FeatureReducer
-from pipeline.selection import Condition, Selection
 from pipeline.sheet import edit_title
-from pipeline.source_image import SourceImage
 from pipeline.source_run import images_of_run
 from pipeline.sources import list_images
 from pipeline.stage import Variant

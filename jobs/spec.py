@@ -24,8 +24,8 @@ from asyrp.errors import UserError
 from jobs.augmentation_spec import AUGMENTATION_KINDS, AugmentationSpec
 from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec
 from jobs.paths import Url, absolute_model, without_credentials
-from pipeline.images import Codec, Fit
-from pipeline.selection import Condition, Selection
+from pipeline.images.codec import Codec, Fit
+from pipeline.images.selection import Condition, Selection
 from pipeline.sinks import SinkName
 
 LOGGERS = ("wandb", "mlflow")

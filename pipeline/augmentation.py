@@ -14,8 +14,8 @@ from itertools import accumulate, count, takewhile
 from typing import Any
 
 from asyrp.directions.edits import Edit
-from pipeline.selection import Condition
-from pipeline.source_image import Draw
+from pipeline.images.selection import Condition
+from pipeline.images.source import Draw
 
 Labels = Mapping[str, float]
 CellName = tuple[tuple[float, ...], tuple[int, ...]]

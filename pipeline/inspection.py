@@ -16,11 +16,11 @@ from asyrp.measures.interval_curves import ImageEnds
 from asyrp.measures.metrics import Metrics, Seen, Values
 from asyrp.measures.names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCORE
 from asyrp.measures.perceptual import load_measure
+from pipeline.images.selection import Condition, is_sampled
+from pipeline.images.source import Draw
 from pipeline.manifest import REJECTED_QUALITY
 from pipeline.model_source import fetched_judges
 from pipeline.recipe import BoundEdit, Inspection, MethodSettings, drawn_edit, edit_columns
-from pipeline.selection import Condition, is_sampled
-from pipeline.source_image import Draw
 from pipeline.stage import Measured
 
 if TYPE_CHECKING:

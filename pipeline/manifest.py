@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.measures.names import METRICS
-from pipeline.source_image import SourceImage
+from pipeline.images.source import SourceImage
 
 VERSION = "5"
 OK, REJECTED_QUALITY = "ok", "rejected_quality"

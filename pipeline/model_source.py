@@ -16,9 +16,9 @@ from asyrp.cache import made_once
 from asyrp.errors import UserError
 from asyrp.measures.names import Judges
 from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names, find_model
-from pipeline.fetch import fetch as fetch_image
-from pipeline.fetch import patiently
-from pipeline.images import ImageRefused, decode
+from pipeline.images.codec import ImageRefused, decode
+from pipeline.images.fetch import fetch as fetch_image
+from pipeline.images.fetch import patiently
 from pipeline.sources import list_images
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import open_filesystem, os_errors

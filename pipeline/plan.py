@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
-from pipeline.source_image import EXTENSIONS, Draw, SourceImage
+from pipeline.images.source import EXTENSIONS, Draw, SourceImage
 from pipeline.storage.store import Store
 
 RUN = "run.json"

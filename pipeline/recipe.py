@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from asyrp.directions.edits import Edit, reconstruction
 from asyrp.directions.search import Search
 from asyrp.measures.names import METRICS, Judges
-from pipeline.selection import Condition
-from pipeline.source_image import Draw
+from pipeline.images.selection import Condition
+from pipeline.images.source import Draw
 from pipeline.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant
 
 FINAL = "boost"

@@ -11,8 +11,8 @@ from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline.containers import EncodedImage, Sample
-from pipeline.fetch import Changed, ParquetCells, fetch
-from pipeline.images import FORMATS
+from pipeline.images.codec import FORMATS
+from pipeline.images.fetch import Changed, ParquetCells, fetch
 from pipeline.manifest import Row, source_of
 from pipeline.sinks import read_output
 from pipeline.storage.read_ahead import read_ahead

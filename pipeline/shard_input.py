@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.commit import Commit, commit_digest, read_commit
-from pipeline.images import Fit, decode
+from pipeline.images.codec import Fit, decode
 from pipeline.latents import FILE_NAME, read_latents
 from pipeline.manifest import OK, Row, from_bytes
 from pipeline.sinks import read_output

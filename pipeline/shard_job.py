@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from pipeline import images, latents, manifest
+from pipeline import latents, manifest
 from pipeline.additions import read_shard
 from pipeline.commit import Attempt
+from pipeline.images import codec
 from pipeline.plan import PlanRow
 from pipeline.shard_input import ShardInput, read_input
 from pipeline.sinks import open_sink
@@ -67,7 +68,7 @@ class ShardReport:
 
     stage: str
     shard: int
-    images: int
+    codec: int
     statuses: dict[str, int]
     won: bool
 
@@ -215,7 +216,7 @@ class ShardJob:
 
     def _put_image(self, item: Item, index: int, number: int) -> manifest.Row:
         output, start = self._output(item, index), perf_counter()
-        data = images.encode(output, self.image_format.codec, self.image_format.quality)
+        data = codec.encode(output, self.image_format.codec, self.image_format.quality)
         encode_ms = 1000 * (perf_counter() - start)
         name = self.image_format.output_name(item.plan.key, self.stage.variants[index])
         size = {"width": output.shape[2], "height": output.shape[1]}

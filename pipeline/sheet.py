@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.commit import committed, committed_rows
-from pipeline.fetch import fetch
-from pipeline.images import ImageRefused, decode, to_uint8
+from pipeline.images.codec import ImageRefused, decode, to_uint8
+from pipeline.images.fetch import fetch
 from pipeline.manifest import OK, Row, source_of
 from pipeline.sinks import read_output
 from pipeline.stage import ImageFormat, Stage, shown_strength, variant_name

@@ -24,9 +24,9 @@ import pyarrow as pa
 from asyrp.errors import UserError
 from pipeline.commit import Attempt
 from pipeline.containers import IMAGE_COLUMN, AddSample, EncodedImage, Sample, parquet_writer, tar_writer
-from pipeline.fetch import Changed, ParquetCells, fetch
+from pipeline.images.fetch import Changed, ParquetCells, fetch
+from pipeline.images.source import SourceImage
 from pipeline.manifest import Row
-from pipeline.source_image import SourceImage
 from pipeline.storage.store import Store
 
 SinkName = Literal["files", "webdataset", "parquet"]

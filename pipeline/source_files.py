@@ -9,7 +9,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
-from pipeline.source_image import DENIED, SourceImage, version_of
+from pipeline.images.source import DENIED, SourceImage, version_of
 
 WILDCARDS = "*?["
 Entry = dict[str, Any]

@@ -6,12 +6,12 @@ from dataclasses import replace
 from asyrp.errors import UserError
 from pipeline.additions import CurrentRows
 from pipeline.commit import committed
+from pipeline.images.selection import Selection
+from pipeline.images.source import SourceImage
 from pipeline.manifest import OK
 from pipeline.plan import RUN
 from pipeline.recipe import FINAL
-from pipeline.selection import Selection
 from pipeline.sinks import output_image
-from pipeline.source_image import SourceImage
 from pipeline.stage import output_name, variant_name
 from pipeline.storage.store import Store
 

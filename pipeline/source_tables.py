@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
-from pipeline.selection import Selection
-from pipeline.source_image import DENIED, SourceImage, safe_key, version_of
+from pipeline.images.selection import Selection
+from pipeline.images.source import DENIED, SourceImage, safe_key, version_of
 from pipeline.storage.credentials import names_user, redacted
 
 URL_COLUMNS = ("url", "uri", "image_url", "image_uri", "URL")

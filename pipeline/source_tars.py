@@ -11,8 +11,8 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
-from pipeline.selection import Selection
-from pipeline.source_image import EXTENSIONS, SourceImage, safe_key, version_of
+from pipeline.images.selection import Selection
+from pipeline.images.source import EXTENSIONS, SourceImage, safe_key, version_of
 
 HEADER_BYTES = 4096
 

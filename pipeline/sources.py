@@ -17,10 +17,10 @@ from fsspec import AbstractFileSystem
 from fsspec.core import has_magic
 
 from asyrp.errors import UserError
+from pipeline.images.selection import ALL, Selection
+from pipeline.images.source import EXTENSIONS, SourceImage
 from pipeline.plan import RUN
-from pipeline.selection import ALL, Selection
 from pipeline.source_files import glob_files, image_of, walk
-from pipeline.source_image import EXTENSIONS, SourceImage
 from pipeline.source_run import images_of_run
 from pipeline.source_tables import images_of_csv, images_of_parquet, images_of_text
 from pipeline.source_tars import images_of_tar

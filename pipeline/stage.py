@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from pipeline.images import EXTENSION, Codec, Fit
+from pipeline.images.codec import EXTENSION, Codec, Fit
+from pipeline.images.source import Draw
 from pipeline.sinks import SinkName
-from pipeline.source_image import Draw
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np

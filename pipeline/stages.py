@@ -18,10 +18,10 @@ from asyrp.measures.names import RECONSTRUCTION_PSNR, Judges
 from asyrp.models import selfcheck
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model, load_model
+from pipeline.images.source import Draw
 from pipeline.inspection import Inspector
 from pipeline.model_source import check_images, direction_path, fetch_model
 from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
-from pipeline.source_image import Draw
 from pipeline.stage import BatchFunction, Measured
 
 

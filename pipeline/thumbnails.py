@@ -10,8 +10,8 @@ from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline.commit import committed_rows
-from pipeline.fetch import Changed
-from pipeline.images import Fit, ImageRefused, decode, to_uint8
+from pipeline.images.codec import Fit, ImageRefused, decode, to_uint8
+from pipeline.images.fetch import Changed
 from pipeline.manifest import OK, Row
 from pipeline.results import Results
 from pipeline.samples import read_source

@@ -17,9 +17,9 @@ from safetensors.numpy import load
 from pipeline import manifest
 from pipeline.additions import read_additions, read_everything, replaced_rows, shard_ids
 from pipeline.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
-from pipeline.fetch import ParquetCells
 from pipeline.garbage import Garbage, find_garbage
-from pipeline.images import ImageRefused, decode
+from pipeline.images.codec import ImageRefused, decode
+from pipeline.images.fetch import ParquetCells
 from pipeline.plan import PlanRow, PlanSummary, is_intact
 from pipeline.progress import StageState
 from pipeline.sinks import DamagedOutput, read_output

@@ -34,8 +34,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.fetch import Changed, fetch
-from pipeline.images import ImageRefused, decode
+from pipeline.images.codec import ImageRefused, decode
+from pipeline.images.fetch import Changed, fetch
 from pipeline.shard_input import ShardInput
 from pipeline.shard_job import Columns, Failure, Item, ShardJob, ShardReport
 from pipeline.sinks import DamagedOutput

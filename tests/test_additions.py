@@ -24,9 +24,9 @@ from jobs.run import exit_code, run
 from jobs.session import read_state
 from jobs.spec import EngineSpec
 from pipeline.additions import CurrentRows, add, read_additions, read_everything, read_shard
+from pipeline.images.selection import ALL
+from pipeline.images.source import SourceImage
 from pipeline.plan import SHARDS_PER_PART, write_plan
-from pipeline.selection import ALL
-from pipeline.source_image import SourceImage
 from pipeline.sources import list_images
 from pipeline.storage.store import Store
 

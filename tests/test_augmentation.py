@@ -38,8 +38,8 @@ from pipeline.augmentation import (
 )
 from pipeline.balance import balanced, group_sizes
 from pipeline.commit import committed, committed_rows
+from pipeline.images.selection import Condition
 from pipeline.plan import read_plan
-from pipeline.selection import Condition
 from pipeline.storage.store import Store
 
 LABELS = ("glasses", "beard")

@@ -25,7 +25,7 @@ from asyrp.models.load import load_model as load_model
 from jobs import preview
 from jobs.learn import LearnRequest, average_over_images
 from jobs.run import run
-from pipeline.images import decode
+from pipeline.images.codec import decode
 
 
 def direction(name: str, seed: int, grid=(100, 500, 900), n_steps: int = 40, t_edit: int | None = None) -> Direction:

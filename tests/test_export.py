@@ -27,7 +27,7 @@ from PIL import Image
 from asyrp.errors import UserError
 from pipeline import formats
 from pipeline.containers import COLUMNS
-from pipeline.fetch import ParquetCells, fetch
+from pipeline.images.fetch import ParquetCells, fetch
 from pipeline.splits import parse_shares, split_of
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
@@ -363,7 +363,7 @@ def test_a_source_that_has_changed_is_told_and_paired_with_nothing(cli, tmp_path
     path = tmp_path / "faces" / "0002.png"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     SOURCES[sources](tmp_path)
-    monkeypatch.setattr("pipeline.fetch._cells", ParquetCells())  # an export is a process of its own
+    monkeypatch.setattr("pipeline.images.fetch._cells", ParquetCells())  # an export is a process of its own
     command = ("export", tmp_path / "run", "--to", "webdataset", "-o", tmp_path / "set", "--with-source")
     code, out, err = cli(*command, "--json")
     facts = json.loads(out)

@@ -8,9 +8,9 @@ from pytest_httpserver import HTTPServer
 from tenacity import wait_none
 from werkzeug import Request, Response
 
-from pipeline import fetch as fetching
-from pipeline.fetch import ATTEMPTS, Changed, fetch
-from pipeline.source_image import SourceImage
+from pipeline.images import fetch as fetching
+from pipeline.images.fetch import ATTEMPTS, Changed, fetch
+from pipeline.images.source import SourceImage
 
 BODY = b"an image" * 1000
 

@@ -9,7 +9,7 @@ import pytest
 from official import SHARED
 from PIL import Image, ImageFile
 
-from pipeline.images import ImageRefused, decode, encode, to_uint8
+from pipeline.images.codec import ImageRefused, decode, encode, to_uint8
 
 
 def file_bytes(image: Image.Image, codec: str = "PNG", **options) -> bytes:

@@ -14,7 +14,7 @@ from asyrp.learning.labels import HALVES
 from jobs.learn import LearnRequest
 from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian
 from jobs.spec import EngineSpec
-from pipeline.images import encode
+from pipeline.images.codec import encode
 
 SIZE = 8
 

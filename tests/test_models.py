@@ -21,7 +21,7 @@ from asyrp.diffusion.process import predict
 from asyrp.errors import UserError
 from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, find_model
 from asyrp.models.load import load_model, read_schedule
-from pipeline import fetch as fetching
+from pipeline.images import fetch as fetching
 from pipeline.model_source import fetch, fetch_model
 
 

@@ -32,7 +32,7 @@ from asyrp.directions.shift import EditShift, make_shift
 from asyrp.errors import UserError
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from pipeline.images import decode
+from pipeline.images.codec import decode
 
 SCHEDULE = NoiseSchedule.linear()
 levels = st.floats(1e-4, 0.9999)

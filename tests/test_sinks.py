@@ -25,7 +25,7 @@ from jobs.resolve import resolve
 from pipeline import containers, manifest, sheet, sinks
 from pipeline.commit import Attempt, committed, read_commit
 from pipeline.containers import COLUMNS
-from pipeline.fetch import ParquetCells, fetch
+from pipeline.images.fetch import ParquetCells, fetch
 from pipeline.sinks import DamagedOutput, open_sink, read_output
 from pipeline.sources import list_images
 from pipeline.storage.store import Store

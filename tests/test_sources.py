@@ -20,8 +20,8 @@ from test_images import whole_png
 
 from asyrp.errors import UserError
 from jobs.run import exit_code, run
-from pipeline.fetch import fetch
-from pipeline.selection import ALL, Condition, Selection
+from pipeline.images.fetch import fetch
+from pipeline.images.selection import ALL, Condition, Selection
 from pipeline.sources import list_images
 
 FACES = [(path.name, path.read_bytes()) for path in sorted(SAMPLES.glob("*.png"))[:6]]

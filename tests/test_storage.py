@@ -14,8 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from asyrp.errors import UserError
 from pipeline import manifest
 from pipeline.commit import Attempt, committed, committed_rows, read_commit
-from pipeline.fetch import NoDriver, fetch
 from pipeline.garbage import collect_garbage
+from pipeline.images.fetch import NoDriver, fetch
 from pipeline.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read_planned, write_parts, write_plan
 from pipeline.sources import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant

@@ -15,7 +15,7 @@ from servers import SERVERS
 from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
 from pipeline.commit import Attempt, committed, read_commit
-from pipeline.fetch import fetch
+from pipeline.images.fetch import fetch
 from pipeline.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.plan import PlanSummary
 from pipeline.sinks import read_output

@@ -20,8 +20,8 @@ from pipeline import manifest
 from pipeline.additions import Addition, add, read_additions, read_shard
 from pipeline.commit import Attempt, read_commit
 from pipeline.garbage import collect_garbage, find_garbage
+from pipeline.images.source import SourceImage
 from pipeline.plan import PlanSummary, write_parts
-from pipeline.source_image import SourceImage
 from pipeline.storage.store import Store
 from pipeline.verify import Report, verify
 

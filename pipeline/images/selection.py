@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asyrp.errors import UserError
-from pipeline.source_image import SourceImage
+from pipeline.images.source import SourceImage
 
 OPERATORS = {
     "==": operator.eq, "=": operator.eq, "!=": operator.ne,

@@ -13,7 +13,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from asyrp.errors import UserError
-from pipeline.source_image import DENIED
+from pipeline.images.source import DENIED
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import open_filesystem, os_errors
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Located(Protocol):
-    """Where an image's bytes are: see `pipeline.source_image.SourceImage`."""
+    """Where an image's bytes are: see `pipeline.images.source.SourceImage`."""
 
     @property
     def uri(self) -> str: ...
