@@ -41,7 +41,7 @@ from pipeline.images.codec import decode
 from pipeline.images.fetch import fetch
 from pipeline.plan import write_plan
 from pipeline.progress import StateReader, device_time
-from pipeline.sources import SourceImage, list_images
+from pipeline.sources.listing import SourceImage, list_images
 from pipeline.stage import BatchFunction, MakeFunctions
 from pipeline.stages import Method
 from pipeline.storage.read_ahead import read_ahead

@@ -36,7 +36,6 @@ from asyrp.learning.text import TextRecipe
 from asyrp.measures.scorers import ScorerSource
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from jobs.label_table import write_labels
 from jobs.learn import LabelQuestion, LearnRequest, average_over_images, learn_labels
 from jobs.learn_classifier import ClassifierQuestion, learn_classifier
 from jobs.learn_text import PRESETS, TextRequest, learn_text
@@ -44,6 +43,7 @@ from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian, learn_pca
 from jobs.sample import sample
 from jobs.score import score
 from jobs.spec import EngineSpec
+from pipeline.sources.labels import write_labels
 
 STRENGTHS = (0.75, 1.0, 1.25, 1.5, 1.75)
 STRENGTH_FACES = 48

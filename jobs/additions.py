@@ -15,7 +15,7 @@ from pipeline.known_images import KnownImages, version_text
 from pipeline.manifest import OK, STATUSES
 from pipeline.plan import NameCheck, source_image
 from pipeline.recipe import FINAL
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.stage import SAMPLE_STAGE
 from pipeline.storage.store import Store, open_filesystem
 

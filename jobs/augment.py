@@ -8,12 +8,12 @@ from typing import Any, Protocol
 from asyrp.directions.edits import Edit
 from asyrp.errors import UserError
 from jobs.augmentation_spec import AugmentationSpec, OptionSpec, UniformSpec
-from jobs.label_table import read_labels
 from jobs.spec import JobSpec
 from pipeline.augmentation import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
 from pipeline.balance import balanced, group_sizes
 from pipeline.images.source import SourceImage
-from pipeline.sources import list_images
+from pipeline.sources.labels import read_labels
+from pipeline.sources.listing import list_images
 
 log = logging.getLogger(__name__)
 

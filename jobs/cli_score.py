@@ -37,8 +37,8 @@ def score(
     """
     from asyrp.measures.clip import default_clip
     from asyrp.measures.scorers import ScorerSource
-    from jobs.label_table import write_labels
     from jobs.score import score
+    from pipeline.sources.labels import write_labels
 
     scorers = []
     for argument in text or []:

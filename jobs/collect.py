@@ -18,7 +18,7 @@ from pipeline.images.source import SourceImage
 from pipeline.plan import PlanSummary, write_plan
 from pipeline.progress import StateReader
 from pipeline.readings import Reading
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.stage import ImageFormat, Reducer
 from pipeline.statistics import STAGE, CollectSettings, Statistics, statistics_stage
 from pipeline.storage.store import Store

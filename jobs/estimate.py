@@ -16,7 +16,7 @@ from jobs.resolve import Job
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
 from pipeline.model_source import fetch_model
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 
 MEGABYTE = 1_000_000
 

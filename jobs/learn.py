@@ -16,12 +16,12 @@ from asyrp.errors import UserError
 from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
 from asyrp.models.find import ModelFolder
 from jobs.collect import Collection, MakeReducer, collect
-from jobs.label_table import find_labels
 from jobs.spec import EngineSpec
 from pipeline.model_source import fetch_model
 from pipeline.readings import NoisedH, Reading
 from pipeline.recipe import DirectionSource
 from pipeline.reducers import MakeLabelReducer
+from pipeline.sources.labels import find_labels
 
 
 @dataclass(frozen=True)

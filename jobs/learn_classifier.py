@@ -14,11 +14,11 @@ from asyrp.directions.forms import Direction, save_direction
 from asyrp.errors import UserError
 from asyrp.learning.classifier import Classifiers, ClassMoments, Kind
 from jobs.collect import collect
-from jobs.label_table import LabelTable, find_labels
 from jobs.learn import LearnRequest
 from pipeline.model_source import fetch_model
 from pipeline.readings import NoisedH
 from pipeline.reducers import KEYS, decode_keys, half_rows
+from pipeline.sources.labels import LabelTable, find_labels
 
 EPOCHS = 20
 HELD_OUT = 5

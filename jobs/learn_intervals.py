@@ -20,7 +20,7 @@ from jobs.spec import EngineSpec
 from pipeline.model_source import fetch_model
 from pipeline.readings import InversionDistances
 from pipeline.reducers import CurveReducer
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from jobs.display import console
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
 from pipeline.model_source import fetch_model
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.stages import self_check
 from pipeline.storage.store import Store
 

@@ -20,7 +20,7 @@ from jobs.learn import LearnRequest
 from pipeline.model_source import fetch_model
 from pipeline.readings import JacobianOfH, NoisedH
 from pipeline.reducers import JacobianReducer, MakePcaReducer
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 
 HALVES_UNIT = "the step between the means of the halves of the images along it"
 

@@ -19,7 +19,7 @@ from pipeline.changes import Changes
 from pipeline.known_images import KeySet
 from pipeline.manifest import Row
 from pipeline.recipe import FINAL
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.versions import Version, latest, publish, run_name, write_index
 

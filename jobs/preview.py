@@ -10,7 +10,7 @@ from jobs.run import run
 from jobs.spec import load_spec
 from pipeline import sheet
 from pipeline.images.fetch import fetch
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 
 STRENGTHS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 

@@ -18,7 +18,7 @@ from jobs.spec import JobSpec
 from pipeline.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.progress import StateReader
 from pipeline.recipe import declare_stages, edit_variant
-from pipeline.sources import SourceImage, list_images
+from pipeline.sources.listing import SourceImage, list_images
 from pipeline.stage import Stage, Variant, drawn_variants
 from pipeline.storage.store import Store, explained, open_filesystem
 

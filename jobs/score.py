@@ -9,11 +9,11 @@ from torch import Tensor
 from asyrp.errors import UserError
 from asyrp.measures.scorers import ScorerSource, load_scorer
 from jobs.collect import Collection, collect
-from jobs.label_table import LabelTable
 from jobs.spec import EngineSpec
 from pipeline.model_source import fetch_model
 from pipeline.readings import Scores
 from pipeline.reducers import KEYS, decode_keys, score_rows
+from pipeline.sources.labels import LabelTable
 
 
 def score(

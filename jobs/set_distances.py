@@ -23,8 +23,8 @@ from pipeline.readings import ClipEmbeddings
 from pipeline.recipe import FINAL
 from pipeline.reducers import FeatureReducer
 from pipeline.sheet import edit_title
-from pipeline.source_run import images_of_run
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
+from pipeline.sources.runs import images_of_run
 from pipeline.stage import Variant
 from pipeline.storage.store import Store
 

@@ -19,7 +19,7 @@ from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bu
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import fetch as fetch_image
 from pipeline.images.fetch import patiently
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import open_filesystem, os_errors
 

@@ -27,7 +27,7 @@ from pipeline.additions import CurrentRows, add, read_additions, read_everything
 from pipeline.images.selection import ALL
 from pipeline.images.source import SourceImage
 from pipeline.plan import SHARDS_PER_PART, write_plan
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 
 ENGINE = EngineSpec.model_validate({"check": False})

@@ -7,7 +7,7 @@ from tenacity import wait_none
 from pipeline.additions import read_everything
 from pipeline.images import fetch as fetching
 from pipeline.images.fetch import fetch
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.credentials import names_user, redacted
 
 SECRET = "hush+/42"

@@ -29,7 +29,7 @@ from jobs.learn_intervals import IntervalsRequest, learn_intervals, sampled_keys
 from jobs.record import open_run, read_run
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")

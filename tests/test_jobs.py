@@ -29,7 +29,7 @@ from pipeline import leases
 from pipeline.commit import committed
 from pipeline.leases import last_lease, read_leases
 from pipeline.samples import read_samples
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.versions import Version, latest, read_rows, read_version, run_store
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyrp.errors import UserError
-from jobs.label_table import LabelTable, read_labels, write_labels
+from pipeline.sources.labels import LabelTable, read_labels, write_labels
 
 
 def table(**columns) -> LabelTable:

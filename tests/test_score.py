@@ -11,11 +11,11 @@ from PIL import Image
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.measures.scorers import ScorerSource, load_scorer
-from jobs.label_table import read_labels, write_labels
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.sample import sample
 from jobs.score import score
 from jobs.spec import EngineSpec
+from pipeline.sources.labels import read_labels, write_labels
 
 LABELS = read_labels(str(SAMPLES.parent / "labels.csv"))
 ENGINE = EngineSpec.model_validate({"check": False})

@@ -27,7 +27,7 @@ from pipeline.commit import Attempt, committed, read_commit
 from pipeline.containers import COLUMNS
 from pipeline.images.fetch import ParquetCells, fetch
 from pipeline.sinks import DamagedOutput, open_sink, read_output
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 
 SINKS = ["files", "webdataset", "parquet"]

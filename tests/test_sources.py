@@ -22,7 +22,7 @@ from asyrp.errors import UserError
 from jobs.run import exit_code, run
 from pipeline.images.fetch import fetch
 from pipeline.images.selection import ALL, Condition, Selection
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 
 FACES = [(path.name, path.read_bytes()) for path in sorted(SAMPLES.glob("*.png"))[:6]]
 

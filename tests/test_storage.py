@@ -17,7 +17,7 @@ from pipeline.commit import Attempt, committed, committed_rows, read_commit
 from pipeline.garbage import collect_garbage
 from pipeline.images.fetch import NoDriver, fetch
 from pipeline.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read_planned, write_parts, write_plan
-from pipeline.sources import SourceImage, list_images
+from pipeline.sources.listing import SourceImage, list_images
 from pipeline.stage import ImageFormat, Variant
 from pipeline.storage.store import Store
 

@@ -19,7 +19,7 @@ from pipeline.images.fetch import fetch
 from pipeline.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.plan import PlanSummary
 from pipeline.sinks import read_output
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.verify import verify
 from pipeline.versions import Version, latest, publish, read_rows, write_index

@@ -19,7 +19,7 @@ from jobs.run import no_display
 from jobs.tick import open_job, run_tick
 from pipeline import leases
 from pipeline.leases import Heartbeat, begin, read_leases
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.versions import latest, read_rows, read_version, read_versions, run_store
 

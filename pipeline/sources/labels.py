@@ -16,7 +16,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from asyrp.errors import UserError
-from pipeline.sources import list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import open_filesystem
 
 KEY = "key"

@@ -20,10 +20,10 @@ from asyrp.errors import UserError
 from pipeline.images.selection import ALL, Selection
 from pipeline.images.source import EXTENSIONS, SourceImage
 from pipeline.plan import RUN
-from pipeline.source_files import glob_files, image_of, walk
-from pipeline.source_run import images_of_run
-from pipeline.source_tables import images_of_csv, images_of_parquet, images_of_text
-from pipeline.source_tars import images_of_tar
+from pipeline.sources.files import glob_files, image_of, walk
+from pipeline.sources.runs import images_of_run
+from pipeline.sources.tables import images_of_csv, images_of_parquet, images_of_text
+from pipeline.sources.tars import images_of_tar
 from pipeline.storage.store import explained, open_filesystem
 
 __all__ = ["SourceImage", "list_images"]
