@@ -28,8 +28,8 @@ from asyrp.directions.forms import load_direction
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec
-from pipeline.commit import committed
-from pipeline.progress import read_heartbeats
+from pipeline.run.commit import committed
+from pipeline.run.progress import read_heartbeats
 from pipeline.statistics import STAGE
 from pipeline.storage.store import Store
 

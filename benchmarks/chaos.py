@@ -37,10 +37,10 @@ from jobs.resolve import Job, resolve
 from jobs.run import compute, no_display
 from jobs.spec import EngineSpec, JobSpec
 from pipeline import worker
-from pipeline.commit import committed, committed_rows
 from pipeline.engine import Outcome
 from pipeline.garbage import collect_garbage
-from pipeline.progress import StateReader
+from pipeline.run.commit import committed, committed_rows
+from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store
 from pipeline.verify import Report, verify
 from pipeline.worker import Worker, WorkerOptions

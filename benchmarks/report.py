@@ -25,10 +25,10 @@ from playwright.sync_api import Page
 from jobs.record import RunRecord, open_root
 from jobs.resolve import Job, resolve
 from jobs.spec import JobSpec
-from pipeline.commit import Attempt
 from pipeline.images.source import SourceImage
-from pipeline.manifest import OK, Row
-from pipeline.plan import read_planned, write_plan
+from pipeline.run.commit import Attempt
+from pipeline.run.manifest import OK, Row
+from pipeline.run.plan import read_planned, write_plan
 from pipeline.storage.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

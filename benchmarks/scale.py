@@ -35,14 +35,14 @@ from jobs.session import read_state
 from jobs.spec import JobSpec
 from pipeline import sheet
 from pipeline.actors import EngineOptions, ray_session
-from pipeline.commit import Commit, commit_name
 from pipeline.engine import Engine, pending_units
 from pipeline.images.codec import decode
 from pipeline.images.fetch import fetch
-from pipeline.plan import write_plan
-from pipeline.progress import StateReader, device_time
+from pipeline.run.commit import Commit, commit_name
+from pipeline.run.plan import write_plan
+from pipeline.run.progress import StateReader, device_time
+from pipeline.run.stage import BatchFunction, MakeFunctions
 from pipeline.sources.listing import SourceImage, list_images
-from pipeline.stage import BatchFunction, MakeFunctions
 from pipeline.stages import Method
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store

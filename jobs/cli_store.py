@@ -16,12 +16,12 @@ from jobs.display import console, out, report, state_table
 from jobs.paths import absolute_url
 from jobs.record import read_run, recorded_stages
 from jobs.tick import is_job
-from pipeline.additions import grown, read_additions
 from pipeline.garbage import Collected, Garbage, collect_garbage
-from pipeline.plan import PlanSummary
-from pipeline.progress import RunState
 from pipeline.recipe import FINAL
 from pipeline.retention import Retired, retire
+from pipeline.run.additions import grown, read_additions
+from pipeline.run.plan import PlanSummary
+from pipeline.run.progress import RunState
 from pipeline.storage.store import Store
 from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from jobs.run import cost
 from jobs.spec import EngineSpec
-from pipeline.progress import RunState, StateReader, device_time
+from pipeline.run.progress import RunState, StateReader, device_time
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute
     from pipeline.engine import Outcome

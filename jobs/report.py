@@ -9,13 +9,13 @@ from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
 from jobs.run import SUMMARY
 from jobs.session import read_state
-from pipeline.additions import read_additions
 from pipeline.aggregates import Cost, cost
-from pipeline.commit import committed
 from pipeline.highlights import highlights
-from pipeline.progress import DISPENSABLE, RunState, read_heartbeats
 from pipeline.recipe import FINAL
 from pipeline.results import ResultReader, Results
+from pipeline.run.additions import read_additions
+from pipeline.run.commit import committed
+from pipeline.run.progress import DISPENSABLE, RunState, read_heartbeats
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 from pipeline.thumbnails import Pair, Thumbnails

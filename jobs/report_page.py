@@ -19,8 +19,8 @@ from jobs.report import Report
 from jobs.report_tables import SHARES, headline, tables
 from pipeline.aggregates import throughput
 from pipeline.highlights import spread
-from pipeline.manifest import OK
 from pipeline.results import STRENGTH, Coded, Results
+from pipeline.run.manifest import OK
 
 NAME = "report.html"
 TABLE_ROWS = 100_000

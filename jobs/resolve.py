@@ -13,7 +13,6 @@ from asyrp.models.find import ModelFolder
 from jobs.resolve_inspection import judged_by, resolve_inspection
 from jobs.spec import AUTO, PER_IMAGE, DistancesSpec, JobSpec
 from pipeline.model_source import direction_path, fetch, fetch_model
-from pipeline.plan import PlanSummary
 from pipeline.recipe import (
     FINAL,
     BoundEdit,
@@ -24,7 +23,8 @@ from pipeline.recipe import (
     edit_columns,
     edit_variant,
 )
-from pipeline.stage import ImageFormat, Stage, drawn_variants
+from pipeline.run.plan import PlanSummary
+from pipeline.run.stage import ImageFormat, Stage, drawn_variants
 
 log = logging.getLogger(__name__)
 

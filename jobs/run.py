@@ -12,10 +12,10 @@ from jobs.record import check_creates, open_run
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec, JobSpec
 from pipeline import sheet
-from pipeline.additions import grown, shard_ids
-from pipeline.plan import PlanSummary
-from pipeline.progress import RunState, StateReader, device_seconds
-from pipeline.stage import ImageFormat, Stage
+from pipeline.run.additions import grown, shard_ids
+from pipeline.run.plan import PlanSummary
+from pipeline.run.progress import RunState, StateReader, device_seconds
+from pipeline.run.stage import ImageFormat, Stage
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray and torch load only where there is something to compute

@@ -10,10 +10,10 @@ from jobs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.record import read_run
 from jobs.run import exit_code, run, summary
 from jobs.spec import JobSpec
-from pipeline.additions import grown
-from pipeline.commit import committed, committed_rows
-from pipeline.progress import RunState, StateReader
-from pipeline.stage import SAMPLE_STAGE
+from pipeline.run.additions import grown
+from pipeline.run.commit import committed, committed_rows
+from pipeline.run.progress import RunState, StateReader
+from pipeline.run.stage import SAMPLE_STAGE
 from pipeline.storage.store import Store
 
 GOOD_PSNR = 30.0

@@ -14,18 +14,18 @@ from jobs.collect import Collection, collect
 from jobs.record import read_run, recorded_stages
 from jobs.spec import EngineSpec
 from pipeline.actors import ray_session
-from pipeline.additions import read_addition, read_additions
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import SourceImage
 from pipeline.model_source import fetch_model
-from pipeline.plan import read_plan, source_image
 from pipeline.readings import ClipEmbeddings
 from pipeline.recipe import FINAL
 from pipeline.reducers import FeatureReducer
+from pipeline.run.additions import read_addition, read_additions
+from pipeline.run.plan import read_plan, source_image
+from pipeline.run.stage import Variant
 from pipeline.sheet import edit_title
 from pipeline.sources.listing import list_images
 from pipeline.sources.runs import images_of_run
-from pipeline.stage import Variant
 from pipeline.storage.store import Store
 
 SHARD_SIZE = 1024

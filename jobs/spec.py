@@ -26,7 +26,7 @@ from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec
 from jobs.paths import Url, absolute_model, without_credentials
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
-from pipeline.sinks import SinkName
+from pipeline.run.sinks import SinkName
 
 LOGGERS = ("wandb", "mlflow")
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")

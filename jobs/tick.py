@@ -23,7 +23,7 @@ from jobs.record import check_creates, read_record
 from jobs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
 from pipeline import leases
 from pipeline.leases import AtWork, Heartbeat, Lease
-from pipeline.progress import StateReader
+from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store, explained
 from pipeline.versions import run_name
 

@@ -13,8 +13,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from asyrp.errors import UserError
+from pipeline.run.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.shard_job import ShardReport
-from pipeline.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.telemetry import ActorMetrics
 from pipeline.worker import SHARDS_IN_FLIGHT, Worker, WorkerOptions
 

@@ -7,8 +7,8 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.progress import device_time
 from pipeline.results import Results
+from pipeline.run.progress import device_time
 
 BINS = 60
 
@@ -74,7 +74,7 @@ def throughput(results: Results) -> Throughput | None:
 @dataclass(frozen=True)
 class ActorTime:
     """What one actor did: images passes (an image is one in every stage), seconds from its start to its last heartbeat,
-    and the shares of its device's time, as `pipeline.progress.device_time`."""
+    and the shares of its device's time, as `pipeline.run.progress.device_time`."""
 
     name: str
     host: str

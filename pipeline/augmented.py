@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from asyrp.measures.names import METRICS
 from pipeline.augmentation import Census
 from pipeline.balance import group_name
-from pipeline.containers import Sample
+from pipeline.run.containers import Sample
 
 Row = tuple[str, ...]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pipeline.images.source import SourceImage
 from pipeline.known_images import KeySet, KnownImages, version_text
-from pipeline.manifest import Row
+from pipeline.run.manifest import Row
 from pipeline.storage.store import Store
 from pipeline.versions import Version, read_rows
 

@@ -20,11 +20,11 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from asyrp.errors import UserError
 from pipeline.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
-from pipeline.commit import committed
-from pipeline.manifest import HANDLED
-from pipeline.progress import device_time
+from pipeline.run.commit import committed
+from pipeline.run.manifest import HANDLED
+from pipeline.run.progress import device_time
+from pipeline.run.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.shard_job import ShardReport
-from pipeline.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.storage.store import Store
 from pipeline.telemetry import DriverMetrics
 from pipeline.worker import SHARDS_IN_FLIGHT

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.recipe import FINAL, MethodSettings
-from pipeline.stage import BatchFunction, Measured, Stage
+from pipeline.run.stage import BatchFunction, Measured, Stage
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch

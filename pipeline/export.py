@@ -16,15 +16,15 @@ from types import TracebackType
 from typing import Any
 
 from asyrp.errors import UserError
-from pipeline.additions import CurrentRows, read_additions, replaced_rows
 from pipeline.augmented import Tally
-from pipeline.commit import committed, read_commit
-from pipeline.containers import Contents, Sample
 from pipeline.formats import FORMATS, Add, Format
-from pipeline.manifest import Row
+from pipeline.run.additions import CurrentRows, read_additions, replaced_rows
+from pipeline.run.commit import committed, read_commit
+from pipeline.run.containers import Contents, Sample
+from pipeline.run.manifest import Row
+from pipeline.run.stage import shown_strength
 from pipeline.samples import ChangedSource, read_samples
 from pipeline.splits import split_of
-from pipeline.stage import shown_strength
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 from pipeline.versions import Version, read_rows, run_store

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.containers import Contents, EncodedImage, Sample, parquet_writer, table_schema, tar_writer
+from pipeline.run.containers import Contents, EncodedImage, Sample, parquet_writer, table_schema, tar_writer
 from pipeline.storage.read_ahead import THREADS
 from pipeline.storage.store import Store
 

@@ -18,10 +18,10 @@ from asyrp.measures.names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCO
 from asyrp.measures.perceptual import load_measure
 from pipeline.images.selection import Condition, is_sampled
 from pipeline.images.source import Draw
-from pipeline.manifest import REJECTED_QUALITY
 from pipeline.model_source import fetched_judges
 from pipeline.recipe import BoundEdit, Inspection, MethodSettings, drawn_edit, edit_columns
-from pipeline.stage import Measured
+from pipeline.run.manifest import REJECTED_QUALITY
+from pipeline.run.stage import Measured
 
 if TYPE_CHECKING:
     from pipeline.stages import Method

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.images.source import SourceImage
-from pipeline.plan import hash64
+from pipeline.run.plan import hash64
 
 Standing = Literal["new", "changed", "same"]
 

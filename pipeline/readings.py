@@ -20,7 +20,7 @@ from asyrp.measures.scorers import ScorerSource, load_scorer
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model
 from pipeline.recipe import DirectionSource
-from pipeline.stage import BatchFunction
+from pipeline.run.stage import BatchFunction
 from pipeline.stages import load_recorded_direction
 
 

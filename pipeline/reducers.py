@@ -16,8 +16,8 @@ from asyrp.learning.labels import LabelSums
 from asyrp.learning.pca import PcaSketch
 from asyrp.measures.image_sets import FeatureSums
 from asyrp.measures.interval_curves import CurveSums
-from pipeline.plan import hash64
-from pipeline.stage import Reducer
+from pipeline.run.plan import hash64
+from pipeline.run.stage import Reducer
 
 KEYS = "keys"
 

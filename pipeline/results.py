@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asyrp.measures.names import METRICS, SCORE, SOURCE_SCORE
-from pipeline.additions import CurrentRows
-from pipeline.commit import committed, committed_table
 from pipeline.evaluation import Evaluation, read_evaluations
-from pipeline.manifest import SCHEMA
 from pipeline.recipe import FINAL
+from pipeline.run.additions import CurrentRows
+from pipeline.run.commit import committed, committed_table
+from pipeline.run.manifest import SCHEMA
+from pipeline.run.stage import Stage
 from pipeline.sheet import edit_title
-from pipeline.stage import Stage
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 

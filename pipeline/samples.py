@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from asyrp.errors import UserError
-from pipeline.containers import EncodedImage, Sample
 from pipeline.images.codec import FORMATS
 from pipeline.images.fetch import Changed, ParquetCells, fetch
-from pipeline.manifest import Row, source_of
-from pipeline.sinks import read_output
+from pipeline.run.containers import EncodedImage, Sample
+from pipeline.run.manifest import Row, source_of
+from pipeline.run.sinks import read_output
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 

@@ -6,12 +6,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.commit import Commit, commit_digest, read_commit
 from pipeline.images.codec import Fit, decode
-from pipeline.latents import FILE_NAME, read_latents
-from pipeline.manifest import OK, Row, from_bytes
-from pipeline.sinks import read_output
-from pipeline.stage import ImageFormat, Stage
+from pipeline.run.arrays import FILE_NAME, read_latents
+from pipeline.run.commit import Commit, commit_digest, read_commit
+from pipeline.run.manifest import OK, Row, from_bytes
+from pipeline.run.sinks import read_output
+from pipeline.run.stage import ImageFormat, Stage
 from pipeline.storage.store import Store
 
 Rows = Mapping[int, Sequence[Row]]

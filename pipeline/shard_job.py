@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from pipeline import latents, manifest
-from pipeline.additions import read_shard
-from pipeline.commit import Attempt
 from pipeline.images import codec
-from pipeline.plan import PlanRow
+from pipeline.run import arrays, manifest
+from pipeline.run.additions import read_shard
+from pipeline.run.commit import Attempt
+from pipeline.run.plan import PlanRow
+from pipeline.run.sinks import open_sink
+from pipeline.run.stage import ImageFormat, Planned, Reducer, Stage
 from pipeline.shard_input import ShardInput, read_input
-from pipeline.sinks import open_sink
-from pipeline.stage import ImageFormat, Planned, Reducer, Stage
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 
@@ -94,7 +94,7 @@ class ShardJob:
         self._sink = open_sink(image_format.sink, self.attempt, sum(planned))
         self._first = [0, *accumulate(planned)]  # by row of the plan, the number of its first row in the manifest
         self._rows: dict[int, list[manifest.Row]] = {}
-        self._latents: latents.Latents = {}
+        self._latents: arrays.Latents = {}
         self._reducer = reducer
         self._order = deque(row.row for row in self.plan)
         self._reducible: dict[int, Item] = {}
@@ -209,7 +209,7 @@ class ShardJob:
         return before[index if len(before) > 1 else 0]
 
     def _keep_latent(self, row: int, index: int, output: NDArray[np.float32]) -> manifest.Row:
-        name = latents.member(row, index)
+        name = arrays.member(row, index)
         with self._lock:
             self._latents[name] = output.astype(self.image_format.latent_dtype)
         return {"output_member": name}
@@ -227,7 +227,7 @@ class ShardJob:
         self._sink.finish(rows)
         self._sink.close()
         if self._latents:
-            file = self.attempt.write(latents.FILE_NAME, latents.to_bytes(self._latents))
+            file = self.attempt.write(arrays.FILE_NAME, arrays.to_bytes(self._latents))
             for row in rows:
                 if row["status"] == manifest.OK:
                     row["output_uri"] = file.path

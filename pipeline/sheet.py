@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.commit import committed, committed_rows
 from pipeline.images.codec import ImageRefused, decode, to_uint8
 from pipeline.images.fetch import fetch
-from pipeline.manifest import OK, Row, source_of
-from pipeline.sinks import read_output
-from pipeline.stage import ImageFormat, Stage, shown_strength, variant_name
+from pipeline.run.commit import committed, committed_rows
+from pipeline.run.manifest import OK, Row, source_of
+from pipeline.run.sinks import read_output
+from pipeline.run.stage import ImageFormat, Stage, shown_strength, variant_name
 from pipeline.storage.store import Store
 
 NAME = "report/contact_sheet.png"

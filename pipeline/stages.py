@@ -22,7 +22,7 @@ from pipeline.images.source import Draw
 from pipeline.inspection import Inspector
 from pipeline.model_source import check_images, direction_path, fetch_model
 from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
-from pipeline.stage import BatchFunction, Measured
+from pipeline.run.stage import BatchFunction, Measured
 
 
 def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> selfcheck.Report:

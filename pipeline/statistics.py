@@ -9,11 +9,11 @@ from torch import Tensor
 
 from asyrp.errors import UserError
 from asyrp.models.load import load_model
-from pipeline.commit import committed, read_commit
 from pipeline.model_source import fetch_model
 from pipeline.readings import Loaded, Reading
+from pipeline.run.commit import committed, read_commit
+from pipeline.run.stage import Reducer, Stage, Variant
 from pipeline.shard_job import STATISTICS
-from pipeline.stage import Reducer, Stage, Variant
 from pipeline.stages import self_check
 from pipeline.storage.store import Store
 

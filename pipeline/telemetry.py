@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.progress import DEVICE_TIME
+from pipeline.run.progress import DEVICE_TIME
 from pipeline.shard_job import ShardReport
 from pipeline.storage.credentials import redacted
 

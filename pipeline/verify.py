@@ -14,16 +14,16 @@ from typing import Literal
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from pipeline import manifest
-from pipeline.additions import read_additions, read_everything, replaced_rows, shard_ids
-from pipeline.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
 from pipeline.garbage import Garbage, find_garbage
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import ParquetCells
-from pipeline.plan import PlanRow, PlanSummary, is_intact
-from pipeline.progress import StageState
-from pipeline.sinks import DamagedOutput, read_output
-from pipeline.stage import Stage, shown_strength
+from pipeline.run import manifest
+from pipeline.run.additions import read_additions, read_everything, replaced_rows, shard_ids
+from pipeline.run.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
+from pipeline.run.plan import PlanRow, PlanSummary, is_intact
+from pipeline.run.progress import StageState
+from pipeline.run.sinks import DamagedOutput, read_output
+from pipeline.run.stage import Stage, shown_strength
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 

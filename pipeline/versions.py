@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
-from pipeline import manifest
-from pipeline.manifest import Row
+from pipeline.run import manifest
+from pipeline.run.manifest import Row
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 

@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import Changed, fetch
+from pipeline.run.sinks import DamagedOutput
+from pipeline.run.stage import BatchFunction, ImageFormat, MakeFunctions, Measured, Stage
 from pipeline.shard_input import ShardInput
 from pipeline.shard_job import Columns, Failure, Item, ShardJob, ShardReport
-from pipeline.sinks import DamagedOutput
-from pipeline.stage import BatchFunction, ImageFormat, MakeFunctions, Measured, Stage
 from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from jobs.cli import main
 from jobs.record import open_run
 from jobs.resolve import Job, resolve
 from jobs.spec import JobSpec
-from pipeline.commit import committed, committed_rows
-from pipeline.manifest import Row
-from pipeline.plan import RUN, PlanSummary
-from pipeline.sinks import read_output
-from pipeline.stage import BatchFunction, MakeFunctions, Stage
+from pipeline.run.commit import committed, committed_rows
+from pipeline.run.manifest import Row
+from pipeline.run.plan import RUN, PlanSummary
+from pipeline.run.sinks import read_output
+from pipeline.run.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage.store import Store
 from pipeline.worker import Worker, WorkerOptions
 

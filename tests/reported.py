@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from conftest import make_faces, stand_in_run
 
-from pipeline import manifest
-from pipeline.commit import committed, read_commit
-from pipeline.manifest import Row
+from pipeline.run import manifest
+from pipeline.run.commit import committed, read_commit
+from pipeline.run.manifest import Row
 from pipeline.storage.store import Store
 
 HOSTILE = "0007 <img src=x onerror=alert(1)> | `a`.png"

@@ -23,10 +23,10 @@ from jobs.resolve import resolve
 from jobs.run import exit_code, run
 from jobs.session import read_state
 from jobs.spec import EngineSpec
-from pipeline.additions import CurrentRows, add, read_additions, read_everything, read_shard
 from pipeline.images.selection import ALL
 from pipeline.images.source import SourceImage
-from pipeline.plan import SHARDS_PER_PART, write_plan
+from pipeline.run.additions import CurrentRows, add, read_additions, read_everything, read_shard
+from pipeline.run.plan import SHARDS_PER_PART, write_plan
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 

@@ -25,7 +25,6 @@ from jobs.augment import Augmenter
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.spec import JobSpec
-from pipeline.additions import read_everything
 from pipeline.augmentation import (
     Augmentation,
     Census,
@@ -37,9 +36,10 @@ from pipeline.augmentation import (
     systematic_sample,
 )
 from pipeline.balance import balanced, group_sizes
-from pipeline.commit import committed, committed_rows
 from pipeline.images.selection import Condition
-from pipeline.plan import read_plan
+from pipeline.run.additions import read_everything
+from pipeline.run.commit import committed, committed_rows
+from pipeline.run.plan import read_plan
 from pipeline.storage.store import Store
 
 LABELS = ("glasses", "beard")

@@ -8,7 +8,7 @@ from jobs.cost import Cost
 from jobs.run import summary
 from jobs.spec import EngineSpec
 from pipeline.engine import Outcome
-from pipeline.progress import RunState
+from pipeline.run.progress import RunState
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 from conftest import rows, stand_in_run
 from tenacity import wait_none
 
-from pipeline.additions import read_everything
 from pipeline.images import fetch as fetching
 from pipeline.images.fetch import fetch
+from pipeline.run.additions import read_everything
 from pipeline.sources.listing import list_images
 from pipeline.storage.credentials import names_user, redacted
 

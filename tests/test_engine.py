@@ -16,10 +16,10 @@ from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.run import exit_code, run
 from pipeline.actors import EngineOptions, is_broken_device
-from pipeline.commit import committed
 from pipeline.engine import BREAKER_MIN_IMAGES, Engine, Outcome, pending_units
-from pipeline.progress import StateReader, read_heartbeats
-from pipeline.stage import Measured
+from pipeline.run.commit import committed
+from pipeline.run.progress import StateReader, read_heartbeats
+from pipeline.run.stage import Measured
 from pipeline.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -26,8 +26,8 @@ from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline import formats
-from pipeline.containers import COLUMNS
 from pipeline.images.fetch import ParquetCells, fetch
+from pipeline.run.containers import COLUMNS
 from pipeline.splits import parse_shares, split_of
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store

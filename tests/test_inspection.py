@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from jobs.inspection_spec import InspectionSpec
 from jobs.resolve import resolve
 from jobs.session import inversion_loss, lost_sentence
-from pipeline.manifest import OK
+from pipeline.run.manifest import OK
 from pipeline.storage.store import Store
 
 STEPS = {"n_inv": 8, "n_gen": 8, "refine": 1}

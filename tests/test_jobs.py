@@ -26,8 +26,8 @@ from jobs.notify import notify
 from jobs.scheduler import ScheduledJob
 from jobs.tick import run_tick
 from pipeline import leases
-from pipeline.commit import committed
 from pipeline.leases import last_lease, read_leases
+from pipeline.run.commit import committed
 from pipeline.samples import read_samples
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store

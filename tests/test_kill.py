@@ -11,8 +11,8 @@ import pytest
 from conftest import ASYRP, asyrp, digests, make_faces, spec
 
 from jobs.run import exit_code, run
-from pipeline.commit import committed
-from pipeline.progress import read_heartbeats
+from pipeline.run.commit import committed
+from pipeline.run.progress import read_heartbeats
 from pipeline.storage.store import Store
 
 IMAGES, SHARD_SIZE = 100, 5

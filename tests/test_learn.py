@@ -20,7 +20,7 @@ from asyrp.learning.pca import PcaSketch
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec
-from pipeline.progress import read_heartbeats
+from pipeline.run.progress import read_heartbeats
 from pipeline.statistics import STAGE
 from pipeline.storage.store import Store
 

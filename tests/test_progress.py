@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 from conftest import make_faces, stand_in_run
 
-from pipeline import progress
-from pipeline.commit import commit_name
-from pipeline.progress import TALLY, StateReader
+from pipeline.run import progress
+from pipeline.run.commit import commit_name
+from pipeline.run.progress import TALLY, StateReader
 
 SIZES = {"boost": (3, 12)}
 

@@ -22,11 +22,12 @@ from PIL import Image
 
 from jobs.record import open_run
 from jobs.resolve import resolve
-from pipeline import containers, manifest, sheet, sinks
-from pipeline.commit import Attempt, committed, read_commit
-from pipeline.containers import COLUMNS
+from pipeline import sheet
 from pipeline.images.fetch import ParquetCells, fetch
-from pipeline.sinks import DamagedOutput, open_sink, read_output
+from pipeline.run import containers, manifest, sinks
+from pipeline.run.commit import Attempt, committed, read_commit
+from pipeline.run.containers import COLUMNS
+from pipeline.run.sinks import DamagedOutput, open_sink, read_output
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 

@@ -12,13 +12,13 @@ from conftest import record_plan, rows, stand_in_run
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
-from pipeline import manifest
-from pipeline.commit import Attempt, committed, committed_rows, read_commit
 from pipeline.garbage import collect_garbage
 from pipeline.images.fetch import NoDriver, fetch
-from pipeline.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read_planned, write_parts, write_plan
+from pipeline.run import manifest
+from pipeline.run.commit import Attempt, committed, committed_rows, read_commit
+from pipeline.run.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read_planned, write_parts, write_plan
+from pipeline.run.stage import ImageFormat, Variant
 from pipeline.sources.listing import SourceImage, list_images
-from pipeline.stage import ImageFormat, Variant
 from pipeline.storage.store import Store
 
 

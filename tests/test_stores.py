@@ -14,11 +14,11 @@ from servers import SERVERS
 
 from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
-from pipeline.commit import Attempt, committed, read_commit
 from pipeline.images.fetch import fetch
 from pipeline.leases import Heartbeat, begin, read_leases, read_skipped, skip
-from pipeline.plan import PlanSummary
-from pipeline.sinks import read_output
+from pipeline.run.commit import Attempt, committed, read_commit
+from pipeline.run.plan import PlanSummary
+from pipeline.run.sinks import read_output
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.verify import verify

@@ -8,8 +8,8 @@ from conftest import asyrp, make_faces, rows, run_here, spec, stand_in_stages
 
 from jobs.record import open_run, read_run
 from jobs.resolve import resolve
-from pipeline import plan
-from pipeline.plan import read_plan
+from pipeline.run import plan
+from pipeline.run.plan import read_plan
 from pipeline.storage.store import Store
 
 

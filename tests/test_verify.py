@@ -16,12 +16,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
 from jobs.resolve import resolve
-from pipeline import manifest
-from pipeline.additions import Addition, add, read_additions, read_shard
-from pipeline.commit import Attempt, read_commit
 from pipeline.garbage import collect_garbage, find_garbage
 from pipeline.images.source import SourceImage
-from pipeline.plan import PlanSummary, write_parts
+from pipeline.run import manifest
+from pipeline.run.additions import Addition, add, read_additions, read_shard
+from pipeline.run.commit import Attempt, read_commit
+from pipeline.run.plan import PlanSummary, write_parts
 from pipeline.storage.store import Store
 from pipeline.verify import Report, verify
 

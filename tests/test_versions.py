@@ -14,7 +14,7 @@ from asyrp.errors import UserError
 from pipeline.changes import Changes
 from pipeline.images.source import SourceImage
 from pipeline.known_images import KeySet
-from pipeline.manifest import SCHEMA, Row
+from pipeline.run.manifest import SCHEMA, Row
 from pipeline.storage.store import Store
 from pipeline.versions import Version, latest, publish, read_rows, read_version, run_name, run_store, write_index
 

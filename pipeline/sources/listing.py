@@ -19,7 +19,7 @@ from fsspec.core import has_magic
 from asyrp.errors import UserError
 from pipeline.images.selection import ALL, Selection
 from pipeline.images.source import EXTENSIONS, SourceImage
-from pipeline.plan import RUN
+from pipeline.run.plan import RUN
 from pipeline.sources.files import glob_files, image_of, walk
 from pipeline.sources.runs import images_of_run
 from pipeline.sources.tables import images_of_csv, images_of_parquet, images_of_text

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from asyrp.errors import UserError
-from pipeline.additions import CurrentRows
-from pipeline.commit import committed
 from pipeline.images.selection import Selection
 from pipeline.images.source import SourceImage
-from pipeline.manifest import OK
-from pipeline.plan import RUN
 from pipeline.recipe import FINAL
-from pipeline.sinks import output_image
-from pipeline.stage import output_name, variant_name
+from pipeline.run.additions import CurrentRows
+from pipeline.run.commit import committed
+from pipeline.run.manifest import OK
+from pipeline.run.plan import RUN
+from pipeline.run.sinks import output_image
+from pipeline.run.stage import output_name, variant_name
 from pipeline.storage.store import Store
 
 CARRIED = ("key", "edit", "strength", "source_uri")

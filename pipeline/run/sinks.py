@@ -22,11 +22,11 @@ from typing import IO, Literal, Protocol
 import pyarrow as pa
 
 from asyrp.errors import UserError
-from pipeline.commit import Attempt
-from pipeline.containers import IMAGE_COLUMN, AddSample, EncodedImage, Sample, parquet_writer, tar_writer
 from pipeline.images.fetch import Changed, ParquetCells, fetch
 from pipeline.images.source import SourceImage
-from pipeline.manifest import Row
+from pipeline.run.commit import Attempt
+from pipeline.run.containers import IMAGE_COLUMN, AddSample, EncodedImage, Sample, parquet_writer, tar_writer
+from pipeline.run.manifest import Row
 from pipeline.storage.store import Store
 
 SinkName = Literal["files", "webdataset", "parquet"]

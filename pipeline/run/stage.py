@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.images.codec import EXTENSION, Codec, Fit
 from pipeline.images.source import Draw
-from pipeline.sinks import SinkName
+from pipeline.run.sinks import SinkName
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np

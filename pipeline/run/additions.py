@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from asyrp.errors import UserError
-from pipeline.commit import committed, committed_rows
 from pipeline.images.source import SourceImage
-from pipeline.manifest import Row
-from pipeline.plan import SHARDS_PER_PART, PlanRow, read_group, read_part, read_plan, read_planned, write_parts
-from pipeline.stage import SAMPLE_STAGE
+from pipeline.run.commit import committed, committed_rows
+from pipeline.run.manifest import Row
+from pipeline.run.plan import SHARDS_PER_PART, PlanRow, read_group, read_part, read_plan, read_planned, write_parts
+from pipeline.run.stage import SAMPLE_STAGE
 from pipeline.storage.store import Store
 
 FOLDER = "additions"

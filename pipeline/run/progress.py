@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pipeline.additions import Addition, read_additions, replaced_rows
-from pipeline.commit import Commit, committed, read_commit
+from pipeline.run.additions import Addition, read_additions, replaced_rows
+from pipeline.run.commit import Commit, committed, read_commit
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 

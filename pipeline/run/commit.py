@@ -18,7 +18,7 @@ from typing import IO
 import pyarrow as pa
 
 from asyrp.errors import UserError
-from pipeline import manifest
+from pipeline.run import manifest
 from pipeline.storage.store import DamagedRecord, Store
 
 

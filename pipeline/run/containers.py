@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import manifest
+from pipeline.run import manifest
 
 COLUMNS = (
     "key",
