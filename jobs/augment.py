@@ -9,8 +9,8 @@ from asyrp.directions.edits import Edit
 from asyrp.errors import UserError
 from jobs.augmentation_spec import AugmentationSpec, OptionSpec, UniformSpec
 from jobs.spec import JobSpec
-from pipeline.augmentation import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
-from pipeline.balance import balanced, group_sizes
+from pipeline.augmentation.balance import balanced, group_sizes
+from pipeline.augmentation.draws import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
 from pipeline.images.source import SourceImage
 from pipeline.sources.labels import read_labels
 from pipeline.sources.listing import list_images

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.augmented import augmentation_tables
+from pipeline.augmentation.tally import augmentation_tables
 from pipeline.export import Exported, ExportSettings, Snapshot
 from pipeline.formats import FORMATS
 

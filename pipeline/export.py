@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from asyrp.errors import UserError
-from pipeline.augmented import Tally
+from pipeline.augmentation.tally import Tally
 from pipeline.formats import FORMATS, Add, Format
 from pipeline.run.additions import CurrentRows, read_additions, replaced_rows
 from pipeline.run.commit import committed, read_commit

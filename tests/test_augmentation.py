@@ -25,7 +25,8 @@ from jobs.augment import Augmenter
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.spec import JobSpec
-from pipeline.augmentation import (
+from pipeline.augmentation.balance import balanced, group_sizes
+from pipeline.augmentation.draws import (
     Augmentation,
     Census,
     Drawing,
@@ -35,7 +36,6 @@ from pipeline.augmentation import (
     share_out,
     systematic_sample,
 )
-from pipeline.balance import balanced, group_sizes
 from pipeline.images.selection import Condition
 from pipeline.run.additions import read_everything
 from pipeline.run.commit import committed, committed_rows

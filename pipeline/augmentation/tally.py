@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from asyrp.measures.names import METRICS
-from pipeline.augmentation import Census
-from pipeline.balance import group_name
+from pipeline.augmentation.balance import group_name
+from pipeline.augmentation.draws import Census
 from pipeline.run.containers import Sample
 
 Row = tuple[str, ...]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.augmentation import Augmentation, Cell, Labels
+from pipeline.augmentation.draws import Augmentation, Cell, Labels
 
 SUM, EFFORT = 1e-2, 1e-4
 """After the largest lack of a group, by what their sum and the number of draws count, as shares."""
