@@ -30,7 +30,7 @@ from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec
 from pipeline.run.commit import committed
 from pipeline.run.progress import read_heartbeats
-from pipeline.statistics import STAGE
+from pipeline.stages.statistics import STAGE
 from pipeline.storage.store import Store
 
 MEGABYTE = 1e6

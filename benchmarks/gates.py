@@ -28,7 +28,7 @@ from asyrp.measures.metrics import Metrics, Values
 from asyrp.measures.names import Judges
 from asyrp.models.find import find_model
 from pipeline.images.selection import Condition
-from pipeline.inspection import refusal
+from pipeline.stages.inspection import refusal
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 GATES = (

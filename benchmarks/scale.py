@@ -43,7 +43,7 @@ from pipeline.run.plan import write_plan
 from pipeline.run.progress import StateReader, device_time
 from pipeline.run.stage import BatchFunction, MakeFunctions
 from pipeline.sources.listing import SourceImage, list_images
-from pipeline.stages import Method
+from pipeline.stages.functions import Method
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 from pipeline.worker import Worker, WorkerOptions

@@ -8,7 +8,7 @@ from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from jobs.paths import Url
 from pipeline.images.selection import Condition
-from pipeline.recipe import unit_edit
+from pipeline.stages.settings import unit_edit
 
 Strength = Annotated[float, Field(gt=0)]
 

@@ -16,7 +16,7 @@ from jobs.cli_options import CLIP_HELP, AsJson, ModelArgument, direction_file
 from jobs.cli_score import score
 from jobs.completion import complete_data_set, complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, print_facts, report
-from pipeline.model_source import fetch, fetch_model
+from pipeline.stages.models import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from torch import Tensor

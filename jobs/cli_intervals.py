@@ -11,7 +11,7 @@ from asyrp.errors import UserError
 from asyrp.measures.intervals import Intervals, learned_path, load, load_for, save
 from jobs.cli_options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
 from jobs.display import out, print_facts, report
-from pipeline.model_source import fetch_model
+from pipeline.stages.models import fetch_model
 
 if TYPE_CHECKING:  # Pillow loads only when a chart is drawn
     from jobs.chart import Chart

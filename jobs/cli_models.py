@@ -12,7 +12,7 @@ from asyrp.errors import UserError
 from asyrp.models.find import HUB_MODELS, bundled_names
 from jobs.cli_options import AsJson, ModelArgument
 from jobs.display import console, out, print_facts, report
-from pipeline.model_source import fetch, fetch_model
+from pipeline.stages.models import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.models.selfcheck import Report
@@ -80,7 +80,7 @@ def models_check(
     **Example:** asyrp models check celeba_hq.ckpt --images faces/
     """
     from asyrp.models.load import load_model
-    from pipeline.stages import self_check
+    from pipeline.stages.functions import self_check
 
     folder = fetch_model(name)
     digest = folder.digest

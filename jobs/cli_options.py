@@ -21,7 +21,7 @@ from jobs.submit import (
     DEFAULT_WORKERS,
     Placement,
 )
-from pipeline.model_source import fetch, fetch_model
+from pipeline.stages.models import fetch, fetch_model
 
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
 

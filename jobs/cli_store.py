@@ -17,11 +17,11 @@ from jobs.paths import absolute_url
 from jobs.record import read_run, recorded_stages
 from jobs.tick import is_job
 from pipeline.garbage import Collected, Garbage, collect_garbage
-from pipeline.recipe import FINAL
 from pipeline.retention import Retired, retire
 from pipeline.run.additions import grown, read_additions
 from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState
+from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run

@@ -15,12 +15,12 @@ from jobs.record import RunRecord, open_root
 from jobs.run import compute
 from jobs.spec import EngineSpec
 from pipeline.images.source import SourceImage
-from pipeline.readings import Reading
 from pipeline.run.plan import PlanSummary, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import ImageFormat, Reducer
 from pipeline.sources.listing import list_images
-from pipeline.statistics import STAGE, CollectSettings, Statistics, statistics_stage
+from pipeline.stages.readings import Reading
+from pipeline.stages.statistics import STAGE, CollectSettings, Statistics, statistics_stage
 from pipeline.storage.store import Store
 
 MakeReducer = Callable[[], Reducer]

@@ -15,8 +15,8 @@ from jobs.cost import Cost
 from jobs.resolve import Job
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
-from pipeline.model_source import fetch_model
 from pipeline.sources.listing import list_images
+from pipeline.stages.models import fetch_model
 
 MEGABYTE = 1_000_000
 

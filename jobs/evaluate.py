@@ -16,12 +16,12 @@ from jobs.run import Display, compute, no_display
 from jobs.session import read_state
 from jobs.spec import EngineSpec
 from pipeline.aggregates import summaries
-from pipeline.evaluation import Evaluation, EvaluationSettings, evaluation_stage, record_evaluation
-from pipeline.recipe import FINAL
 from pipeline.results import ResultReader, Results
 from pipeline.run.commit import commit_name, committed, read_commit
 from pipeline.run.progress import RunState, StateReader
 from pipeline.run.stage import ImageFormat, Stage
+from pipeline.stages.evaluation import Evaluation, EvaluationSettings, evaluation_stage, record_evaluation
+from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute

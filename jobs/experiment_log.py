@@ -18,8 +18,8 @@ from asyrp.errors import UserError
 from jobs.display import all_rows
 from jobs.record import read_run, recorded_stages
 from jobs.run import Display
-from pipeline.recipe import FINAL
 from pipeline.run.progress import RunState, StateReader
+from pipeline.stages.settings import FINAL
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 

@@ -17,11 +17,11 @@ from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
 from asyrp.models.find import ModelFolder
 from jobs.collect import Collection, MakeReducer, collect
 from jobs.spec import EngineSpec
-from pipeline.model_source import fetch_model
-from pipeline.readings import NoisedH, Reading
-from pipeline.recipe import DirectionSource
-from pipeline.reducers import MakeLabelReducer
 from pipeline.sources.labels import find_labels
+from pipeline.stages.models import fetch_model
+from pipeline.stages.readings import NoisedH, Reading
+from pipeline.stages.reducers import MakeLabelReducer
+from pipeline.stages.settings import DirectionSource
 
 
 @dataclass(frozen=True)

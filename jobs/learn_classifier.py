@@ -15,10 +15,10 @@ from asyrp.errors import UserError
 from asyrp.learning.classifier import Classifiers, ClassMoments, Kind
 from jobs.collect import collect
 from jobs.learn import LearnRequest
-from pipeline.model_source import fetch_model
-from pipeline.readings import NoisedH
-from pipeline.reducers import KEYS, decode_keys, half_rows
 from pipeline.sources.labels import LabelTable, find_labels
+from pipeline.stages.models import fetch_model
+from pipeline.stages.readings import NoisedH
+from pipeline.stages.reducers import KEYS, decode_keys, half_rows
 
 EPOCHS = 20
 HELD_OUT = 5

@@ -17,10 +17,10 @@ from asyrp.models.load import read_schedule
 from jobs.collect import Collection, collect
 from jobs.display import console
 from jobs.spec import EngineSpec
-from pipeline.model_source import fetch_model
-from pipeline.readings import InversionDistances
-from pipeline.reducers import CurveReducer
 from pipeline.sources.listing import list_images
+from pipeline.stages.models import fetch_model
+from pipeline.stages.readings import InversionDistances
+from pipeline.stages.reducers import CurveReducer
 
 
 @dataclass(frozen=True)

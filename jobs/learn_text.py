@@ -29,9 +29,9 @@ from asyrp.models.load import Model, load_model
 from jobs.display import console
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
-from pipeline.model_source import fetch_model
 from pipeline.sources.listing import list_images
-from pipeline.stages import self_check
+from pipeline.stages.functions import self_check
+from pipeline.stages.models import fetch_model
 from pipeline.storage.store import Store
 
 CALIBRATION_IMAGES = 16

@@ -17,10 +17,10 @@ from asyrp.learning.labels import HALVES
 from asyrp.learning.pca import PcaSketch
 from jobs.collect import collect
 from jobs.learn import LearnRequest
-from pipeline.model_source import fetch_model
-from pipeline.readings import JacobianOfH, NoisedH
-from pipeline.reducers import JacobianReducer, MakePcaReducer
 from pipeline.sources.listing import list_images
+from pipeline.stages.models import fetch_model
+from pipeline.stages.readings import JacobianOfH, NoisedH
+from pipeline.stages.reducers import JacobianReducer, MakePcaReducer
 
 HALVES_UNIT = "the step between the means of the halves of the images along it"
 

@@ -16,10 +16,10 @@ from jobs.resolve import resolve
 from jobs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exit_code, run
 from pipeline.changes import Changes
 from pipeline.known_images import KeySet
-from pipeline.recipe import FINAL
 from pipeline.run.additions import CurrentRows
 from pipeline.run.manifest import Row
 from pipeline.sources.listing import list_images
+from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 from pipeline.versions import Version, latest, publish, run_name, write_index
 

@@ -15,11 +15,11 @@ from asyrp.errors import UserError
 from jobs.augment import Augmenter
 from jobs.resolve import Job
 from jobs.spec import JobSpec
-from pipeline.recipe import declare_stages, edit_variant
 from pipeline.run.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import Stage, Variant, drawn_variants
 from pipeline.sources.listing import SourceImage, list_images
+from pipeline.stages.settings import declare_stages, edit_variant
 from pipeline.storage.store import Store, explained, open_filesystem
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from jobs.run import SUMMARY
 from jobs.session import read_state
 from pipeline.aggregates import Cost, cost
 from pipeline.highlights import highlights
-from pipeline.recipe import FINAL
 from pipeline.results import ResultReader, Results
 from pipeline.run.additions import read_additions
 from pipeline.run.commit import committed
 from pipeline.run.progress import DISPENSABLE, RunState, read_heartbeats
+from pipeline.stages.settings import FINAL
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 from pipeline.thumbnails import Pair, Thumbnails

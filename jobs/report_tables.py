@@ -9,9 +9,9 @@ from asyrp.measures.names import METRICS
 from jobs.report import Report
 from pipeline.aggregates import counts, summaries
 from pipeline.card import run_facts
-from pipeline.recipe import FINAL
 from pipeline.results import OWN, Results
 from pipeline.run.manifest import OK
+from pipeline.stages.settings import FINAL
 
 SHARES = ("device", "reader", "writer")
 

@@ -12,8 +12,10 @@ from asyrp.measures.intervals import Intervals
 from asyrp.models.find import ModelFolder
 from jobs.resolve_inspection import judged_by, resolve_inspection
 from jobs.spec import AUTO, PER_IMAGE, DistancesSpec, JobSpec
-from pipeline.model_source import direction_path, fetch, fetch_model
-from pipeline.recipe import (
+from pipeline.run.plan import PlanSummary
+from pipeline.run.stage import ImageFormat, Stage, drawn_variants
+from pipeline.stages.models import direction_path, fetch, fetch_model
+from pipeline.stages.settings import (
     FINAL,
     BoundEdit,
     DirectionSource,
@@ -23,8 +25,6 @@ from pipeline.recipe import (
     edit_columns,
     edit_variant,
 )
-from pipeline.run.plan import PlanSummary
-from pipeline.run.stage import ImageFormat, Stage, drawn_variants
 
 log = logging.getLogger(__name__)
 

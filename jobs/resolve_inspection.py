@@ -11,8 +11,8 @@ from asyrp.measures.names import OF_TEXTS, Judges
 from asyrp.models.find import ModelFolder
 from jobs.inspection_spec import InspectionSpec
 from jobs.spec import DistancesSpec, JobSpec
-from pipeline.model_source import net_digest
-from pipeline.recipe import Inspection, SecondInversion
+from pipeline.stages.models import net_digest
+from pipeline.stages.settings import Inspection, SecondInversion
 
 Infos = Mapping[str, DirectionInfo]
 

@@ -10,8 +10,8 @@ from asyrp.directions.shift import EditShift
 from asyrp.models.load import load_model
 from jobs.display import console
 from pipeline.images.codec import encode
-from pipeline.model_source import fetch_model
-from pipeline.stages import self_check
+from pipeline.stages.functions import self_check
+from pipeline.stages.models import fetch_model
 from pipeline.storage.store import Store
 
 

@@ -10,10 +10,10 @@ from asyrp.errors import UserError
 from asyrp.measures.scorers import ScorerSource, load_scorer
 from jobs.collect import Collection, collect
 from jobs.spec import EngineSpec
-from pipeline.model_source import fetch_model
-from pipeline.readings import Scores
-from pipeline.reducers import KEYS, decode_keys, score_rows
 from pipeline.sources.labels import LabelTable
+from pipeline.stages.models import fetch_model
+from pipeline.stages.readings import Scores
+from pipeline.stages.reducers import KEYS, decode_keys, score_rows
 
 
 def score(

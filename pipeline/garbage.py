@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from asyrp.errors import UserError
-from pipeline.evaluation import read_evaluations
 from pipeline.run import additions, plan
 from pipeline.run.commit import Commit, DamagedCommit, committed, read_commit, shard_name
 from pipeline.run.progress import is_at_work, read_heartbeats
+from pipeline.stages.evaluation import read_evaluations
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Entry, Store
 

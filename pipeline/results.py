@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asyrp.measures.names import METRICS, SCORE, SOURCE_SCORE
-from pipeline.evaluation import Evaluation, read_evaluations
-from pipeline.recipe import FINAL
 from pipeline.run.additions import CurrentRows
 from pipeline.run.commit import committed, committed_table
 from pipeline.run.manifest import SCHEMA
 from pipeline.run.stage import Stage
 from pipeline.sheet import edit_title
+from pipeline.stages.evaluation import Evaluation, read_evaluations
+from pipeline.stages.settings import FINAL
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 

@@ -12,12 +12,12 @@ FORBIDDEN = {
     "jobs": set(),
 }
 METHOD_ONLY_IN = {
-    "pipeline/stages.py",
-    "pipeline/inspection.py",
-    "pipeline/statistics.py",
-    "pipeline/readings.py",
-    "pipeline/reducers.py",
-    "pipeline/recipe.py",
+    "pipeline/stages/functions.py",
+    "pipeline/stages/inspection.py",
+    "pipeline/stages/statistics.py",
+    "pipeline/stages/readings.py",
+    "pipeline/stages/reducers.py",
+    "pipeline/stages/settings.py",
 }
 METHOD = {
     "process",

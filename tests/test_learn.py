@@ -21,7 +21,7 @@ from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_unsupervised import learn_pca
 from jobs.spec import EngineSpec
 from pipeline.run.progress import read_heartbeats
-from pipeline.statistics import STAGE
+from pipeline.stages.statistics import STAGE
 from pipeline.storage.store import Store
 
 LABELS = str(SAMPLES.parent / "labels.csv")

@@ -22,7 +22,7 @@ from asyrp.errors import UserError
 from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, find_model
 from asyrp.models.load import load_model, read_schedule
 from pipeline.images import fetch as fetching
-from pipeline.model_source import fetch, fetch_model
+from pipeline.stages.models import fetch, fetch_model
 
 
 def test_a_local_folder_is_a_model_with_or_without_a_unet_folder(tmp_path):

@@ -17,8 +17,8 @@ from asyrp.models import selfcheck
 from asyrp.models.adm import fuse_qkv, split_qkv
 from asyrp.models.find import BUNDLED, WEIGHTS, find_model
 from asyrp.models.load import Model, load_model
-from pipeline.model_source import check_images
-from pipeline.stages import self_check
+from pipeline.stages.functions import self_check
+from pipeline.stages.models import check_images
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ from dataclasses import replace
 from asyrp.errors import UserError
 from pipeline.images.selection import Selection
 from pipeline.images.source import SourceImage
-from pipeline.recipe import FINAL
 from pipeline.run.additions import CurrentRows
 from pipeline.run.commit import committed
 from pipeline.run.manifest import OK
 from pipeline.run.plan import RUN
 from pipeline.run.sinks import output_image
 from pipeline.run.stage import output_name, variant_name
+from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 
 CARRIED = ("key", "edit", "strength", "source_uri")

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from asyrp.errors import UserError
 from asyrp.models.load import load_model
-from pipeline.model_source import fetch_model
-from pipeline.readings import Loaded, Reading
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.stage import Reducer, Stage, Variant
 from pipeline.shard_job import STATISTICS
-from pipeline.stages import self_check
+from pipeline.stages.functions import self_check
+from pipeline.stages.models import fetch_model
+from pipeline.stages.readings import Loaded, Reading
 from pipeline.storage.store import Store
 
 STAGE, READ, NEW_REDUCER = "statistics", "read", "new_reducer"

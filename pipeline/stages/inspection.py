@@ -18,13 +18,13 @@ from asyrp.measures.names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCO
 from asyrp.measures.perceptual import load_measure
 from pipeline.images.selection import Condition, is_sampled
 from pipeline.images.source import Draw
-from pipeline.model_source import fetched_judges
-from pipeline.recipe import BoundEdit, Inspection, MethodSettings, drawn_edit, edit_columns
 from pipeline.run.manifest import REJECTED_QUALITY
 from pipeline.run.stage import Measured
+from pipeline.stages.models import fetched_judges
+from pipeline.stages.settings import BoundEdit, Inspection, MethodSettings, drawn_edit, edit_columns
 
 if TYPE_CHECKING:
-    from pipeline.stages import Method
+    from pipeline.stages.functions import Method
 
 Row = dict[str, Any]
 T = TypeVar("T")

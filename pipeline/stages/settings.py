@@ -139,7 +139,7 @@ class MethodSettings:
 
     def __call__(self) -> Mapping[str, BatchFunction]:
         """Load the frozen net and the directions; the function of every stage by name."""
-        from pipeline.stages import Method
+        from pipeline.stages.functions import Method
 
         return Method(self).functions()
 

@@ -19,10 +19,10 @@ from asyrp.models import selfcheck
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model, load_model
 from pipeline.images.source import Draw
-from pipeline.inspection import Inspector
-from pipeline.model_source import check_images, direction_path, fetch_model
-from pipeline.recipe import BoundEdit, DirectionSource, MethodSettings
 from pipeline.run.stage import BatchFunction, Measured
+from pipeline.stages.inspection import Inspector
+from pipeline.stages.models import check_images, direction_path, fetch_model
+from pipeline.stages.settings import BoundEdit, DirectionSource, MethodSettings
 
 
 def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> selfcheck.Report:
@@ -63,7 +63,7 @@ class Method:
         self.sample_metrics = self.inspector.metrics if self.inspector else without_nets
 
     def functions(self) -> Mapping[str, BatchFunction]:
-        """Every stage's function by the name that `pipeline.recipe` declares it with."""
+        """Every stage's function by the name that `pipeline.stages.settings` declares it with."""
         functions = (
             self.fused,
             self.augment,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pipeline.recipe import FINAL, MethodSettings
 from pipeline.run.stage import BatchFunction, Measured, Stage
+from pipeline.stages.settings import FINAL, MethodSettings
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
@@ -73,7 +73,7 @@ class EvaluationSettings:
     device: str = "cpu"
 
     def __call__(self) -> Mapping[str, BatchFunction]:
-        from pipeline.inspection import Inspector
+        from pipeline.stages.inspection import Inspector
 
         assert self.method.inspection is not None
         settings = replace(self.method, device=self.device, per_image=None)

@@ -19,9 +19,9 @@ from asyrp.measures.perceptual import load_measure
 from asyrp.measures.scorers import ScorerSource, load_scorer
 from asyrp.models.find import ModelFolder
 from asyrp.models.load import Model
-from pipeline.recipe import DirectionSource
 from pipeline.run.stage import BatchFunction
-from pipeline.stages import load_recorded_direction
+from pipeline.stages.functions import load_recorded_direction
+from pipeline.stages.settings import DirectionSource
 
 
 class Loaded(NamedTuple):
