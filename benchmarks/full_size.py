@@ -26,8 +26,8 @@ from asyrp.models.load import load_model
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.spec import JobSpec
+from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.storage.store import Store
-from pipeline.worker import Worker, WorkerOptions
 
 
 def ho_unet(size: int, base: int) -> UNet2DModel:

@@ -34,8 +34,9 @@ from jobs.run import run
 from jobs.session import read_state
 from jobs.spec import JobSpec
 from pipeline import sheet
-from pipeline.actors import EngineOptions, ray_session
-from pipeline.engine import Engine, pending_units
+from pipeline.engine.actors import EngineOptions, ray_session
+from pipeline.engine.driver import Engine, pending_units
+from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.images.codec import decode
 from pipeline.images.fetch import fetch
 from pipeline.run.commit import Commit, commit_name
@@ -46,7 +47,6 @@ from pipeline.sources.listing import SourceImage, list_images
 from pipeline.stages.functions import Method
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
-from pipeline.worker import Worker, WorkerOptions
 
 SAMPLES = BUNDLED / "avatars" / "samples"
 

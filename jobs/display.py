@@ -19,7 +19,7 @@ from jobs.spec import EngineSpec
 from pipeline.run.progress import RunState, StateReader, device_time
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute
-    from pipeline.engine import Outcome
+    from pipeline.engine.driver import Outcome
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0

@@ -25,7 +25,7 @@ from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute
-    from pipeline.engine import Outcome
+    from pipeline.engine.driver import Outcome
 
 UNREAD = "fetch_error"
 

@@ -19,7 +19,7 @@ from pipeline.run.stage import ImageFormat, Stage
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
-    from pipeline.engine import Outcome
+    from pipeline.engine.driver import Outcome
 
 SUMMARY = "report/summary.json"
 DEFAULT_SHEET_ROWS = 8
@@ -100,8 +100,8 @@ def compute(
 
     `settings` is a picklable dataclass with a `device`: called on an actor, it gives the stages' functions.
     """
-    from pipeline.actors import EngineOptions, has_gpu, ray_session
-    from pipeline.engine import Engine, pending_units
+    from pipeline.engine.actors import EngineOptions, has_gpu, ray_session
+    from pipeline.engine.driver import Engine, pending_units
 
     check_creates(store)
     with ray_session(knobs.address):

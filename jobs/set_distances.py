@@ -13,7 +13,7 @@ from jobs.additions import spec_of
 from jobs.collect import Collection, collect
 from jobs.record import read_run, recorded_stages
 from jobs.spec import EngineSpec
-from pipeline.actors import ray_session
+from pipeline.engine.actors import ray_session
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import SourceImage
 from pipeline.run.additions import read_addition, read_additions

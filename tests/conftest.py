@@ -21,13 +21,13 @@ from jobs.cli import main
 from jobs.record import open_run
 from jobs.resolve import Job, resolve
 from jobs.spec import JobSpec
+from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.manifest import Row
 from pipeline.run.plan import RUN, PlanSummary
 from pipeline.run.sinks import read_output
 from pipeline.run.stage import BatchFunction, MakeFunctions, Stage
 from pipeline.storage.store import Store
-from pipeline.worker import Worker, WorkerOptions
 
 SAMPLES = BUNDLED / "avatars" / "samples"
 FEW_STEPS: dict[str, Any] = {"n_inv": 3, "n_gen": 4, "preview": 0}

@@ -15,8 +15,8 @@ from ray.cluster_utils import Cluster
 
 from jobs.record import open_run
 from jobs.resolve import resolve
-from pipeline.actors import EngineOptions
-from pipeline.engine import Engine, Outcome, pending_units
+from pipeline.engine.actors import EngineOptions
+from pipeline.engine.driver import Engine, Outcome, pending_units
 from pipeline.run.commit import committed
 from pipeline.storage.store import Store
 

@@ -15,8 +15,8 @@ from asyrp.errors import UserError
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.run import exit_code, run
-from pipeline.actors import EngineOptions, is_broken_device
-from pipeline.engine import BREAKER_MIN_IMAGES, Engine, Outcome, pending_units
+from pipeline.engine.actors import EngineOptions, is_broken_device
+from pipeline.engine.driver import BREAKER_MIN_IMAGES, Engine, Outcome, pending_units
 from pipeline.run.commit import committed
 from pipeline.run.progress import StateReader, read_heartbeats
 from pipeline.run.stage import Measured
@@ -116,7 +116,7 @@ def test_an_error_that_passes_is_retried(faces, tmp_path):
 
 
 def test_a_shard_that_takes_far_too_long_is_done_by_a_second_actor_and_counted_once(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.engine.SLOW_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.engine.driver.SLOW_SECONDS", 0.5)
     first = only_once(tmp_path / "marker")
 
     def stick(keys):
@@ -130,7 +130,7 @@ def test_a_shard_that_takes_far_too_long_is_done_by_a_second_actor_and_counted_o
 
 
 def test_a_shard_that_hangs_is_quarantined_and_its_neighbours_are_not_to_blame(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.engine.HUNG", 8)
+    monkeypatch.setattr("pipeline.engine.driver.HUNG", 8)
 
     def hang(keys):
         if "0005.png" in keys:

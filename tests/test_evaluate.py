@@ -16,12 +16,12 @@ from jobs.report import ReportReader
 from jobs.report_tables import origins
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec
+from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.garbage import find_garbage
 from pipeline.results import OWN
 from pipeline.run.commit import committed
 from pipeline.stages.evaluation import read_evaluations
 from pipeline.storage.store import Store
-from pipeline.worker import Worker, WorkerOptions
 
 NAMES = ["s_dir", "edit_clip", "clip_margin"]
 

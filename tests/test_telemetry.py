@@ -12,10 +12,10 @@ from conftest import asyrp, make_faces, spec
 
 from jobs.record import open_run
 from jobs.resolve import resolve
-from pipeline.actors import EditActor
+from pipeline.engine.actors import EditActor
+from pipeline.engine.telemetry import DriverMetrics
+from pipeline.engine.worker import WorkerOptions
 from pipeline.storage.store import Store
-from pipeline.telemetry import DriverMetrics
-from pipeline.worker import WorkerOptions
 
 pytest.importorskip("opentelemetry.exporter.prometheus", reason="Ray exports metrics with asyrp[metrics] only")
 

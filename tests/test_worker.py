@@ -18,10 +18,10 @@ from PIL import Image
 from asyrp.errors import UserError
 from jobs.record import open_run
 from jobs.resolve import resolve
+from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed
 from pipeline.run.stage import BatchFunction
 from pipeline.storage.store import Store
-from pipeline.worker import Worker, WorkerOptions
 
 
 class StandIn:

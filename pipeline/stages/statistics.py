@@ -9,9 +9,9 @@ from torch import Tensor
 
 from asyrp.errors import UserError
 from asyrp.models.load import load_model
+from pipeline.engine.shard_attempt import STATISTICS
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.stage import Reducer, Stage, Variant
-from pipeline.shard_job import STATISTICS
 from pipeline.stages.functions import self_check
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import Loaded, Reading

@@ -19,15 +19,15 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from asyrp.errors import UserError
-from pipeline.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
+from pipeline.engine.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
+from pipeline.engine.shard_attempt import ShardReport
+from pipeline.engine.telemetry import DriverMetrics
+from pipeline.engine.worker import SHARDS_IN_FLIGHT
 from pipeline.run.commit import committed
 from pipeline.run.manifest import HANDLED
 from pipeline.run.progress import device_time
 from pipeline.run.stage import ImageFormat, MakeFunctions, Stage
-from pipeline.shard_job import ShardReport
 from pipeline.storage.store import Store
-from pipeline.telemetry import DriverMetrics
-from pipeline.worker import SHARDS_IN_FLIGHT
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from asyrp.errors import UserError
+from pipeline.engine.shard_attempt import ShardReport
+from pipeline.engine.telemetry import ActorMetrics
+from pipeline.engine.worker import SHARDS_IN_FLIGHT, Worker, WorkerOptions
 from pipeline.run.stage import ImageFormat, MakeFunctions, Stage
-from pipeline.shard_job import ShardReport
-from pipeline.telemetry import ActorMetrics
-from pipeline.worker import SHARDS_IN_FLIGHT, Worker, WorkerOptions
 
 log = logging.getLogger(__name__)
 

@@ -34,12 +34,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.engine.shard_attempt import Columns, Failure, Item, ShardJob, ShardReport
+from pipeline.engine.shard_input import ShardInput
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import Changed, fetch
 from pipeline.run.sinks import DamagedOutput
 from pipeline.run.stage import BatchFunction, ImageFormat, MakeFunctions, Measured, Stage
-from pipeline.shard_input import ShardInput
-from pipeline.shard_job import Columns, Failure, Item, ShardJob, ShardReport
 from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)

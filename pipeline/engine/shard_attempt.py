@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from pipeline.engine.shard_input import ShardInput, read_input
 from pipeline.images import codec
 from pipeline.run import arrays, manifest
 from pipeline.run.additions import read_shard
@@ -21,7 +22,6 @@ from pipeline.run.commit import Attempt
 from pipeline.run.plan import PlanRow
 from pipeline.run.sinks import open_sink
 from pipeline.run.stage import ImageFormat, Planned, Reducer, Stage
-from pipeline.shard_input import ShardInput, read_input
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from pipeline.engine.shard_attempt import ShardReport
 from pipeline.run.progress import DEVICE_TIME
-from pipeline.shard_job import ShardReport
 from pipeline.storage.credentials import redacted
 
 SHARD_SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0]
