@@ -33,12 +33,12 @@ from jobs.resolve import Job, resolve
 from jobs.run import run
 from jobs.session import read_state
 from jobs.spec import JobSpec
-from pipeline import sheet
 from pipeline.engine.actors import EngineOptions, ray_session
 from pipeline.engine.driver import Engine, pending_units
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.images.codec import decode
 from pipeline.images.fetch import fetch
+from pipeline.results import sheet
 from pipeline.run.commit import Commit, commit_name
 from pipeline.run.plan import write_plan
 from pipeline.run.progress import StateReader, device_time

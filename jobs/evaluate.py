@@ -15,8 +15,8 @@ from jobs.resolve_inspection import judged_by
 from jobs.run import Display, compute, no_display
 from jobs.session import read_state
 from jobs.spec import EngineSpec
-from pipeline.aggregates import summaries
-from pipeline.results import ResultReader, Results
+from pipeline.results.rows import ResultReader, Results
+from pipeline.results.summaries import summaries
 from pipeline.run.commit import commit_name, committed, read_commit
 from pipeline.run.progress import RunState, StateReader
 from pipeline.run.stage import ImageFormat, Stage

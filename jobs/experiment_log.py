@@ -199,8 +199,8 @@ def progress_numbers(state: RunState) -> dict[str, float]:
 
 def final_numbers(store: Store, state: RunState) -> dict[str, float]:
     """The counts of a run, and the means of what was measured of it by edit and metric."""
-    from pipeline.aggregates import summaries
-    from pipeline.results import ResultReader
+    from pipeline.results.rows import ResultReader
+    from pipeline.results.summaries import summaries
 
     final = [stage for stage in recorded_stages(read_run(store)) if stage.name == FINAL]
     by_edit = summaries(ResultReader(store, final).read())

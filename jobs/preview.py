@@ -8,8 +8,8 @@ from typing import Any
 from asyrp.errors import UserError
 from jobs.run import run
 from jobs.spec import load_spec
-from pipeline import sheet
 from pipeline.images.fetch import fetch
+from pipeline.results import sheet
 from pipeline.sources.listing import list_images
 
 STRENGTHS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)

@@ -9,16 +9,16 @@ from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
 from jobs.run import SUMMARY
 from jobs.session import read_state
-from pipeline.aggregates import Cost, cost
-from pipeline.highlights import highlights
-from pipeline.results import ResultReader, Results
+from pipeline.results.highlights import highlights
+from pipeline.results.rows import ResultReader, Results
+from pipeline.results.summaries import Cost, cost
+from pipeline.results.thumbnails import Pair, Thumbnails
 from pipeline.run.additions import read_additions
 from pipeline.run.commit import committed
 from pipeline.run.progress import DISPENSABLE, RunState, read_heartbeats
 from pipeline.stages.settings import FINAL
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
-from pipeline.thumbnails import Pair, Thumbnails
 from pipeline.verify import counted
 
 PICTURED_ROWS = 600

@@ -11,9 +11,9 @@ from jobs.display import bound_text
 from jobs.report import Report
 from jobs.report_tables import headline, named, signif, tables
 from pipeline.card import markdown_table
-from pipeline.highlights import sheets, worst_and_best
-from pipeline.results import Results
-from pipeline.thumbnails import PIXELS, Pair, Thumbnail
+from pipeline.results.highlights import sheets, worst_and_best
+from pipeline.results.rows import Results
+from pipeline.results.thumbnails import PIXELS, Pair, Thumbnail
 
 NAME, CHARTS, SHEET = "report.md", "report_charts.png", "report_sheet.png"
 PAIRS, EXTREMES = 8, 3

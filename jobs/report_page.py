@@ -17,9 +17,9 @@ from asyrp.measures.names import METRICS
 from jobs.display import bound_text
 from jobs.report import Report
 from jobs.report_tables import SHARES, headline, tables
-from pipeline.aggregates import throughput
-from pipeline.highlights import spread
-from pipeline.results import STRENGTH, Coded, Results
+from pipeline.results.highlights import spread
+from pipeline.results.rows import STRENGTH, Coded, Results
+from pipeline.results.summaries import throughput
 from pipeline.run.manifest import OK
 
 NAME = "report.html"

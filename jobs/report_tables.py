@@ -7,9 +7,9 @@ import numpy as np
 
 from asyrp.measures.names import METRICS
 from jobs.report import Report
-from pipeline.aggregates import counts, summaries
 from pipeline.card import run_facts
-from pipeline.results import OWN, Results
+from pipeline.results.rows import OWN, Results
+from pipeline.results.summaries import counts, summaries
 from pipeline.run.manifest import OK
 from pipeline.stages.settings import FINAL
 

@@ -11,7 +11,7 @@ from jobs.cost import Cost
 from jobs.record import check_creates, open_run
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec, JobSpec
-from pipeline import sheet
+from pipeline.results import sheet
 from pipeline.run.additions import grown, shard_ids
 from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState, StateReader, device_seconds

@@ -18,7 +18,7 @@ from jobs.resolve import resolve
 from jobs.spec import EngineSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.garbage import find_garbage
-from pipeline.results import OWN
+from pipeline.results.rows import OWN
 from pipeline.run.commit import committed
 from pipeline.stages.evaluation import read_evaluations
 from pipeline.storage.store import Store

@@ -26,17 +26,17 @@ from jobs.report import ReportReader, verdict, within
 from jobs.report_page import STEM, TABLE_ROWS, shown_rows, stem
 from jobs.report_tables import headline, tables
 from jobs.resolve import resolve
-from pipeline import highlights
-from pipeline.aggregates import cost, counts, summaries
-from pipeline.results import Coded, ResultReader, Results
+from pipeline.results import highlights
+from pipeline.results.rows import Coded, ResultReader, Results
+from pipeline.results.sheet import edit_title
+from pipeline.results.summaries import cost, counts, summaries
+from pipeline.results.thumbnails import Pair, Thumbnail
 from pipeline.run import manifest
 from pipeline.run.commit import Attempt
 from pipeline.run.plan import SHARDS_PER_PART
 from pipeline.run.progress import RunState, StageState
 from pipeline.run.stage import Stage, Variant
-from pipeline.sheet import edit_title
 from pipeline.storage.store import Store
-from pipeline.thumbnails import Pair, Thumbnail
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from reported import BROKEN, GONE, HOSTILE, measured_run
 from jobs.report import ReportReader
 from jobs.report_page import render
 from jobs.resolve import resolve
-from pipeline.sheet import edit_title
+from pipeline.results.sheet import edit_title
 from pipeline.storage.store import Store
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}

@@ -22,8 +22,8 @@ from PIL import Image
 
 from jobs.record import open_run
 from jobs.resolve import resolve
-from pipeline import sheet
 from pipeline.images.fetch import ParquetCells, fetch
+from pipeline.results import sheet
 from pipeline.run import containers, manifest, sinks
 from pipeline.run.commit import Attempt, committed, read_commit
 from pipeline.run.containers import COLUMNS

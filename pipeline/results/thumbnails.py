@@ -11,7 +11,7 @@ from PIL import Image
 from asyrp.errors import UserError
 from pipeline.images.codec import Fit, ImageRefused, decode, to_uint8
 from pipeline.images.fetch import Changed
-from pipeline.results import Results
+from pipeline.results.rows import Results
 from pipeline.run.commit import committed_rows
 from pipeline.run.manifest import OK, Row
 from pipeline.run.sinks import read_output

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyrp.measures.names import METRICS
-from pipeline.results import Results
+from pipeline.results.rows import Results
 from pipeline.run.manifest import OK
 
 ON_SHEET, EXTREMES, FAILURES = 12, 6, 6

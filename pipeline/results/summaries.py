@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.results import Results
+from pipeline.results.rows import Results
 from pipeline.run.progress import device_time
 
 BINS = 60
