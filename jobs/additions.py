@@ -9,8 +9,8 @@ from jobs.augment import Augmenter
 from jobs.record import output_names, read_run
 from jobs.resolve import Job
 from jobs.spec import EngineSpec, JobSpec
+from pipeline.datasets.known_images import KnownImages, version_text
 from pipeline.images.source import SourceImage, version_of
-from pipeline.known_images import KnownImages, version_text
 from pipeline.run.additions import Addition, CurrentRows, add, read_everything, read_images
 from pipeline.run.manifest import OK, STATUSES
 from pipeline.run.plan import NameCheck, source_image

@@ -19,7 +19,7 @@ from jobs.display import out, print_facts, report
 from jobs.paths import absolute_url
 from jobs.render import TARGETS, render
 from jobs.submit import Placement
-from pipeline.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
+from pipeline.datasets.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
 from pipeline.storage.store import Store
 
 jobs_app = typer.Typer(help="Data jobs: edit what is new in a source, on a schedule.", no_args_is_help=True)
@@ -200,7 +200,7 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
     """
     from jobs.session import read_state
     from jobs.tick import read_job
-    from pipeline.versions import latest, run_store
+    from pipeline.datasets.versions import latest, run_store
 
     store = Store(_root(job))
     name = read_job(store)["name"]

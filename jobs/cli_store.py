@@ -27,7 +27,7 @@ from pipeline.verify import Report, counted
 from pipeline.verify import verify as verify_run
 
 if TYPE_CHECKING:
-    from pipeline.export import Exported, Snapshot
+    from pipeline.datasets.export import Exported, Snapshot
 
 EXIT_NOT_WHOLE = 3
 Item = TypeVar("Item")
@@ -142,11 +142,11 @@ def export(
 
     **Example:** asyrp export edited/ --to parquet -o faces-with-glasses/ --split train=0.9,test=0.1 --with-source
     """
-    from pipeline.card import make_card
-    from pipeline.export import CARD, ExportSettings
-    from pipeline.export import export as export_snapshot
-    from pipeline.formats import FORMATS
-    from pipeline.splits import parse_shares
+    from pipeline.datasets.card import make_card
+    from pipeline.datasets.export import CARD, ExportSettings
+    from pipeline.datasets.export import export as export_snapshot
+    from pipeline.datasets.formats import FORMATS
+    from pipeline.datasets.splits import parse_shares
 
     one_of("to", to, tuple(FORMATS))
     chosen = tuple(status.strip() for status in statuses.split(","))
@@ -172,8 +172,8 @@ def export(
 def _exportable(store: Store, number: int | None) -> "tuple[Snapshot, dict[str, Any]]":
     """What is to be exported of a run, or of a job's version (the newest one without a number), and the run.json that
     says how its images were made."""
-    from pipeline.export import take_snapshot, version_snapshot
-    from pipeline.versions import latest, read_version, run_store
+    from pipeline.datasets.export import take_snapshot, version_snapshot
+    from pipeline.datasets.versions import latest, read_version, run_store
 
     version = latest(store) if number is None else read_version(store, number)
     if version is not None:

@@ -14,14 +14,14 @@ from jobs.data_job import DataJob, Outcome
 from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exit_code, run
-from pipeline.changes import Changes
-from pipeline.known_images import KeySet
+from pipeline.datasets.changes import Changes
+from pipeline.datasets.known_images import KeySet
+from pipeline.datasets.versions import Version, latest, publish, run_name, write_index
 from pipeline.run.additions import CurrentRows
 from pipeline.run.manifest import Row
 from pipeline.sources.listing import list_images
 from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
-from pipeline.versions import Version, latest, publish, run_name, write_index
 
 EXIT_OK = 0
 TICK_TEXT = "%Y%m%dT%H%M%SZ"

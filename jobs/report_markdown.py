@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jobs.display import bound_text
 from jobs.report import Report
 from jobs.report_tables import headline, named, signif, tables
-from pipeline.card import markdown_table
+from pipeline.datasets.card import markdown_table
 from pipeline.results.highlights import sheets, worst_and_best
 from pipeline.results.rows import Results
 from pipeline.results.thumbnails import PIXELS, Pair, Thumbnail

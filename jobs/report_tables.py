@@ -7,7 +7,7 @@ import numpy as np
 
 from asyrp.measures.names import METRICS
 from jobs.report import Report
-from pipeline.card import run_facts
+from pipeline.datasets.card import run_facts
 from pipeline.results.rows import OWN, Results
 from pipeline.results.summaries import counts, summaries
 from pipeline.run.manifest import OK

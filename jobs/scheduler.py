@@ -21,7 +21,7 @@ from jobs.data_job import DataJob
 from jobs.next_version import parse_tick, tick_text
 from jobs.schedule import SECOND, Schedule
 from jobs.tick import skip_tick
-from pipeline.leases import last_lease, read_skipped
+from pipeline.datasets.leases import last_lease, read_skipped
 from pipeline.storage.store import Store, explained
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from jobs.next_version import NextVersion, TickResult, tick_text
 from jobs.notify import notify
 from jobs.record import check_creates, read_record
 from jobs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
-from pipeline import leases
-from pipeline.leases import AtWork, Heartbeat, Lease
+from pipeline.datasets import leases
+from pipeline.datasets.leases import AtWork, Heartbeat, Lease
+from pipeline.datasets.versions import run_name
 from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store, explained
-from pipeline.versions import run_name
 
 JOB = "job.json"
 TICKS = "ticks"

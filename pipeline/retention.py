@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 
 from asyrp.errors import UserError
-from pipeline.leases import read_leases
+from pipeline.datasets.leases import read_leases
+from pipeline.datasets.versions import INDEXES, Version, forget, read_versions, run_store
 from pipeline.storage.store import Store
-from pipeline.versions import INDEXES, Version, forget, read_versions, run_store
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from asyrp.errors import UserError
-from pipeline import formats
+from pipeline.datasets import formats
+from pipeline.datasets.splits import parse_shares, split_of
 from pipeline.images.fetch import ParquetCells, fetch
 from pipeline.run.containers import COLUMNS
-from pipeline.splits import parse_shares, split_of
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
@@ -340,7 +340,7 @@ def test_a_finished_export_that_is_repeated_and_stopped_has_no_card(cli, export,
     def gone(_):
         raise FileNotFoundError
 
-    monkeypatch.setattr("pipeline.samples.fetch", gone)
+    monkeypatch.setattr("pipeline.datasets.samples.fetch", gone)
     code, _, _ = cli("export", made / "run", "--to", "parquet", "-o", folder, "--with-source")
     assert code == 2 and not (folder / "README.md").exists()
 
@@ -348,7 +348,7 @@ def test_a_finished_export_that_is_repeated_and_stopped_has_no_card(cli, export,
 def test_shards_that_the_same_export_no_longer_fills_are_deleted(export, monkeypatch):
     arguments = ("--with-source", "--shard-bytes", "10KB")
     before = contents(export("parquet", *arguments))
-    monkeypatch.setattr("pipeline.samples.fetch", lambda image: fetch(image) if image.key < "0005" else b"x")
+    monkeypatch.setattr("pipeline.datasets.samples.fetch", lambda image: fetch(image) if image.key < "0005" else b"x")
     after = contents(export("parquet", *arguments))
     assert 1 < len(after) < len(before)
 

@@ -25,13 +25,13 @@ from jobs.data_job import DataJob, Notifications, load_job
 from jobs.notify import notify
 from jobs.scheduler import ScheduledJob
 from jobs.tick import run_tick
-from pipeline import leases
-from pipeline.leases import last_lease, read_leases
+from pipeline.datasets import leases
+from pipeline.datasets.leases import last_lease, read_leases
+from pipeline.datasets.samples import read_samples
+from pipeline.datasets.versions import Version, latest, read_rows, read_version, run_store
 from pipeline.run.commit import committed
-from pipeline.samples import read_samples
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
-from pipeline.versions import Version, latest, read_rows, read_version, run_store
 
 FACES = sorted(SAMPLES.glob("*.png"))
 QUICK = "from pipeline import leases; leases.HEARTBEAT_SECONDS = 0.3; leases.EXPIRY_SECONDS = 3.0;"

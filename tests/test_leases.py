@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline import leases
-from pipeline.leases import AtWork, Heartbeat, ask_to_stop, begin, last_lease, read_leases
+from pipeline.datasets import leases
+from pipeline.datasets.leases import AtWork, Heartbeat, ask_to_stop, begin, last_lease, read_leases
 from pipeline.storage.store import Store
 
 

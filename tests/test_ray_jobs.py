@@ -17,9 +17,9 @@ from conftest import ASYRP, FEW_STEPS, make_faces
 from servers import ray_head
 from werkzeug import Request, Response
 
-from pipeline.leases import last_lease
+from pipeline.datasets.leases import last_lease
+from pipeline.datasets.versions import latest
 from pipeline.storage.store import Store
-from pipeline.versions import latest
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_SECONDS = 120

@@ -16,7 +16,7 @@ from jobs.data_job import DataJob
 from jobs.next_version import parse_tick, tick_text
 from jobs.schedule import SECOND, Schedule
 from jobs.scheduler import ScheduledJob, missed_ticks, serve
-from pipeline.leases import Heartbeat, begin, read_skipped, skip
+from pipeline.datasets.leases import Heartbeat, begin, read_skipped, skip
 from pipeline.storage.store import Store
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -14,15 +14,15 @@ from servers import SERVERS
 
 from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
+from pipeline.datasets.leases import Heartbeat, begin, read_leases, read_skipped, skip
+from pipeline.datasets.versions import Version, latest, publish, read_rows, write_index
 from pipeline.images.fetch import fetch
-from pipeline.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.run.commit import Attempt, committed, read_commit
 from pipeline.run.plan import PlanSummary
 from pipeline.run.sinks import read_output
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.verify import verify
-from pipeline.versions import Version, latest, publish, read_rows, write_index
 
 FACES = sorted(SAMPLES.glob("*.png"))[:12]
 FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")

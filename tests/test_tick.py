@@ -17,11 +17,11 @@ from jobs.next_version import NextVersion, tick_text
 from jobs.record import open_run
 from jobs.run import no_display
 from jobs.tick import open_job, run_tick
-from pipeline import leases
-from pipeline.leases import Heartbeat, begin, read_leases
+from pipeline.datasets import leases
+from pipeline.datasets.leases import Heartbeat, begin, read_leases
+from pipeline.datasets.versions import latest, read_rows, read_version, read_versions, run_store
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
-from pipeline.versions import latest, read_rows, read_version, read_versions, run_store
 
 TICK, NEXT = datetime(2026, 5, 1, 2, tzinfo=UTC), datetime(2026, 5, 2, 2, tzinfo=UTC)
 

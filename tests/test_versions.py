@@ -11,12 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyrp.errors import UserError
-from pipeline.changes import Changes
+from pipeline.datasets.changes import Changes
+from pipeline.datasets.known_images import KeySet
+from pipeline.datasets.versions import (
+    Version,
+    latest,
+    publish,
+    read_rows,
+    read_version,
+    run_name,
+    run_store,
+    write_index,
+)
 from pipeline.images.source import SourceImage
-from pipeline.known_images import KeySet
 from pipeline.run.manifest import SCHEMA, Row
 from pipeline.storage.store import Store
-from pipeline.versions import Version, latest, publish, read_rows, read_version, run_name, run_store, write_index
 
 EDITS = ("glasses", "smile")
 Listing = dict[str, str]

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from pipeline.datasets.known_images import KeySet, KnownImages, version_text
+from pipeline.datasets.versions import Version, read_rows
 from pipeline.images.source import SourceImage
-from pipeline.known_images import KeySet, KnownImages, version_text
 from pipeline.run.manifest import Row
 from pipeline.storage.store import Store
-from pipeline.versions import Version, read_rows
 
 TRIED_AGAIN = "fetch_error"
 """The status of rows whose image may be had another time."""

@@ -17,17 +17,17 @@ from typing import Any
 
 from asyrp.errors import UserError
 from pipeline.augmentation.tally import Tally
-from pipeline.formats import FORMATS, Add, Format
+from pipeline.datasets.formats import FORMATS, Add, Format
+from pipeline.datasets.samples import ChangedSource, read_samples
+from pipeline.datasets.splits import split_of
+from pipeline.datasets.versions import Version, read_rows, run_store
 from pipeline.run.additions import CurrentRows, read_additions, replaced_rows
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.containers import Contents, Sample
 from pipeline.run.manifest import Row
 from pipeline.run.stage import shown_strength
-from pipeline.samples import ChangedSource, read_samples
-from pipeline.splits import split_of
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
-from pipeline.versions import Version, read_rows, run_store
 
 RECORD = ".asyrp-export.json"
 CARD = "README.md"

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from pipeline.augmentation.tally import augmentation_tables
-from pipeline.export import Exported, ExportSettings, Snapshot
-from pipeline.formats import FORMATS
+from pipeline.datasets.export import Exported, ExportSettings, Snapshot
+from pipeline.datasets.formats import FORMATS
 
 FACTS = ("n_inv", "refine", "n_gen", "combine", "seed", "image_size", "fit", "codec", "dtype")
 
