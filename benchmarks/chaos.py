@@ -39,11 +39,11 @@ from jobs.spec import EngineSpec, JobSpec
 from pipeline.engine import worker
 from pipeline.engine.driver import Outcome
 from pipeline.engine.worker import Worker, WorkerOptions
-from pipeline.garbage import collect_garbage
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store
-from pipeline.verify import Report, verify
+from pipeline.upkeep.garbage import collect_garbage
+from pipeline.upkeep.verify import Report, verify
 
 NODES, NODE = 3, {"num_cpus": 1, "num_gpus": 1}
 SHARD_SIZE, BATCH_SIZE = 8, 4

@@ -16,15 +16,15 @@ from jobs.display import console, out, report, state_table
 from jobs.paths import absolute_url
 from jobs.record import read_run, recorded_stages
 from jobs.tick import is_job
-from pipeline.garbage import Collected, Garbage, collect_garbage
-from pipeline.retention import Retired, retire
 from pipeline.run.additions import grown, read_additions
 from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState
 from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
-from pipeline.verify import Report, counted
-from pipeline.verify import verify as verify_run
+from pipeline.upkeep.garbage import Collected, Garbage, collect_garbage
+from pipeline.upkeep.retention import Retired, retire
+from pipeline.upkeep.verify import Report, counted
+from pipeline.upkeep.verify import verify as verify_run
 
 if TYPE_CHECKING:
     from pipeline.datasets.export import Exported, Snapshot

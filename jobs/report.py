@@ -19,7 +19,7 @@ from pipeline.run.progress import DISPENSABLE, RunState, read_heartbeats
 from pipeline.stages.settings import FINAL
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
-from pipeline.verify import counted
+from pipeline.upkeep.verify import counted
 
 PICTURED_ROWS = 600
 PICTURE_BYTES = 6_000_000

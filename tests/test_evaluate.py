@@ -17,11 +17,11 @@ from jobs.report_tables import origins
 from jobs.resolve import resolve
 from jobs.spec import EngineSpec
 from pipeline.engine.worker import Worker, WorkerOptions
-from pipeline.garbage import find_garbage
 from pipeline.results.rows import OWN
 from pipeline.run.commit import committed
 from pipeline.stages.evaluation import read_evaluations
 from pipeline.storage.store import Store
+from pipeline.upkeep.garbage import find_garbage
 
 NAMES = ["s_dir", "edit_clip", "clip_margin"]
 

@@ -12,7 +12,6 @@ from conftest import record_plan, rows, stand_in_run
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
-from pipeline.garbage import collect_garbage
 from pipeline.images.fetch import NoDriver, fetch
 from pipeline.run import manifest
 from pipeline.run.commit import Attempt, committed, committed_rows, read_commit
@@ -20,6 +19,7 @@ from pipeline.run.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read
 from pipeline.run.stage import ImageFormat, Variant
 from pipeline.sources.listing import SourceImage, list_images
 from pipeline.storage.store import Store
+from pipeline.upkeep.garbage import collect_garbage
 
 
 @pytest.fixture(params=["local", "memory"])

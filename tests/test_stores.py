@@ -22,7 +22,7 @@ from pipeline.run.plan import PlanSummary
 from pipeline.run.sinks import read_output
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
-from pipeline.verify import verify
+from pipeline.upkeep.verify import verify
 
 FACES = sorted(SAMPLES.glob("*.png"))[:12]
 FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")

@@ -16,14 +16,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from asyrp.errors import UserError
 from jobs.record import read_run, recorded_stages
 from jobs.resolve import resolve
-from pipeline.garbage import collect_garbage, find_garbage
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
 from pipeline.run.additions import Addition, add, read_additions, read_shard
 from pipeline.run.commit import Attempt, read_commit
 from pipeline.run.plan import PlanSummary, write_parts
 from pipeline.storage.store import Store
-from pipeline.verify import Report, verify
+from pipeline.upkeep.garbage import collect_garbage, find_garbage
+from pipeline.upkeep.verify import Report, verify
 
 IMAGES = 12  # in shards of 5, 5 and 2
 EDITS = ["glasses=1", "smile=-0.5"]

@@ -14,7 +14,6 @@ from typing import Literal
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from pipeline.garbage import Garbage, find_garbage
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import ParquetCells
 from pipeline.run import manifest
@@ -26,6 +25,7 @@ from pipeline.run.sinks import DamagedOutput, read_output
 from pipeline.run.stage import Stage, shown_strength
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
+from pipeline.upkeep.garbage import Garbage, find_garbage
 
 SHOWN = 5
 Watch = Callable[[Iterable[PlanRow]], Iterable[PlanRow]]
