@@ -38,7 +38,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.run import run
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 
 Faces = Mapping[str, np.ndarray]
 

@@ -27,7 +27,7 @@ from ways import write_faces
 from asyrp.directions.forms import load_direction
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_unsupervised import learn_pca
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.run.commit import committed
 from pipeline.run.progress import read_heartbeats
 from pipeline.stages.statistics import STAGE

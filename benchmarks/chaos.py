@@ -35,7 +35,7 @@ from torch import Tensor
 from jobs.record import open_run
 from jobs.resolve import Job, resolve
 from jobs.run import compute, no_display
-from jobs.spec import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, JobSpec
 from pipeline.engine import worker
 from pipeline.engine.driver import Outcome
 from pipeline.engine.worker import Worker, WorkerOptions

@@ -25,7 +25,7 @@ from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from jobs.record import open_run
 from jobs.resolve import resolve
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.storage.store import Store
 

@@ -30,7 +30,7 @@ from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
 from jobs.cli_intervals import chart
 from jobs.learn_intervals import IntervalsRequest, learn_intervals
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 
 GLASSES = LABELS.index("glasses")
 TEXTS = "person", "person with glasses"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asyrp.models.find import BUNDLED
 from jobs.run import SUMMARY, run
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 
 EDIT_METRICS = ["s_dir", "clip_score", "clip_margin", "edit_clip", "segmentation"]
 ALL_METRICS = [*EDIT_METRICS, "recon_psnr", "recon_clip"]

@@ -24,7 +24,7 @@ from playwright.sync_api import Page
 
 from jobs.record import RunRecord, open_root
 from jobs.resolve import Job, resolve
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 from pipeline.images.source import SourceImage
 from pipeline.run.commit import Attempt
 from pipeline.run.manifest import OK, Row

@@ -32,7 +32,7 @@ from jobs.record import open_run
 from jobs.resolve import Job, resolve
 from jobs.run import run
 from jobs.session import read_state
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 from pipeline.engine.actors import EngineOptions, ray_session
 from pipeline.engine.driver import Engine, pending_units
 from pipeline.engine.worker import Worker, WorkerOptions

@@ -42,7 +42,7 @@ from jobs.learn_text import PRESETS, TextRequest, learn_text
 from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian, learn_pca
 from jobs.sample import sample
 from jobs.score import score
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import write_labels
 
 STRENGTHS = (0.75, 1.0, 1.25, 1.5, 1.75)

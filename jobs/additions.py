@@ -8,7 +8,7 @@ from asyrp.errors import UserError
 from jobs.augment import Augmenter
 from jobs.record import output_names, read_run
 from jobs.resolve import Job
-from jobs.spec import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, JobSpec
 from pipeline.datasets.known_images import KnownImages, version_text
 from pipeline.images.source import SourceImage, version_of
 from pipeline.run.additions import Addition, CurrentRows, add, read_everything, read_images

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from asyrp.directions.edits import Edit
 from asyrp.errors import UserError
-from jobs.augmentation_spec import AugmentationSpec, OptionSpec, UniformSpec
-from jobs.spec import JobSpec
+from jobs.spec.augmentation import AugmentationSpec, OptionSpec, UniformSpec
+from jobs.spec.run import JobSpec
 from pipeline.augmentation.balance import balanced, group_sizes
 from pipeline.augmentation.draws import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
 from pipeline.images.source import SourceImage

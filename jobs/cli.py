@@ -32,7 +32,7 @@ from jobs.display import MODEL_HELP, console, out, report, state_table
 from jobs.resolve import resolve
 from jobs.run import EXIT_USAGE
 from jobs.session import read_state, run_and_report
-from jobs.spec import JobSpec, load_spec
+from jobs.spec.run import JobSpec, load_spec
 from pipeline.run.progress import RunState
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store

@@ -6,9 +6,9 @@ import typer
 
 from jobs.cli_options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console
-from jobs.paths import absolute_url
 from jobs.session import run_and_report
-from jobs.spec import EngineSpec
+from jobs.spec.paths import absolute_url
+from jobs.spec.run import EngineSpec
 
 
 @takes(engine_from_flags)

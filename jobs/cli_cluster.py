@@ -11,7 +11,7 @@ from rich.table import Table
 from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.cluster import Cluster, NodeType, check_cluster
 from jobs.display import console, out, report
-from jobs.spec import load_spec
+from jobs.spec.run import load_spec
 from jobs.submit import OF_PODS, RESOURCES, Placement, batch_script, ray_job
 
 cluster_app = typer.Typer(help="Cluster files for `ray up`.", no_args_is_help=True)

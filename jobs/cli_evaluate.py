@@ -9,9 +9,9 @@ from rich.table import Table
 from asyrp.measures.names import METRICS
 from jobs.cli_options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console, live, out, report, show_summary
-from jobs.paths import absolute_url
 from jobs.run import exit_code
-from jobs.spec import EngineSpec, load_inspection
+from jobs.spec.paths import absolute_url
+from jobs.spec.run import EngineSpec, load_inspection
 
 if TYPE_CHECKING:  # numpy and pyarrow load only when a command needs them
     from jobs.report_tables import Table as ReportTable

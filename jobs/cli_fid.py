@@ -7,8 +7,8 @@ from rich.table import Table
 
 from jobs.cli_options import CLIP_HELP, AsJson, ModelOption, engine_from_flags, takes
 from jobs.display import out, report
-from jobs.paths import absolute_model, absolute_url
-from jobs.spec import EngineSpec
+from jobs.spec.paths import absolute_model, absolute_url
+from jobs.spec.run import EngineSpec
 
 
 @takes(engine_from_flags)

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
-from jobs.data_job import DataJob, job_schema, load_job
 from jobs.display import out, print_facts, report
-from jobs.paths import absolute_url
 from jobs.render import TARGETS, render
+from jobs.spec.job import DataJob, job_schema, load_job
+from jobs.spec.paths import absolute_url
 from jobs.submit import Placement
 from pipeline.datasets.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
 from pipeline.storage.store import Store

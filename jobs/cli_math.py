@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from jobs.cli_options import AsJson, Device, ModelOption, NoCheck, OutputFile, Source, direction_file
 from jobs.completion import complete_direction
 from jobs.display import out, report
-from jobs.spec import load_engine
+from jobs.spec.run import load_engine
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.directions.forms import Direction

@@ -11,8 +11,8 @@ import typer
 from asyrp.errors import UserError
 from jobs.completion import complete_model
 from jobs.display import MODEL_HELP, out
-from jobs.paths import absolute_model, absolute_url
-from jobs.spec import EngineSpec, load_engine
+from jobs.spec.paths import absolute_model, absolute_url
+from jobs.spec.run import EngineSpec, load_engine
 from jobs.submit import (
     DEFAULT_CPUS,
     DEFAULT_GPUS,

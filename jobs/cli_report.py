@@ -8,7 +8,7 @@ import typer
 
 from jobs.cli_options import AsJson, Root, one_of, print_paths
 from jobs.display import report
-from jobs.paths import absolute_url
+from jobs.spec.paths import absolute_url
 from pipeline.storage.store import Store, explained
 
 if TYPE_CHECKING:

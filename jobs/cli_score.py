@@ -8,7 +8,7 @@ import typer
 from asyrp.errors import UserError
 from jobs.cli_options import CLIP_HELP, AsJson, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
 from jobs.display import out, report
-from jobs.paths import absolute_model, absolute_url
+from jobs.spec.paths import absolute_model, absolute_url
 
 
 @takes(collecting_from_flags)

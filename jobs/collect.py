@@ -13,7 +13,7 @@ from asyrp.models.find import ModelFolder
 from jobs.display import live
 from jobs.record import RunRecord, open_root
 from jobs.run import compute
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.images.source import SourceImage
 from pipeline.run.plan import PlanSummary, write_plan
 from pipeline.run.progress import StateReader

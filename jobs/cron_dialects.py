@@ -12,7 +12,7 @@ from itertools import groupby
 from cronsim import CronSim
 
 from asyrp.errors import UserError
-from jobs.schedule import Schedule
+from jobs.spec.schedule import Schedule
 
 DAYS = frozenset(range(1, 32))
 WEEKDAYS = frozenset(range(7))

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from jobs.run import cost
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.run.progress import RunState, StateReader, device_time
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute

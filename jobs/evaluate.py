@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS
 from jobs.additions import spec_of
-from jobs.inspection_spec import InspectionSpec
 from jobs.record import read_run, recorded_stages
 from jobs.resolve import resolve
 from jobs.resolve_inspection import judged_by
 from jobs.run import Display, compute, no_display
 from jobs.session import read_state
-from jobs.spec import EngineSpec
+from jobs.spec.inspection import InspectionSpec
+from jobs.spec.run import EngineSpec
 from pipeline.results.rows import ResultReader, Results
 from pipeline.results.summaries import summaries
 from pipeline.run.commit import commit_name, committed, read_commit

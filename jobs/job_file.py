@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
-from jobs.data_job import DataJob, load_job
-from jobs.schedule import Schedule
+from jobs.spec.job import DataJob, load_job
+from jobs.spec.schedule import Schedule
 from jobs.submit import local_fields, refuse_local, to_yaml
 
 if TYPE_CHECKING:  # Jinja loads only where there is something to render

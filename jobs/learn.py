@@ -16,7 +16,7 @@ from asyrp.errors import UserError
 from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
 from asyrp.models.find import ModelFolder
 from jobs.collect import Collection, MakeReducer, collect
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import find_labels
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import NoisedH, Reading

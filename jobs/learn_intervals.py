@@ -16,7 +16,7 @@ from asyrp.measures.perceptual import CLIP_PREFIX, load_measure
 from asyrp.models.load import read_schedule
 from jobs.collect import Collection, collect
 from jobs.display import console
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import InversionDistances

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from jobs.data_job import Notifications
+from jobs.spec.job import Notifications
 from pipeline.storage.credentials import redacted
 
 log = logging.getLogger(__name__)

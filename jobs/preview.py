@@ -7,7 +7,7 @@ from typing import Any
 
 from asyrp.errors import UserError
 from jobs.run import run
-from jobs.spec import load_spec
+from jobs.spec.run import load_spec
 from pipeline.images.fetch import fetch
 from pipeline.results import sheet
 from pipeline.sources.listing import list_images

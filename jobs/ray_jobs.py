@@ -13,10 +13,10 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from asyrp.errors import UserError
-from jobs.data_job import DataJob
 from jobs.job_file import spec_yaml
 from jobs.next_version import tick_text
 from jobs.run import EXIT_DRAINED
+from jobs.spec.job import DataJob
 from jobs.submit import DRAIN_SECONDS
 
 SPEC_VARIABLE = "ASYRP_JOB_SPEC"

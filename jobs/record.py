@@ -14,7 +14,7 @@ from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.augment import Augmenter
 from jobs.resolve import Job
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 from pipeline.run.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import Stage, Variant, drawn_variants

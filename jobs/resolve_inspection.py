@@ -9,8 +9,8 @@ from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.measures.names import OF_TEXTS, Judges
 from asyrp.models.find import ModelFolder
-from jobs.inspection_spec import InspectionSpec
-from jobs.spec import DistancesSpec, JobSpec
+from jobs.spec.inspection import InspectionSpec
+from jobs.spec.run import DistancesSpec, JobSpec
 from pipeline.stages.models import net_digest
 from pipeline.stages.settings import Inspection, SecondInversion
 

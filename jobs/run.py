@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from jobs.cost import Cost
 from jobs.record import check_creates, open_run
 from jobs.resolve import resolve
-from jobs.spec import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, JobSpec
 from pipeline.results import sheet
 from pipeline.run.additions import grown, shard_ids
 from pipeline.run.plan import PlanSummary

@@ -9,7 +9,7 @@ from jobs.display import console, live, out, report, show_summary
 from jobs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.record import read_run
 from jobs.run import exit_code, run, summary
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 from pipeline.run.additions import grown
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.progress import RunState, StateReader

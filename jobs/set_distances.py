@@ -12,7 +12,7 @@ from asyrp.models.find import ModelFolder
 from jobs.additions import spec_of
 from jobs.collect import Collection, collect
 from jobs.record import read_run, recorded_stages
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.engine.actors import ray_session
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import SourceImage

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from asyrp.errors import UserError
-from jobs.spec import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, JobSpec
 
 MAX_NAME = 47  # of a RayJob: KubeRay adds to it, and a Kubernetes label holds 63
 SPEC_FOLDER, SPEC_FILE = "/etc/asyrp", "spec.yaml"

@@ -16,11 +16,11 @@ from types import FrameType
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.data_job import DataJob
 from jobs.next_version import NextVersion, TickResult, tick_text
 from jobs.notify import notify
 from jobs.record import check_creates, read_record
 from jobs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
+from jobs.spec.job import DataJob
 from pipeline.datasets import leases
 from pipeline.datasets.leases import AtWork, Heartbeat, Lease
 from pipeline.datasets.versions import run_name

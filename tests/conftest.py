@@ -20,7 +20,7 @@ from asyrp.models.find import BUNDLED
 from jobs.cli import main
 from jobs.record import open_run
 from jobs.resolve import Job, resolve
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.manifest import Row

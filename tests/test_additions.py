@@ -22,7 +22,7 @@ from jobs.record import open_run
 from jobs.resolve import resolve
 from jobs.run import exit_code, run
 from jobs.session import read_state
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.images.selection import ALL
 from pipeline.images.source import SourceImage
 from pipeline.run.additions import CurrentRows, add, read_additions, read_everything, read_shard

@@ -24,7 +24,7 @@ from jobs.additions import extend, retry
 from jobs.augment import Augmenter
 from jobs.record import open_run
 from jobs.resolve import resolve
-from jobs.spec import JobSpec
+from jobs.spec.run import JobSpec
 from pipeline.augmentation.balance import balanced, group_sizes
 from pipeline.augmentation.draws import (
     Augmentation,

@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from asyrp.learning.classifier import Classifiers, ClassMoments
 from jobs.learn import LearnRequest
 from jobs.learn_classifier import ClassifierQuestion, learn_classifier
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 
 LABELS = str(SAMPLES.parent / "labels.csv")
 

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from jobs.spec import load_spec
+from jobs.spec.run import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 AWS, LOCAL = ROOT / "ray_cluster.yaml", ROOT / "jobs" / "clusters" / "local.yaml"

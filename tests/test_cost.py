@@ -6,7 +6,7 @@ import pytest
 
 from jobs.cost import Cost
 from jobs.run import summary
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.engine.driver import Outcome
 from pipeline.run.progress import RunState
 

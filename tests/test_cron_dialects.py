@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from asyrp.errors import UserError
 from jobs.cron_dialects import five_fields, on_calendar
-from jobs.schedule import Schedule
+from jobs.spec.schedule import Schedule
 
 NOW = datetime(2026, 11, 21, 17, 40, tzinfo=UTC)
 TICKS = 4

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from asyrp.errors import UserError
-from jobs.data_job import DataJob, job_schema, load_job
+from jobs.spec.job import DataJob, job_schema, load_job
 
 EXAMPLES = sorted(Path(str(resources.files("jobs") / "examples")).glob("*.yaml"))
 GOOD = """\
@@ -111,5 +111,5 @@ def test_the_examples_are_jobs_and_follow_the_schema_that_their_first_line_names
 
 
 def test_the_shipped_schema_is_that_of_the_model():
-    shipped = json.loads((resources.files("jobs") / "job.schema.json").read_text())
-    assert shipped == job_schema(), "asyrp jobs schema > jobs/job.schema.json"
+    shipped = json.loads((resources.files("jobs.spec") / "job.schema.json").read_text())
+    assert shipped == job_schema(), "asyrp jobs schema > jobs/spec/job.schema.json"

@@ -11,11 +11,11 @@ from conftest import asyrp, digests, make_faces, rows, run_here, spec, stand_in_
 
 from jobs.additions import retry, spec_of
 from jobs.evaluate import prepare
-from jobs.inspection_spec import InspectionSpec
 from jobs.report import ReportReader
 from jobs.report_tables import origins
 from jobs.resolve import resolve
-from jobs.spec import EngineSpec
+from jobs.spec.inspection import InspectionSpec
+from jobs.spec.run import EngineSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.results.rows import OWN
 from pipeline.run.commit import committed

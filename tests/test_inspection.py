@@ -5,9 +5,9 @@ import pytest
 from conftest import asyrp, digests, make_faces, rows, run_here, spec
 from pydantic import ValidationError
 
-from jobs.inspection_spec import InspectionSpec
 from jobs.resolve import resolve
 from jobs.session import inversion_loss, lost_sentence
+from jobs.spec.inspection import InspectionSpec
 from pipeline.run.manifest import OK
 from pipeline.storage.store import Store
 

@@ -28,7 +28,7 @@ from jobs.additions import spec_of
 from jobs.learn_intervals import IntervalsRequest, learn_intervals, sampled_keys
 from jobs.record import open_run, read_run
 from jobs.resolve import resolve
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 

@@ -13,7 +13,7 @@ from asyrp.learning.jacobian import JacobianSums, singular_vectors
 from asyrp.learning.labels import HALVES
 from jobs.learn import LearnRequest
 from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.images.codec import encode
 
 SIZE = 8

@@ -21,9 +21,9 @@ from conftest import FEW_STEPS, SAMPLES, make_faces
 from servers import SERVERS
 from test_data_job import EXAMPLES
 
-from jobs.data_job import DataJob, Notifications, load_job
 from jobs.notify import notify
 from jobs.scheduler import ScheduledJob
+from jobs.spec.job import DataJob, Notifications, load_job
 from jobs.tick import run_tick
 from pipeline.datasets import leases
 from pipeline.datasets.leases import last_lease, read_leases

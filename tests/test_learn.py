@@ -19,7 +19,7 @@ from asyrp.learning.labels import LabelSums
 from asyrp.learning.pca import PcaSketch
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn_unsupervised import learn_pca
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.run.progress import read_heartbeats
 from pipeline.stages.statistics import STAGE
 from pipeline.storage.store import Store

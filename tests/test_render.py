@@ -22,8 +22,8 @@ from crontab import CronTab
 from jinja2 import Environment
 from referencing import Registry, Resource
 
-from jobs.data_job import DataJob, load_job
 from jobs.render import TARGETS
+from jobs.spec.job import DataJob, load_job
 
 TESTS = Path(__file__).parent
 KUBERNETES = "1.37"

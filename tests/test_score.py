@@ -14,7 +14,7 @@ from asyrp.measures.scorers import ScorerSource, load_scorer
 from jobs.learn import LabelQuestion, LearnRequest, learn_labels
 from jobs.sample import sample
 from jobs.score import score
-from jobs.spec import EngineSpec
+from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import read_labels, write_labels
 
 LABELS = read_labels(str(SAMPLES.parent / "labels.csv"))

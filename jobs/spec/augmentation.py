@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
-from jobs.paths import Url
+from jobs.spec.paths import Url
 from pipeline.images.selection import Condition
 from pipeline.stages.settings import unit_edit
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from asyrp.directions.search import Bisection, Ladder, Search
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
-from jobs.paths import Net
+from jobs.spec.paths import Net
 from pipeline.images.selection import Condition
 
 Strength = Annotated[float, Field(gt=0)]

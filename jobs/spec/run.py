@@ -21,9 +21,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
-from jobs.augmentation_spec import AUGMENTATION_KINDS, AugmentationSpec
-from jobs.inspection_spec import SEARCH_KINDS, InspectionSpec
-from jobs.paths import Url, absolute_model, without_credentials
+from jobs.spec.augmentation import AUGMENTATION_KINDS, AugmentationSpec
+from jobs.spec.inspection import SEARCH_KINDS, InspectionSpec
+from jobs.spec.paths import Url, absolute_model, without_credentials
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
 from pipeline.run.sinks import SinkName
