@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.run import run
+from jobs.runs.run import run
 from jobs.spec.run import JobSpec
 
 Faces = Mapping[str, np.ndarray]

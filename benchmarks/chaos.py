@@ -32,9 +32,9 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from torch import Tensor
 
-from jobs.record import open_run
-from jobs.resolve import Job, resolve
-from jobs.run import compute, no_display
+from jobs.runs.record import open_run
+from jobs.runs.resolve import Job, resolve
+from jobs.runs.run import compute, no_display
 from jobs.spec.run import EngineSpec, JobSpec
 from pipeline.engine import worker
 from pipeline.engine.driver import Outcome

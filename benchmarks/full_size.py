@@ -23,8 +23,8 @@ from asyrp.directions.forms import Direction, GlobalDirection, save_direction
 from asyrp.directions.info import DirectionInfo
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from jobs.record import open_run
-from jobs.resolve import resolve
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
 from jobs.spec.run import JobSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.storage.store import Store

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from asyrp.models.find import BUNDLED
-from jobs.run import SUMMARY, run
+from jobs.runs.run import SUMMARY, run
 from jobs.spec.run import JobSpec
 
 EDIT_METRICS = ["s_dir", "clip_score", "clip_margin", "edit_clip", "segmentation"]

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page
 
-from jobs.record import RunRecord, open_root
-from jobs.resolve import Job, resolve
+from jobs.runs.record import RunRecord, open_root
+from jobs.runs.resolve import Job, resolve
 from jobs.spec.run import JobSpec
 from pipeline.images.source import SourceImage
 from pipeline.run.commit import Attempt

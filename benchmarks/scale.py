@@ -28,10 +28,10 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from asyrp.models.find import BUNDLED
-from jobs.record import open_run
-from jobs.resolve import Job, resolve
-from jobs.run import run
-from jobs.session import read_state
+from jobs.runs.record import open_run
+from jobs.runs.resolve import Job, resolve
+from jobs.runs.run import run
+from jobs.runs.session import read_state
 from jobs.spec.run import JobSpec
 from pipeline.engine.actors import EngineOptions, ray_session
 from pipeline.engine.driver import Engine, pending_units

@@ -29,16 +29,16 @@ from jobs.cli_score import sample
 from jobs.cli_store import export, gc, verify
 from jobs.completion import complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, report, state_table
-from jobs.resolve import resolve
-from jobs.run import EXIT_USAGE
-from jobs.session import read_state, run_and_report
+from jobs.runs.resolve import resolve
+from jobs.runs.run import EXIT_USAGE
+from jobs.runs.session import read_state, run_and_report
 from jobs.spec.run import JobSpec, load_spec
 from pipeline.run.progress import RunState
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
-    from jobs.estimate import Estimate
+    from jobs.runs.estimate import Estimate
 
 WATCH_SECONDS = 2.0
 
@@ -287,7 +287,7 @@ def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
 
     **Example:** asyrp plan -s photos/ -o edited/ -e glasses=1
     """
-    from jobs.estimate import estimate
+    from jobs.runs.estimate import estimate
 
     cost = estimate(resolve(spec))
     report(cost.as_json(), as_json, lambda: out.print(cost_table(cost, spec)))

@@ -6,7 +6,7 @@ import typer
 
 from jobs.cli_options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console
-from jobs.session import run_and_report
+from jobs.runs.session import run_and_report
 from jobs.spec.paths import absolute_url
 from jobs.spec.run import EngineSpec
 
@@ -26,7 +26,7 @@ def retry(
 
     **Example:** asyrp retry s3://bucket/edited --status fetch_error --status decode_error
     """
-    from jobs.additions import retry, spec_of
+    from jobs.runs.growth import retry, spec_of
 
     root = absolute_url(root)
     spec = spec_of(root, engine)
@@ -44,8 +44,8 @@ def extend(engine: EngineSpec, root: Root, as_json: AsJson = False) -> None:
 
     **Example:** asyrp extend s3://bucket/edited
     """
-    from jobs.additions import extend, spec_of
-    from jobs.resolve import resolve
+    from jobs.runs.growth import extend, spec_of
+    from jobs.runs.resolve import resolve
 
     root = absolute_url(root)
     spec = spec_of(root, engine)

@@ -198,7 +198,7 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
 
     **Example:** asyrp jobs status nightly.yaml
     """
-    from jobs.session import read_state
+    from jobs.runs.session import read_state
     from jobs.tick import read_job
     from pipeline.datasets.versions import latest, run_store
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from asyrp.errors import UserError
 from asyrp.models.find import ModelFolder
 from jobs.display import live
-from jobs.record import RunRecord, open_root
-from jobs.run import compute
+from jobs.runs.record import RunRecord, open_root
+from jobs.runs.run import compute
 from jobs.spec.run import EngineSpec
 from pipeline.images.source import SourceImage
 from pipeline.run.plan import PlanSummary, write_plan

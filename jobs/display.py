@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.run import cost
+from jobs.runs.run import cost
 from jobs.spec.run import EngineSpec
 from pipeline.run.progress import RunState, StateReader, device_time
 

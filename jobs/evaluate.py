@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS
-from jobs.additions import spec_of
-from jobs.record import read_run, recorded_stages
-from jobs.resolve import resolve
-from jobs.resolve_inspection import judged_by
-from jobs.run import Display, compute, no_display
-from jobs.session import read_state
+from jobs.runs.growth import spec_of
+from jobs.runs.inspection import judged_by
+from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.resolve import resolve
+from jobs.runs.run import Display, compute, no_display
+from jobs.runs.session import read_state
 from jobs.spec.inspection import InspectionSpec
 from jobs.spec.run import EngineSpec
 from pipeline.results.rows import ResultReader, Results

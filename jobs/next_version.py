@@ -10,9 +10,9 @@ from itertools import chain
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.record import open_run
-from jobs.resolve import resolve
-from jobs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exit_code, run
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
+from jobs.runs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exit_code, run
 from jobs.spec.job import DataJob, Outcome
 from pipeline.datasets.changes import Changes
 from pipeline.datasets.known_images import KeySet

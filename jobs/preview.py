@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.run import run
+from jobs.runs.run import run
 from jobs.spec.run import load_spec
 from pipeline.images.fetch import fetch
 from pipeline.results import sheet

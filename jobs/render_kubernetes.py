@@ -6,7 +6,7 @@ from typing import Any
 from asyrp.errors import UserError
 from jobs.cron_dialects import five_fields
 from jobs.job_file import LEFT_OUT, Files, JobFile, comment, spec_yaml
-from jobs.run import EXIT_BREAKER, EXIT_QUARANTINE, EXIT_USAGE
+from jobs.runs.run import EXIT_BREAKER, EXIT_QUARANTINE, EXIT_USAGE
 from jobs.submit import (
     DRAIN_SECONDS,
     RETRIES,

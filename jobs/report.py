@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.record import read_run, recorded_stages
-from jobs.run import SUMMARY
-from jobs.session import read_state
+from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.run import SUMMARY
+from jobs.runs.session import read_state
 from pipeline.results.highlights import highlights
 from pipeline.results.rows import ResultReader, Results
 from pipeline.results.summaries import Cost, cost

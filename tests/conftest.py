@@ -18,8 +18,8 @@ from torch import Tensor
 
 from asyrp.models.find import BUNDLED
 from jobs.cli import main
-from jobs.record import open_run
-from jobs.resolve import Job, resolve
+from jobs.runs.record import open_run
+from jobs.runs.resolve import Job, resolve
 from jobs.spec.run import JobSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed, committed_rows

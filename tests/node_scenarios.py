@@ -13,8 +13,8 @@ import ray
 from conftest import make_faces, spec
 from ray.cluster_utils import Cluster
 
-from jobs.record import open_run
-from jobs.resolve import resolve
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
 from pipeline.engine.actors import EngineOptions
 from pipeline.engine.driver import Engine, Outcome, pending_units
 from pipeline.run.commit import committed

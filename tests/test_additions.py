@@ -17,11 +17,11 @@ from conftest import (
 )
 
 from asyrp.errors import UserError
-from jobs.additions import extend, retry, spec_of
-from jobs.record import open_run
-from jobs.resolve import resolve
-from jobs.run import exit_code, run
-from jobs.session import read_state
+from jobs.runs.growth import extend, retry, spec_of
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
+from jobs.runs.run import exit_code, run
+from jobs.runs.session import read_state
 from jobs.spec.run import EngineSpec
 from pipeline.images.selection import ALL
 from pipeline.images.source import SourceImage

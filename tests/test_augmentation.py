@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 
 from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
-from jobs.additions import extend, retry
-from jobs.augment import Augmenter
-from jobs.record import open_run
-from jobs.resolve import resolve
+from jobs.runs.draws import Augmenter
+from jobs.runs.growth import extend, retry
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
 from jobs.spec.run import JobSpec
 from pipeline.augmentation.balance import balanced, group_sizes
 from pipeline.augmentation.draws import (

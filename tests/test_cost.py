@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.cost import Cost
-from jobs.run import summary
+from jobs.runs.run import summary
 from jobs.spec.run import EngineSpec
 from pipeline.engine.driver import Outcome
 from pipeline.run.progress import RunState

@@ -24,7 +24,7 @@ from asyrp.models.find import find_model
 from asyrp.models.load import load_model as load_model
 from jobs import preview
 from jobs.learn import LearnRequest, average_over_images
-from jobs.run import run
+from jobs.runs.run import run
 from pipeline.images.codec import decode
 
 

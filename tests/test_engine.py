@@ -12,9 +12,9 @@ import torch
 from conftest import digests, make_faces, pixels, rows, spec
 
 from asyrp.errors import UserError
-from jobs.record import open_run
-from jobs.resolve import resolve
-from jobs.run import exit_code, run
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
+from jobs.runs.run import exit_code, run
 from pipeline.engine.actors import EngineOptions, is_broken_device
 from pipeline.engine.driver import BREAKER_MIN_IMAGES, Engine, Outcome, pending_units
 from pipeline.run.commit import committed

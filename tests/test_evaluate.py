@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import asyrp, digests, make_faces, rows, run_here, spec, stand_in_run, stand_in_stages
 
-from jobs.additions import retry, spec_of
 from jobs.evaluate import prepare
 from jobs.report import ReportReader
 from jobs.report_tables import origins
-from jobs.resolve import resolve
+from jobs.runs.growth import retry, spec_of
+from jobs.runs.resolve import resolve
 from jobs.spec.inspection import InspectionSpec
 from jobs.spec.run import EngineSpec
 from pipeline.engine.worker import Worker, WorkerOptions

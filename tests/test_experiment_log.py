@@ -18,7 +18,7 @@ def source(tmp_path_factory):
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What a log had to say of itself."""
-    return [record.message for record in caplog.records if record.name == "jobs.experiment_log"]
+    return [record.message for record in caplog.records if record.name == "jobs.runs.experiment_log"]
 
 
 def run(source: Path, root: Path, log: str):

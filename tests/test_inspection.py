@@ -5,8 +5,8 @@ import pytest
 from conftest import asyrp, digests, make_faces, rows, run_here, spec
 from pydantic import ValidationError
 
-from jobs.resolve import resolve
-from jobs.session import inversion_loss, lost_sentence
+from jobs.runs.resolve import resolve
+from jobs.runs.session import inversion_loss, lost_sentence
 from jobs.spec.inspection import InspectionSpec
 from pipeline.run.manifest import OK
 from pipeline.storage.store import Store

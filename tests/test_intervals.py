@@ -24,10 +24,10 @@ from asyrp.measures.intervals import Curve, Intervals, Thresholds, first_at_leas
 from asyrp.measures.perceptual import load_measure
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from jobs.additions import spec_of
 from jobs.learn_intervals import IntervalsRequest, learn_intervals, sampled_keys
-from jobs.record import open_run, read_run
-from jobs.resolve import resolve
+from jobs.runs.growth import spec_of
+from jobs.runs.record import open_run, read_run
+from jobs.runs.resolve import resolve
 from jobs.spec.run import EngineSpec
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store

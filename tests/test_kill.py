@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ASYRP, asyrp, digests, make_faces, spec
 
-from jobs.run import exit_code, run
+from jobs.runs.run import exit_code, run
 from pipeline.run.commit import committed
 from pipeline.run.progress import read_heartbeats
 from pipeline.storage.store import Store

@@ -21,7 +21,7 @@ from asyrp.errors import UserError
 from asyrp.models.checkpoint import Checkpoint
 from asyrp.models.convert import convert, write_folder
 from asyrp.models.find import find_model
-from jobs.resolve import resolve
+from jobs.runs.resolve import resolve
 
 FILES = {
     "smiling": "smiling_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth",

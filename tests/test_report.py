@@ -21,11 +21,11 @@ from reported import GONE, HOSTILE, measured_run
 
 from asyrp.measures.names import METRICS
 from jobs import cli_report, report_markdown, report_page
-from jobs.additions import extend, retry
 from jobs.report import ReportReader, verdict, within
 from jobs.report_page import STEM, TABLE_ROWS, shown_rows, stem
 from jobs.report_tables import headline, tables
-from jobs.resolve import resolve
+from jobs.runs.growth import extend, retry
+from jobs.runs.resolve import resolve
 from pipeline.results import highlights
 from pipeline.results.rows import Coded, ResultReader, Results
 from pipeline.results.sheet import edit_title

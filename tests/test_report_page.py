@@ -12,7 +12,7 @@ from reported import BROKEN, GONE, HOSTILE, measured_run
 
 from jobs.report import ReportReader
 from jobs.report_page import render
-from jobs.resolve import resolve
+from jobs.runs.resolve import resolve
 from pipeline.results.sheet import edit_title
 from pipeline.storage.store import Store
 

@@ -20,8 +20,8 @@ from datasets import Image as ImageFeature
 from datasets import disable_progress_bars, load_dataset
 from PIL import Image
 
-from jobs.record import open_run
-from jobs.resolve import resolve
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
 from pipeline.images.fetch import ParquetCells, fetch
 from pipeline.results import sheet
 from pipeline.run import containers, manifest, sinks

@@ -19,7 +19,7 @@ from PIL import Image
 from test_images import whole_png
 
 from asyrp.errors import UserError
-from jobs.run import exit_code, run
+from jobs.runs.run import exit_code, run
 from pipeline.images.fetch import fetch
 from pipeline.images.selection import ALL, Condition, Selection
 from pipeline.sources.listing import list_images

@@ -13,7 +13,7 @@ from conftest import ASYRP, SAMPLES, rows, stand_in_run
 from servers import SERVERS
 
 from asyrp.errors import UserError
-from jobs.record import read_run, recorded_stages
+from jobs.runs.record import read_run, recorded_stages
 from pipeline.datasets.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.datasets.versions import Version, latest, publish, read_rows, write_index
 from pipeline.images.fetch import fetch

@@ -10,8 +10,8 @@ import ray
 import torch
 from conftest import asyrp, make_faces, spec
 
-from jobs.record import open_run
-from jobs.resolve import resolve
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
 from pipeline.engine.actors import EditActor
 from pipeline.engine.telemetry import DriverMetrics
 from pipeline.engine.worker import WorkerOptions

@@ -13,8 +13,8 @@ from conftest import FEW_STEPS, make_faces, run_here, stand_in_stages
 
 from asyrp.errors import UserError
 from jobs.next_version import NextVersion, tick_text
-from jobs.record import open_run
-from jobs.run import no_display
+from jobs.runs.record import open_run
+from jobs.runs.run import no_display
 from jobs.spec.job import DataJob
 from jobs.tick import open_job, run_tick
 from pipeline.datasets import leases

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import asyrp, make_faces, rows, run_here, spec, stand_in_stages
 
-from jobs.record import open_run, read_run
-from jobs.resolve import resolve
+from jobs.runs.record import open_run, read_run
+from jobs.runs.resolve import resolve
 from pipeline.run import plan
 from pipeline.run.plan import read_plan
 from pipeline.storage.store import Store

@@ -14,8 +14,8 @@ from conftest import make_faces, run_here, spec, stand_in_run, stand_in_stages
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
-from jobs.record import read_run, recorded_stages
-from jobs.resolve import resolve
+from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.resolve import resolve
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
 from pipeline.run.additions import Addition, add, read_additions, read_shard

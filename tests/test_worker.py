@@ -16,8 +16,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from asyrp.errors import UserError
-from jobs.record import open_run
-from jobs.resolve import resolve
+from jobs.runs.record import open_run
+from jobs.runs.resolve import resolve
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed
 from pipeline.run.stage import BatchFunction

@@ -16,8 +16,8 @@ from typing import Any
 
 from asyrp.errors import UserError
 from jobs.display import all_rows
-from jobs.record import read_run, recorded_stages
-from jobs.run import Display
+from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.run import Display
 from pipeline.run.progress import RunState, StateReader
 from pipeline.stages.settings import FINAL
 from pipeline.storage.credentials import redacted

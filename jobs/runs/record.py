@@ -12,8 +12,8 @@ from typing import Any
 
 from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
-from jobs.augment import Augmenter
-from jobs.resolve import Job
+from jobs.runs.draws import Augmenter
+from jobs.runs.resolve import Job
 from jobs.spec.run import JobSpec
 from pipeline.run.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.run.progress import StateReader

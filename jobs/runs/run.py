@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
 from jobs.cost import Cost
-from jobs.record import check_creates, open_run
-from jobs.resolve import resolve
+from jobs.runs.record import check_creates, open_run
+from jobs.runs.resolve import resolve
 from jobs.spec.run import EngineSpec, JobSpec
 from pipeline.results import sheet
 from pipeline.run.additions import grown, shard_ids

@@ -6,9 +6,9 @@ from typing import Any
 
 from asyrp.measures.names import RECONSTRUCTION_PSNR
 from jobs.display import console, live, out, report, show_summary
-from jobs.experiment_log import LoggedSession, final_numbers, open_log
-from jobs.record import read_run
-from jobs.run import exit_code, run, summary
+from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
+from jobs.runs.record import read_run
+from jobs.runs.run import exit_code, run, summary
 from jobs.spec.run import JobSpec
 from pipeline.run.additions import grown
 from pipeline.run.commit import committed, committed_rows

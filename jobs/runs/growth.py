@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from asyrp.errors import UserError
-from jobs.augment import Augmenter
-from jobs.record import output_names, read_run
-from jobs.resolve import Job
+from jobs.runs.draws import Augmenter
+from jobs.runs.record import output_names, read_run
+from jobs.runs.resolve import Job
 from jobs.spec.run import EngineSpec, JobSpec
 from pipeline.datasets.known_images import KnownImages, version_text
 from pipeline.images.source import SourceImage, version_of

@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from asyrp.measures import intervals
 from asyrp.measures.intervals import Intervals
 from asyrp.models.find import ModelFolder
-from jobs.resolve_inspection import judged_by, resolve_inspection
+from jobs.runs.inspection import judged_by, resolve_inspection
 from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, JobSpec
 from pipeline.run.plan import PlanSummary
 from pipeline.run.stage import ImageFormat, Stage, drawn_variants

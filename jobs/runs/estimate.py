@@ -12,7 +12,7 @@ from asyrp.diffusion.schedule import timesteps
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
 from jobs.cost import Cost
-from jobs.resolve import Job
+from jobs.runs.resolve import Job
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
 from pipeline.sources.listing import list_images
