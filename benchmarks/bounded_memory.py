@@ -25,8 +25,8 @@ from render_avatars import LABELS
 from ways import write_faces
 
 from asyrp.directions.forms import load_direction
-from jobs.learn import LabelQuestion, LearnRequest, learn_labels
-from jobs.learn_unsupervised import learn_pca
+from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
+from jobs.learn.unsupervised import learn_pca
 from jobs.spec.run import EngineSpec
 from pipeline.run.commit import committed
 from pipeline.run.progress import read_heartbeats

@@ -29,7 +29,7 @@ from asyrp.diffusion.unet import Encoded
 from asyrp.directions.forms import Direction, load_direction
 from asyrp.directions.shift import EditShift
 from asyrp.models.find import find_model
-from jobs.learn_text import learn_text
+from jobs.learn.text import learn_text
 from pipeline.images.codec import to_uint8
 
 IMAGES = Path("docs/images")

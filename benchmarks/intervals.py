@@ -29,7 +29,7 @@ from asyrp.directions.shift import EditShift
 from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
 from jobs.cli_intervals import chart
-from jobs.learn_intervals import IntervalsRequest, learn_intervals
+from jobs.learn.intervals import IntervalsRequest, learn_intervals
 from jobs.spec.run import EngineSpec
 
 GLASSES = LABELS.index("glasses")

@@ -83,7 +83,7 @@ def directions_show(
 
 
 def _draw_sweep(path: Path, name: str, model: str, source: str | None, output: Path) -> None:
-    from jobs.preview import preview
+    from jobs.learn.preview import preview
 
     samples = fetch_model(model).samples
     if source is None and samples is None:

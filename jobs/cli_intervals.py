@@ -46,7 +46,7 @@ def intervals_learn(
 
     **Example:** asyrp intervals learn -s photos/ --model google/ddpm-ema-celebahq-256
     """
-    from jobs.learn_intervals import IntervalsRequest, learn_intervals
+    from jobs.learn.intervals import IntervalsRequest, learn_intervals
 
     learned = learn_intervals(IntervalsRequest(**vars(common), images=images, n_inv=n_inv, measure=measure))
     path = output or learned_path(learned.model_digest)

@@ -33,7 +33,7 @@ def statistics_from_flags(
     t_boost: TBoost = None,
     scale: Scale = 1.0,
 ) -> dict[str, Any]:
-    """The options of the ways that read h of many images, as `jobs.learn.LearnRequest` takes them."""
+    """The options of the ways that read h of many images, as `jobs.learn.labels.LearnRequest` takes them."""
     return {**vars(common), "n_steps": n_steps, "t_edit": t_edit, "t_boost": t_boost, "scale": scale}
 
 
@@ -59,7 +59,7 @@ def learn_labels(
 
     **Example:** asyrp directions learn labels -s faces/ --labels faces.csv --name smile -o smile.safetensors
     """
-    from jobs.learn import LabelQuestion, LearnRequest, learn_labels
+    from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
 
     held = None if not hold else () if hold == ["none"] else tuple(hold)
     asked = LabelQuestion(labels, tuple(name), held, extremes)
@@ -88,8 +88,8 @@ def learn_classifier(
     **Example:** asyrp directions learn classifier -s faces/ --labels faces.csv --name beard -o beard.safetensors
     """
     from asyrp.learning.classifier import LOSSES
-    from jobs.learn import LearnRequest
-    from jobs.learn_classifier import ClassifierQuestion, learn_classifier
+    from jobs.learn.classifier import ClassifierQuestion, learn_classifier
+    from jobs.learn.labels import LearnRequest
 
     one_of("kind", kind, tuple(LOSSES))
     asked = ClassifierQuestion(labels, name, kind, tuple(balance or ()), extremes, timesteps)  # type: ignore[arg-type]
@@ -112,8 +112,8 @@ def learn_pca(
 
     **Example:** asyrp directions learn pca -s faces/ -k 10 -o components/
     """
-    from jobs.learn import LearnRequest
-    from jobs.learn_unsupervised import learn_pca
+    from jobs.learn.labels import LearnRequest
+    from jobs.learn.unsupervised import learn_pca
 
     request = LearnRequest(output=output, **common)
     print_paths(learn_pca(request, components, joint, max(rank, components), timesteps))
@@ -141,8 +141,8 @@ def learn_jacobian(
 
     **Example:** asyrp directions learn jacobian -s faces/ --image face_01.png --mask mouth.png -o mouth/
     """
-    from jobs.learn import LearnRequest
-    from jobs.learn_unsupervised import JacobianQuestion, learn_jacobian
+    from jobs.learn.labels import LearnRequest
+    from jobs.learn.unsupervised import JacobianQuestion, learn_jacobian
 
     asked = JacobianQuestion(components, timesteps, frozenset(image) if image else None, mask)
     print_paths(learn_jacobian(LearnRequest(output=output, **common), asked))

@@ -1,4 +1,4 @@
-"""`asyrp directions learn text`: the options of a training, as `jobs.learn_text` takes them."""
+"""`asyrp directions learn text`: the options of a training, as `jobs.learn.text` takes them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -9,7 +9,7 @@ from jobs.cli_options import CLIP_HELP, ModelOption, NoCheck, Source, TBoost, on
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.learning.text import TextRecipe
-    from jobs.learn_text import Preset
+    from jobs.learn.text import Preset
 
 
 class Chosen(NamedTuple):
@@ -62,7 +62,7 @@ def recipe_from_flags(
 ) -> Chosen:
     """The recipe of a training by text: what is given, else the preset's."""
     from asyrp.learning.text import TextRecipe
-    from jobs.learn_text import PRESETS, default_preset
+    from jobs.learn.text import PRESETS, default_preset
 
     preset = preset or default_preset(model)
     one_of("preset", preset, tuple(PRESETS))
@@ -127,7 +127,7 @@ def learn_text(
 
     **Example:** asyrp directions learn text -s faces/ --source-text face --target-text "smiling face" -o s.safetensors
     """
-    from jobs import learn_text as training
+    from jobs.learn import text as training
 
     one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
     model, recipe, preset = chosen

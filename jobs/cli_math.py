@@ -107,7 +107,7 @@ def average(
     **Example:** asyrp directions average smiling.safetensors -s faces/ --model celebahq-ddpm -o mean.safetensors
     """
     from asyrp.directions import algebra
-    from jobs.learn import LearnRequest, average_over_images
+    from jobs.learn.labels import LearnRequest, average_over_images
 
     path, found = direction_file(direction, model), _load(direction, model)
     if found.info.form == "implicit":
@@ -160,7 +160,7 @@ def preview(
 
     **Example:** asyrp directions preview smile.safetensors -s faces/ -o smile.png
     """
-    from jobs.preview import preview as draw
+    from jobs.learn.preview import preview as draw
 
     path = direction_file(direction, model)
     flags = {"model": model, "refine": refine, "engine": {"device": device, "check": not no_check}}

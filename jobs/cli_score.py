@@ -37,7 +37,7 @@ def score(
     """
     from asyrp.measures.clip import default_clip
     from asyrp.measures.scorers import ScorerSource
-    from jobs.score import score
+    from jobs.learn.score import score
     from pipeline.sources.labels import write_labels
 
     scorers = []
@@ -94,7 +94,7 @@ def sample(
 
     **Example:** asyrp sample -n 1000 -o samples/ && asyrp directions score -s samples/ ...
     """
-    from jobs.sample import sample
+    from jobs.learn.draw_images import sample
 
     drawn = sample(
         absolute_model(model), absolute_url(output), count, first, seed, n_gen, device, batch_size, not no_check

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.learning.classifier import Classifiers, ClassMoments
-from jobs.learn import LearnRequest
-from jobs.learn_classifier import ClassifierQuestion, learn_classifier
+from jobs.learn.classifier import ClassifierQuestion, learn_classifier
+from jobs.learn.labels import LearnRequest
 from jobs.spec.run import EngineSpec
 
 LABELS = str(SAMPLES.parent / "labels.csv")

@@ -22,8 +22,8 @@ from asyrp.errors import UserError
 from asyrp.learning.labels import noised_h
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model as load_model
-from jobs import preview
-from jobs.learn import LearnRequest, average_over_images
+from jobs.learn import preview
+from jobs.learn.labels import LearnRequest, average_over_images
 from jobs.runs.run import run
 from pipeline.images.codec import decode
 

@@ -24,7 +24,7 @@ from asyrp.measures.intervals import Curve, Intervals, Thresholds, first_at_leas
 from asyrp.measures.perceptual import load_measure
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from jobs.learn_intervals import IntervalsRequest, learn_intervals, sampled_keys
+from jobs.learn.intervals import IntervalsRequest, learn_intervals, sampled_keys
 from jobs.runs.growth import spec_of
 from jobs.runs.record import open_run, read_run
 from jobs.runs.resolve import resolve
@@ -182,7 +182,7 @@ def test_a_sample_of_images_is_the_same_in_any_order_and_all_where_there_are_few
     source = str(faces(6))
     listed = list(list_images(source))
     some = sampled_keys(source, 3)
-    monkeypatch.setattr("jobs.learn_intervals.list_images", lambda _: reversed(listed))
+    monkeypatch.setattr("jobs.learn.intervals.list_images", lambda _: reversed(listed))
     assert sampled_keys(source, 3) == some and len(some) == 3
     assert sampled_keys(source, 100) == {image.key for image in listed}
 

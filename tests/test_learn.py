@@ -17,8 +17,8 @@ from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.learning.labels import LabelSums
 from asyrp.learning.pca import PcaSketch
-from jobs.learn import LabelQuestion, LearnRequest, learn_labels
-from jobs.learn_unsupervised import learn_pca
+from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
+from jobs.learn.unsupervised import learn_pca
 from jobs.spec.run import EngineSpec
 from pipeline.run.progress import read_heartbeats
 from pipeline.stages.statistics import STAGE

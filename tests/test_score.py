@@ -11,9 +11,9 @@ from PIL import Image
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.measures.scorers import ScorerSource, load_scorer
-from jobs.learn import LabelQuestion, LearnRequest, learn_labels
-from jobs.sample import sample
-from jobs.score import score
+from jobs.learn.draw_images import sample
+from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
+from jobs.learn.score import score
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import read_labels, write_labels
 

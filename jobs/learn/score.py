@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asyrp.errors import UserError
 from asyrp.measures.scorers import ScorerSource, load_scorer
-from jobs.collect import Collection, collect
+from jobs.learn.collect import Collection, collect
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import LabelTable
 from pipeline.stages.models import fetch_model

@@ -15,7 +15,7 @@ from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_
 from asyrp.errors import UserError
 from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
 from asyrp.models.find import ModelFolder
-from jobs.collect import Collection, MakeReducer, collect
+from jobs.learn.collect import Collection, MakeReducer, collect
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import find_labels
 from pipeline.stages.models import fetch_model

@@ -15,8 +15,8 @@ from asyrp.errors import UserError
 from asyrp.learning.jacobian import KEPT_ROWS, JacobianSums
 from asyrp.learning.labels import HALVES
 from asyrp.learning.pca import PcaSketch
-from jobs.collect import collect
-from jobs.learn import LearnRequest
+from jobs.learn.collect import collect
+from jobs.learn.labels import LearnRequest
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import JacobianOfH, NoisedH

@@ -14,8 +14,8 @@ from asyrp.measures.interval_curves import CurveSums
 from asyrp.measures.intervals import LPIPS, Intervals, thresholds
 from asyrp.measures.perceptual import CLIP_PREFIX, load_measure
 from asyrp.models.load import read_schedule
-from jobs.collect import Collection, collect
 from jobs.display import console
+from jobs.learn.collect import Collection, collect
 from jobs.spec.run import EngineSpec
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
