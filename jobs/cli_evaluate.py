@@ -14,7 +14,7 @@ from jobs.spec.paths import absolute_url
 from jobs.spec.run import EngineSpec, load_inspection
 
 if TYPE_CHECKING:  # numpy and pyarrow load only when a command needs them
-    from jobs.report_tables import Table as ReportTable
+    from jobs.results.tables import Table as ReportTable
 
 
 @takes(engine_from_flags)
@@ -41,9 +41,9 @@ def evaluate(
 
     **Example:** asyrp evaluate edited/ --metric s_dir --metric edit_clip
     """
-    from jobs.evaluate import as_json as evaluated_json
-    from jobs.evaluate import evaluate
-    from jobs.report_tables import measured
+    from jobs.results.evaluate import as_json as evaluated_json
+    from jobs.results.evaluate import evaluate
+    from jobs.results.tables import measured
 
     asked = load_inspection(config, {"metrics": metric or None}, set_ or [])
     found = evaluate(absolute_url(root), asked, engine, again, live)

@@ -32,7 +32,7 @@ def fid(
 
     **Example:** asyrp fid edited/
     """
-    from jobs.set_distances import compare_edits, compare_sources
+    from jobs.results.set_distances import compare_edits, compare_sources
 
     kept = absolute_url(work) if work else None
     if second is None:

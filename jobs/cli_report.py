@@ -12,7 +12,7 @@ from jobs.spec.paths import absolute_url
 from pipeline.storage.store import Store, explained
 
 if TYPE_CHECKING:
-    from jobs.report import Report
+    from jobs.results.report import Report
 
 FOLDER = "report"
 FORMATS = ("html", "markdown", "both")
@@ -37,7 +37,7 @@ def report_command(
 
     **Example:** asyrp report edited/ --watch
     """
-    from jobs.report import ReportReader
+    from jobs.results.report import ReportReader
 
     one_of("format", format_, FORMATS)
     run = Store(absolute_url(root))
@@ -65,9 +65,9 @@ def _write(target: Store, files: Mapping[str, bytes]) -> list[str]:
 
 
 def _files(found: "Report", format_: str, goes_on: bool) -> Iterator[tuple[str, bytes]]:
-    from jobs import report_markdown, report_page
+    from jobs.results import markdown, page
 
     if format_ != "markdown":
-        yield report_page.NAME, report_page.render(found, WATCH_SECONDS if goes_on else None)
+        yield page.NAME, page.render(found, WATCH_SECONDS if goes_on else None)
     if format_ != "html":
-        yield from report_markdown.render(found).items()
+        yield from markdown.render(found).items()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import asyrp, digests, make_faces, rows, run_here, spec, stand_in_run, stand_in_stages
 
-from jobs.evaluate import prepare
-from jobs.report import ReportReader
-from jobs.report_tables import origins
+from jobs.results.evaluate import prepare
+from jobs.results.report import ReportReader
+from jobs.results.tables import origins
 from jobs.runs.growth import retry, spec_of
 from jobs.runs.resolve import resolve
 from jobs.spec.inspection import InspectionSpec

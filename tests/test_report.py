@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from reported import GONE, HOSTILE, measured_run
 
 from asyrp.measures.names import METRICS
-from jobs import cli_report, report_markdown, report_page
-from jobs.report import ReportReader, verdict, within
-from jobs.report_page import STEM, TABLE_ROWS, shown_rows, stem
-from jobs.report_tables import headline, tables
+from jobs import cli_report
+from jobs.results import markdown, page
+from jobs.results.page import STEM, TABLE_ROWS, shown_rows, stem
+from jobs.results.report import ReportReader, verdict, within
+from jobs.results.tables import headline, tables
 from jobs.runs.growth import extend, retry
 from jobs.runs.resolve import resolve
 from pipeline.results import highlights
@@ -97,7 +98,7 @@ def test_the_scores_of_a_classifier_are_metrics_by_name_and_those_of_the_source_
 
 
 def test_the_page_holds_every_row_with_its_metrics_and_where_its_output_lies(report, rows):
-    columns = columns_of(report_page.render(report, None))
+    columns = columns_of(page.render(report, None))
     found = list(zip(decoded(columns, "key"), decoded(columns, "edit"), decoded(columns, "status"), places(columns),
                      columns["metrics"]["identity"], strict=True))  # fmt: skip
     expected = [
@@ -163,8 +164,8 @@ def test_a_run_that_has_committed_nothing_yet_has_a_report(tmp_path):
     found = ReportReader(store).read()
     assert len(found.results) == 0 and not found.state.complete
     assert headline(found)["source images"] == "0 of 2"
-    assert columns_of(report_page.render(found, 5.0))["place"]["codes"] == []
-    assert set(report_markdown.render(found)) == {"report.md"}
+    assert columns_of(page.render(found, 5.0))["place"]["codes"] == []
+    assert set(markdown.render(found)) == {"report.md"}
 
 
 def test_the_verdict_says_how_a_run_stands():
@@ -188,7 +189,7 @@ def test_a_quarantined_shard_is_listed_until_somebody_has_done_it(tmp_path):
 
 
 def test_the_markdown_shows_the_same_tables_and_no_key_breaks_one(report):
-    files = report_markdown.render(report)
+    files = markdown.render(report)
     text = files["report.md"].decode()
     assert set(files) == {"report.md", "report_charts.png", "report_sheet.png"}
     assert all(f"## {table.title}" in text for table in tables(report))
@@ -199,7 +200,7 @@ def test_the_markdown_shows_the_same_tables_and_no_key_breaks_one(report):
 
 
 def test_the_page_is_one_file_and_a_hostile_key_stays_text(report):
-    page = report_page.render(report, None).decode()
+    page = page.render(report, None).decode()
     assert HOSTILE in report.results.keys.names and "onerror=alert" not in page
     assert not re.search(
         r"""(?:src|href)=["']?(?!data:)[^"'>\s]""", re.sub(r"<script.*?</script>", "", page, flags=re.S)
@@ -273,7 +274,7 @@ def test_an_edit_with_a_strength_for_each_image_is_one_edit_and_its_strengths_ar
 
 def test_what_is_not_finite_is_not_measured_and_the_page_can_still_be_read(report, tmp_path):
     results = committed_rows_of(Store(str(tmp_path)), [1.0, 2.0], recon_psnr=float("inf"))
-    page = report_page.render(replace(report, results=results, pictures={}), None)
+    page = page.render(replace(report, results=results, pictures={}), None)
     assert columns_of(page)["metrics"]["recon_psnr"] == [None, None]
     assert "recon_psnr" not in summaries(results)["smile auto"]
 

@@ -10,8 +10,8 @@ from conftest import rows as rows_of
 from playwright.sync_api import Locator, Page, expect
 from reported import BROKEN, GONE, HOSTILE, measured_run
 
-from jobs.report import ReportReader
-from jobs.report_page import render
+from jobs.results.page import render
+from jobs.results.report import ReportReader
 from jobs.runs.resolve import resolve
 from pipeline.results.sheet import edit_title
 from pipeline.storage.store import Store

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from asyrp.measures.names import METRICS
 from jobs.display import bound_text
-from jobs.report import Report
-from jobs.report_tables import SHARES, headline, tables
+from jobs.results.report import Report
+from jobs.results.tables import SHARES, headline, tables
 from pipeline.results.highlights import spread
 from pipeline.results.rows import STRENGTH, Coded, Results
 from pipeline.results.summaries import throughput
@@ -133,7 +133,7 @@ def _metrics(results: Results) -> list[dict[str, str | None]]:
 
 
 def _environment() -> Environment:
-    loader = PackageLoader("jobs", "templates/report")
+    loader = PackageLoader("jobs.results")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from jobs.display import bound_text
-from jobs.report import Report
-from jobs.report_tables import headline, named, signif, tables
+from jobs.results.report import Report
+from jobs.results.tables import headline, named, signif, tables
 from pipeline.datasets.card import markdown_table
 from pipeline.results.highlights import sheets, worst_and_best
 from pipeline.results.rows import Results

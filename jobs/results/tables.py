@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyrp.measures.names import METRICS
-from jobs.report import Report
+from jobs.results.report import Report
 from pipeline.datasets.card import run_facts
 from pipeline.results.rows import OWN, Results
 from pipeline.results.summaries import counts, summaries
