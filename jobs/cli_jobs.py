@@ -93,7 +93,7 @@ def run(
     **Example:** asyrp jobs run nightly.yaml
     """
     from jobs.display import live
-    from jobs.tick import run_tick
+    from jobs.schedule.tick import run_tick
 
     job = load_job(spec)
     result = run_tick(job, _parse_tick(job, tick), live)
@@ -119,7 +119,7 @@ def submit(
 
     **Example:** asyrp jobs submit nightly.yaml --address http://head:8265 --follow
     """
-    from jobs.ray_jobs import RayJobs
+    from jobs.schedule.ray_jobs import RayJobs
 
     job = load_job(spec)
     ray_jobs = RayJobs(address)
@@ -161,7 +161,7 @@ def serve(specs: Specs) -> None:
 
     **Example:** asyrp jobs schedule serve nightly.yaml weekly.yaml
     """
-    from jobs.scheduler import serve
+    from jobs.schedule.serve import serve
 
     serve(specs, [load_job(path) for path in specs])
 
@@ -199,7 +199,7 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
     **Example:** asyrp jobs status nightly.yaml
     """
     from jobs.runs.session import read_state
-    from jobs.tick import read_job
+    from jobs.schedule.tick import read_job
     from pipeline.datasets.versions import latest, run_store
 
     store = Store(_root(job))
@@ -234,7 +234,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """What became of each tick, the newest last; from storage alone."""
-    from jobs.tick import read_job
+    from jobs.schedule.tick import read_job
 
     store = Store(_root(job))
     read_job(store)
@@ -272,7 +272,7 @@ def cancel(job: SpecOrRoot, as_json: AsJson = False) -> None:
 
     What is committed stays, and the next tick goes on from there.
     """
-    from jobs.tick import read_job
+    from jobs.schedule.tick import read_job
 
     store = Store(_root(job))
     read_job(store)

@@ -14,8 +14,8 @@ from asyrp.errors import UserError
 from jobs.cli_options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
 from jobs.runs.record import read_run, recorded_stages
+from jobs.schedule.tick import is_job
 from jobs.spec.paths import absolute_url
-from jobs.tick import is_job
 from pipeline.run.additions import grown, read_additions
 from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState

@@ -21,10 +21,10 @@ from conftest import FEW_STEPS, SAMPLES, make_faces
 from servers import SERVERS
 from test_data_job import EXAMPLES
 
-from jobs.notify import notify
-from jobs.scheduler import ScheduledJob
+from jobs.schedule.notify import notify
+from jobs.schedule.serve import ScheduledJob
+from jobs.schedule.tick import run_tick
 from jobs.spec.job import DataJob, Notifications, load_job
-from jobs.tick import run_tick
 from pipeline.datasets import leases
 from pipeline.datasets.leases import last_lease, read_leases
 from pipeline.datasets.samples import read_samples

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyrp.errors import UserError
-from jobs.next_version import parse_tick, tick_text
-from jobs.scheduler import ScheduledJob, missed_ticks, serve
+from jobs.schedule.next_version import parse_tick, tick_text
+from jobs.schedule.serve import ScheduledJob, missed_ticks, serve
 from jobs.spec.job import DataJob
 from jobs.spec.schedule import SECOND, Schedule
 from pipeline.datasets.leases import Heartbeat, begin, read_skipped, skip

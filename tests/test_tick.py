@@ -12,11 +12,11 @@ import pytest
 from conftest import FEW_STEPS, make_faces, run_here, stand_in_stages
 
 from asyrp.errors import UserError
-from jobs.next_version import NextVersion, tick_text
 from jobs.runs.record import open_run
 from jobs.runs.run import no_display
+from jobs.schedule.next_version import NextVersion, tick_text
+from jobs.schedule.tick import open_job, run_tick
 from jobs.spec.job import DataJob
-from jobs.tick import open_job, run_tick
 from pipeline.datasets import leases
 from pipeline.datasets.leases import Heartbeat, begin, read_leases
 from pipeline.datasets.versions import latest, read_rows, read_version, read_versions, run_store

@@ -16,10 +16,10 @@ from types import FrameType
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.next_version import NextVersion, TickResult, tick_text
-from jobs.notify import notify
 from jobs.runs.record import check_creates, read_record
 from jobs.runs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
+from jobs.schedule.next_version import NextVersion, TickResult, tick_text
+from jobs.schedule.notify import notify
 from jobs.spec.job import DataJob
 from pipeline.datasets import leases
 from pipeline.datasets.leases import AtWork, Heartbeat, Lease

@@ -14,8 +14,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from asyrp.errors import UserError
 from jobs.job_file import spec_yaml
-from jobs.next_version import tick_text
 from jobs.runs.run import EXIT_DRAINED
+from jobs.schedule.next_version import tick_text
 from jobs.spec.job import DataJob
 from jobs.submit import DRAIN_SECONDS
 

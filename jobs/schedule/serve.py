@@ -17,10 +17,10 @@ from types import FrameType
 from typing import Protocol
 
 from asyrp.errors import UserError
-from jobs.next_version import parse_tick, tick_text
+from jobs.schedule.next_version import parse_tick, tick_text
+from jobs.schedule.tick import skip_tick
 from jobs.spec.job import DataJob
 from jobs.spec.schedule import SECOND, Schedule
-from jobs.tick import skip_tick
 from pipeline.datasets.leases import last_lease, read_skipped
 from pipeline.storage.store import Store, explained
 
