@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
-from jobs.cluster import Cluster, NodeType, check_cluster
 from jobs.display import console, out, report
 from jobs.spec.run import load_spec
-from jobs.submit import OF_PODS, RESOURCES, Placement, batch_script, ray_job
+from jobs.targets.cluster_file import Cluster, NodeType, check_cluster
+from jobs.targets.placement import OF_PODS, RESOURCES, Placement, batch_script, ray_job
 
 cluster_app = typer.Typer(help="Cluster files for `ray up`.", no_args_is_help=True)
 
@@ -38,7 +38,7 @@ def cluster_grafana(
 
     **Example:** asyrp cluster grafana -o asyrp-grafana.json
     """
-    write_text(output, resources.files("jobs").joinpath("templates/grafana.json").read_text())
+    write_text(output, resources.files("jobs.targets").joinpath("templates/grafana.json").read_text())
     print_paths([output])
 
 

@@ -15,10 +15,10 @@ from rich.table import Table
 from asyrp.errors import UserError
 from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.display import out, print_facts, report
-from jobs.render import TARGETS, render
 from jobs.spec.job import DataJob, job_schema, load_job
 from jobs.spec.paths import absolute_url
-from jobs.submit import Placement
+from jobs.targets.placement import Placement
+from jobs.targets.render import TARGETS, render
 from pipeline.datasets.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
 from pipeline.storage.store import Store
 

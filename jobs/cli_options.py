@@ -13,7 +13,7 @@ from jobs.completion import complete_model
 from jobs.display import MODEL_HELP, out
 from jobs.spec.paths import absolute_model, absolute_url
 from jobs.spec.run import EngineSpec, load_engine
-from jobs.submit import (
+from jobs.targets.placement import (
     DEFAULT_CPUS,
     DEFAULT_GPUS,
     DEFAULT_MEMORY,

@@ -14,8 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from asyrp.errors import UserError
-from jobs.cron_dialects import five_fields, on_calendar
 from jobs.spec.schedule import Schedule
+from jobs.targets.cron_dialects import five_fields, on_calendar
 
 NOW = datetime(2026, 11, 21, 17, 40, tzinfo=UTC)
 TICKS = 4

@@ -22,8 +22,8 @@ from crontab import CronTab
 from jinja2 import Environment
 from referencing import Registry, Resource
 
-from jobs.render import TARGETS
 from jobs.spec.job import DataJob, load_job
+from jobs.targets.render import TARGETS
 
 TESTS = Path(__file__).parent
 KUBERNETES = "1.37"
@@ -318,7 +318,7 @@ def test_what_goes_to_stdout_is_what_goes_to_a_file(render, cli):
 
 
 def test_a_job_that_is_carried_has_what_the_user_set_and_no_more():
-    from jobs.job_file import spec_yaml
+    from jobs.targets.job_file import spec_yaml
 
     job = DataJob.model_validate(JOB)
     assert yaml.safe_load(spec_yaml(job)) == JOB

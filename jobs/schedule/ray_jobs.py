@@ -13,11 +13,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from asyrp.errors import UserError
-from jobs.job_file import spec_yaml
 from jobs.runs.run import EXIT_DRAINED
 from jobs.schedule.next_version import tick_text
 from jobs.spec.job import DataJob
-from jobs.submit import DRAIN_SECONDS
+from jobs.targets.job_file import spec_yaml
+from jobs.targets.placement import DRAIN_SECONDS
 
 SPEC_VARIABLE = "ASYRP_JOB_SPEC"
 

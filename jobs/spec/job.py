@@ -16,7 +16,7 @@ from jobs.spec.paths import without_credentials
 from jobs.spec.run import JobSpec, Url, explain, path_of
 from jobs.spec.schedule import Schedule
 from jobs.spec.yaml_lines import Document, read_document
-from jobs.submit import MAX_NAME, NAME
+from jobs.targets.placement import MAX_NAME, NAME
 
 OUTPUT_FIELDS = ("date", "tick", "run")
 SAID_BY_JOB = "job://output"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.job_file import Files, JobFile
-from jobs.render_airflow import airflow
-from jobs.render_host import crontab, slurm, systemd
-from jobs.render_kubernetes import cron_job, ray_cron_job
-from jobs.submit import OF_PODS, RESOURCES, Placement
+from jobs.targets.airflow import airflow
+from jobs.targets.host import crontab, slurm, systemd
+from jobs.targets.job_file import Files, JobFile
+from jobs.targets.kubernetes import cron_job, ray_cron_job
+from jobs.targets.placement import OF_PODS, RESOURCES, Placement
 
 
 @dataclass(frozen=True)

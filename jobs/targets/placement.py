@@ -291,7 +291,7 @@ def slurm_script(
         f"command=({shlex.join(command)})",
         f"spec={shlex.quote(spec)}",
     ]
-    shared = resources.files("jobs").joinpath("templates/slurm.sh").read_text()
+    shared = resources.files("jobs.targets").joinpath("templates/slurm.sh").read_text()
     head = ["#!/bin/bash", *directives, "#SBATCH --requeue", "#SBATCH --exclusive", "#SBATCH --open-mode=append"]
     return "\n".join([*head, "", *variables, "", shared])
 

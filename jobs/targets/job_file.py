@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from asyrp.errors import UserError
 from jobs.spec.job import DataJob, load_job
 from jobs.spec.schedule import Schedule
-from jobs.submit import local_fields, refuse_local, to_yaml
+from jobs.targets.placement import local_fields, refuse_local, to_yaml
 
 if TYPE_CHECKING:  # Jinja loads only where there is something to render
     from jinja2 import Environment
@@ -92,7 +92,7 @@ def _python_text(text: str) -> str:
 
 
 def fill(template: str, **values: Any) -> str:
-    """What a template of `templates/schedules` says with these values."""
+    """What a template of `templates` says with these values."""
     return _environment().get_template(f"{template}.jinja").render(values)
 
 
@@ -101,7 +101,7 @@ def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("jobs", "templates/schedules"),
+        loader=PackageLoader("jobs.targets"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

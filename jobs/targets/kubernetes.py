@@ -4,10 +4,10 @@ from importlib import resources
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.cron_dialects import five_fields
-from jobs.job_file import LEFT_OUT, Files, JobFile, comment, spec_yaml
 from jobs.runs.run import EXIT_BREAKER, EXIT_QUARANTINE, EXIT_USAGE
-from jobs.submit import (
+from jobs.targets.cron_dialects import five_fields
+from jobs.targets.job_file import LEFT_OUT, Files, JobFile, comment, spec_yaml
+from jobs.targets.placement import (
     DRAIN_SECONDS,
     RETRIES,
     SPEC_FILE,
@@ -62,7 +62,7 @@ def _pod_job(job: Job, placement: Placement) -> dict[str, Any]:
     image, account = placement.container_image(), placement.service_account
     template = with_spec(pod_template("asyrp", image, account, job.cpus, job.memory, job.gpus), job.name)
     template["spec"] |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": DRAIN_SECONDS}
-    script = resources.files("jobs").joinpath("templates/schedules/cronjob.sh").read_text()
+    script = resources.files("jobs.targets").joinpath("templates/cronjob.sh").read_text()
     job_name = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}
     template["spec"]["containers"][0] |= {
         "command": ["bash", "-c", script, f"{SPEC_FOLDER}/{SPEC_FILE}"],
