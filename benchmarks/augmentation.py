@@ -36,7 +36,7 @@ from render_avatars import load_or_render
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from jobs.cli import app
+from jobs.cli.app import app
 from jobs.runs.run import run
 from jobs.spec.run import JobSpec
 

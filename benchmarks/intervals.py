@@ -28,7 +28,7 @@ from asyrp.directions.forms import Direction, load_direction
 from asyrp.directions.shift import EditShift
 from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
-from jobs.cli_intervals import chart
+from jobs.cli.intervals import chart
 from jobs.learn.intervals import IntervalsRequest, learn_intervals
 from jobs.spec.run import EngineSpec
 

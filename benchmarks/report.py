@@ -136,7 +136,7 @@ def measured(random: np.random.Generator) -> Row:
 
 def build(root: Path) -> dict[str, float]:
     """`asyrp report` in a process of its own: its time, and the most memory it took."""
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "report", str(root / "run")]
+    command = [sys.executable, "-c", "from jobs.cli.app import main; main()", "report", str(root / "run")]
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     seconds = time.perf_counter() - start

@@ -1,5 +1,5 @@
 """`python -m jobs` is `asyrp`: for a process that starts another with the same Python."""
 
-from jobs.cli import main
+from jobs.cli.app import main
 
 main()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli_options import AsJson, Root, engine_from_flags, takes
+from jobs.cli.options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console
 from jobs.runs.session import run_and_report
 from jobs.spec.paths import absolute_url

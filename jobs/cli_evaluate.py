@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from asyrp.measures.names import METRICS
-from jobs.cli_options import AsJson, Root, engine_from_flags, takes
+from jobs.cli.options import AsJson, Root, engine_from_flags, takes
 from jobs.display import console, live, out, report, show_summary
 from jobs.runs.run import exit_code
 from jobs.spec.paths import absolute_url

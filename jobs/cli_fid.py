@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from jobs.cli_options import CLIP_HELP, AsJson, ModelOption, engine_from_flags, takes
+from jobs.cli.options import CLIP_HELP, AsJson, ModelOption, engine_from_flags, takes
 from jobs.display import out, report
 from jobs.spec.paths import absolute_model, absolute_url
 from jobs.spec.run import EngineSpec

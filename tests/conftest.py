@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from asyrp.models.find import BUNDLED
-from jobs.cli import main
+from jobs.cli.app import main
 from jobs.runs.record import open_run
 from jobs.runs.resolve import Job, resolve
 from jobs.spec.run import JobSpec
@@ -133,7 +133,7 @@ def stand_in_run(source: Path | str, output: Path | str, **changes: Any) -> Stor
     return Store(job.spec.output)
 
 
-ASYRP = [sys.executable, "-c", "from jobs.cli import main; main()"]
+ASYRP = [sys.executable, "-c", "from jobs.cli.app import main; main()"]
 """The command line in a process of its own, for what is killed or must not know this one's Ray cluster."""
 
 

@@ -12,7 +12,7 @@ from conftest import SAMPLES, digests, make_faces, rows, stand_in_run
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.info import read_info
 from asyrp.models.find import find_model
-from jobs.cli import app
+from jobs.cli.app import app
 
 FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "2")
 

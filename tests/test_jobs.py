@@ -35,7 +35,7 @@ from pipeline.storage.store import Store
 
 FACES = sorted(SAMPLES.glob("*.png"))
 QUICK = "from pipeline import leases; leases.HEARTBEAT_SECONDS = 0.3; leases.EXPIRY_SECONDS = 3.0;"
-DRIVER = [sys.executable, "-c", f"{QUICK} from jobs.cli import main; main()"]
+DRIVER = [sys.executable, "-c", f"{QUICK} from jobs.cli.app import main; main()"]
 """`asyrp` with a lease that expires soon."""
 
 

@@ -22,7 +22,7 @@ from asyrp.learning.text import TextRecipe, TextTraining
 from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from jobs.cli_learn_text import recipe_from_flags
+from jobs.cli.directions.learn_text import recipe_from_flags
 from jobs.learn.text import TextRequest, TrainingImages, learn_text
 
 GLASSES = TextRecipe("person", "person with glasses", t_edit=800, n_steps=10, learning_rate=0.01, optimizer="adam")

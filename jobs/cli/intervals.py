@@ -9,7 +9,7 @@ from rich.table import Table
 
 from asyrp.errors import UserError
 from asyrp.measures.intervals import Intervals, learned_path, load, load_for, save
-from jobs.cli_options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
+from jobs.cli.options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
 from jobs.display import out, print_facts, report
 from pipeline.stages.models import fetch_model
 

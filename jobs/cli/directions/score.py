@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from asyrp.errors import UserError
-from jobs.cli_options import CLIP_HELP, AsJson, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
+from jobs.cli.options import CLIP_HELP, AsJson, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
 from jobs.display import out, report
 from jobs.spec.paths import absolute_model, absolute_url
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli_options import AsJson, Root, one_of, print_paths
+from jobs.cli.options import AsJson, Root, one_of, print_paths
 from jobs.display import report
 from jobs.spec.paths import absolute_url
 from pipeline.storage.store import Store, explained

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from asyrp.directions.info import read_info
 from asyrp.errors import UserError
-from jobs.cli_learn import learn_app
-from jobs.cli_math import average, begin, combine, compare, preview, project, scale
-from jobs.cli_options import CLIP_HELP, AsJson, ModelArgument, direction_file
-from jobs.cli_score import score
+from jobs.cli.directions.algebra import average, begin, combine, compare, preview, project, scale
+from jobs.cli.directions.learn import learn_app
+from jobs.cli.directions.score import score
+from jobs.cli.options import CLIP_HELP, AsJson, ModelArgument, direction_file
 from jobs.completion import complete_data_set, complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, print_facts, report
 from pipeline.stages.models import fetch, fetch_model

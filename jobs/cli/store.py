@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.progress import track
 
 from asyrp.errors import UserError
-from jobs.cli_options import AsJson, Root, one_of
+from jobs.cli.options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
 from jobs.runs.record import read_run, recorded_stages
 from jobs.schedule.tick import is_job

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli_learn_text import learn_text
-from jobs.cli_options import Collecting, TBoost, collecting_from_flags, one_of, print_paths, takes
+from jobs.cli.directions.learn_text import learn_text
+from jobs.cli.options import Collecting, TBoost, collecting_from_flags, one_of, print_paths, takes
 
 learn_app = typer.Typer(help="Ways to find a direction.", no_args_is_help=True)
 learn_app.command("text")(learn_text)

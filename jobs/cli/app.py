@@ -15,18 +15,18 @@ from asyrp.directions.info import read_info
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS
 from asyrp.models.find import BUNDLED
+from jobs.cli.cluster import cluster_app, submit
+from jobs.cli.directions.files import directions_app
+from jobs.cli.directions.score import sample
+from jobs.cli.intervals import intervals_app
+from jobs.cli.jobs import jobs_app
+from jobs.cli.models import models_app
+from jobs.cli.options import AsJson, Root, takes
+from jobs.cli.report import report_command
+from jobs.cli.store import export, gc, verify
 from jobs.cli_additions import extend, retry
-from jobs.cli_cluster import cluster_app, submit
-from jobs.cli_directions import directions_app
 from jobs.cli_evaluate import evaluate
 from jobs.cli_fid import fid
-from jobs.cli_intervals import intervals_app
-from jobs.cli_jobs import jobs_app
-from jobs.cli_models import models_app
-from jobs.cli_options import AsJson, Root, takes
-from jobs.cli_report import report_command
-from jobs.cli_score import sample
-from jobs.cli_store import export, gc, verify
 from jobs.completion import complete_direction, complete_model
 from jobs.display import MODEL_HELP, console, out, report, state_table
 from jobs.runs.resolve import resolve

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
+from jobs.cli.options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.display import console, out, report
 from jobs.spec.run import load_spec
 from jobs.targets.cluster_file import Cluster, NodeType, check_cluster

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from jobs.cli_options import CLIP_HELP, ModelOption, NoCheck, Source, TBoost, one_of, print_paths, takes
+from jobs.cli.options import CLIP_HELP, ModelOption, NoCheck, Source, TBoost, one_of, print_paths, takes
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.learning.text import TextRecipe

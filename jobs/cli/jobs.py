@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from asyrp.errors import UserError
-from jobs.cli_options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
+from jobs.cli.options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.display import out, print_facts, report
 from jobs.spec.job import DataJob, job_schema, load_job
 from jobs.spec.paths import absolute_url
