@@ -18,7 +18,7 @@ import yaml
 from jobs.spec.run import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
-AWS, LOCAL = ROOT / "ray_cluster.yaml", ROOT / "jobs" / "clusters" / "local.yaml"
+AWS, LOCAL = ROOT / "ray_cluster.yaml", ROOT / "jobs" / "targets" / "clusters" / "local.yaml"
 
 
 # Cluster files

@@ -200,12 +200,12 @@ def test_the_markdown_shows_the_same_tables_and_no_key_breaks_one(report):
 
 
 def test_the_page_is_one_file_and_a_hostile_key_stays_text(report):
-    page = page.render(report, None).decode()
-    assert HOSTILE in report.results.keys.names and "onerror=alert" not in page
+    html = page.render(report, None).decode()
+    assert HOSTILE in report.results.keys.names and "onerror=alert" not in html
     assert not re.search(
-        r"""(?:src|href)=["']?(?!data:)[^"'>\s]""", re.sub(r"<script.*?</script>", "", page, flags=re.S)
+        r"""(?:src|href)=["']?(?!data:)[^"'>\s]""", re.sub(r"<script.*?</script>", "", html, flags=re.S)
     )
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in html
 
 
 @settings(deadline=None)
@@ -274,8 +274,8 @@ def test_an_edit_with_a_strength_for_each_image_is_one_edit_and_its_strengths_ar
 
 def test_what_is_not_finite_is_not_measured_and_the_page_can_still_be_read(report, tmp_path):
     results = committed_rows_of(Store(str(tmp_path)), [1.0, 2.0], recon_psnr=float("inf"))
-    page = page.render(replace(report, results=results, pictures={}), None)
-    assert columns_of(page)["metrics"]["recon_psnr"] == [None, None]
+    html = page.render(replace(report, results=results, pictures={}), None)
+    assert columns_of(html)["metrics"]["recon_psnr"] == [None, None]
     assert "recon_psnr" not in summaries(results)["smile auto"]
 
 

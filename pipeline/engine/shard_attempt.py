@@ -68,7 +68,7 @@ class ShardReport:
 
     stage: str
     shard: int
-    codec: int
+    images: int
     statuses: dict[str, int]
     won: bool
 
