@@ -16,9 +16,9 @@ from tenacity import wait_none
 from test_process import small_unet
 from werkzeug import Response
 
-from asyrp.cache import made_once
 from asyrp.diffusion.process import predict
 from asyrp.errors import UserError
+from asyrp.files import made_once
 from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, find_model
 from asyrp.models.load import load_model, read_schedule
 from pipeline.images import fetch as fetching

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asyrp.cache import cache_root
 from asyrp.errors import UserError
-from asyrp.files import write_whole
+from asyrp.files import cache_root, write_whole
 
 FORMAT = "asyrp-intervals-1"
 LPIPS = "lpips"

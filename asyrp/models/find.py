@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from asyrp.cache import made_once
 from asyrp.errors import UserError
+from asyrp.files import made_once
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -12,8 +12,8 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from asyrp.cache import made_once
 from asyrp.errors import UserError
+from asyrp.files import made_once
 from asyrp.measures.names import Judges
 from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names, find_model
 from pipeline.images.codec import ImageRefused, decode
