@@ -29,7 +29,8 @@ from trial import Score, Trial
 from asyrp.diffusion.process import asyrp_step, symmetric_step
 from asyrp.directions.forms import load_direction
 from asyrp.directions.shift import EditShift
-from asyrp.models.find import ModelFolder, find_model
+from asyrp.models.find import find_model
+from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
 
 SEED, COUNT, N_STEPS = 5, 640, 40

@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from asyrp.models.find import BUNDLED
+from asyrp.models.folder import BUNDLED
 from jobs.runs.run import SUMMARY, run
 from jobs.spec.run import JobSpec
 

@@ -27,7 +27,7 @@ import torch
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from asyrp.models.find import BUNDLED
+from asyrp.models.folder import BUNDLED
 from jobs.runs.record import open_run
 from jobs.runs.resolve import Job, resolve
 from jobs.runs.run import run

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from asyrp.directions.presets import data_sets
-from asyrp.models.find import BUNDLED, HUB_MODELS, bundled_names
+from asyrp.models.find import HUB_MODELS
+from asyrp.models.folder import BUNDLED, bundled_names
 
 Complete = Callable[[str], list[str]]
 """The values that begin with what was typed so far."""

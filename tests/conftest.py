@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyrp.models.find import BUNDLED
+from asyrp.models.folder import BUNDLED
 from jobs.cli.app import main
 from jobs.runs.record import open_run
 from jobs.runs.resolve import Job, resolve

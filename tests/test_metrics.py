@@ -12,7 +12,8 @@ from torchvision.transforms.functional import gaussian_blur
 
 from asyrp.measures.metrics import IDENTICAL_DB, Metrics, agreement, directional_similarity, psnr
 from asyrp.measures.names import Judges
-from asyrp.models.find import BUNDLED, find_model
+from asyrp.models.find import find_model
+from asyrp.models.folder import BUNDLED
 
 TEXTS = {"glasses_1": ("person without glasses", "person with glasses"), "smile_1": ("person", "smiling person")}
 LABELS = ("smile", "glasses")

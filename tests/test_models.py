@@ -19,7 +19,8 @@ from werkzeug import Response
 from asyrp.diffusion.process import predict
 from asyrp.errors import UserError
 from asyrp.files import made_once
-from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, find_model
+from asyrp.models.find import find_model
+from asyrp.models.folder import BUNDLED, PICKLED_WEIGHTS, WEIGHTS
 from asyrp.models.load import load_model, read_schedule
 from pipeline.images import fetch as fetching
 from pipeline.stages.models import fetch, fetch_model

@@ -15,7 +15,8 @@ from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import Encoded
 from asyrp.models import selfcheck
 from asyrp.models.adm import fuse_qkv, split_qkv
-from asyrp.models.find import BUNDLED, WEIGHTS, find_model
+from asyrp.models.find import find_model
+from asyrp.models.folder import BUNDLED, WEIGHTS
 from asyrp.models.load import Model, load_model
 from pipeline.stages.functions import self_check
 from pipeline.stages.models import check_images

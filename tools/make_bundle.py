@@ -28,7 +28,8 @@ from asyrp.directions.forms import Direction, TimestepDirection, save_direction
 from asyrp.directions.info import DirectionInfo
 from asyrp.directions.shift import EditShift
 from asyrp.learning.labels import LabelSums, noised_h
-from asyrp.models.find import BUNDLED, WEIGHTS, ModelFolder, WeightsRecord, find_model, weights_digest
+from asyrp.models.find import find_model
+from asyrp.models.folder import BUNDLED, WEIGHTS, ModelFolder, WeightsRecord, weights_digest
 from asyrp.models.load import load_model
 
 BUNDLE = BUNDLED / "avatars"

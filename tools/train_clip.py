@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asyrp.diffusion.process import predict, predicted_x0
-from asyrp.models.find import BUNDLED, find_model
+from asyrp.models.find import find_model
+from asyrp.models.folder import BUNDLED
 from asyrp.models.load import load_model
 
 OUTPUT = BUNDLED / "clip-avatars"

@@ -24,7 +24,7 @@ from asyrp.directions.forms import (
 from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.models.checkpoint import read_tensors
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 
 FILE_NAME = re.compile(r"(?P<attribute>.+?)_LC_(?P<category>.+?)_t(?P<t_0>\d+)_ninv(?P<n_inv>\d+)_ngen(?P<n_gen>\d+)")
 DATA_SETS = {"celeba": "celeba", "church": "church", "bedroom": "bedroom", "dog": "afhq", "afhq": "afhq",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from asyrp.errors import UserError
-from asyrp.models.find import BUNDLED
+from asyrp.models.folder import BUNDLED
 
 DEFAULT = "ViT-B-16/openai"
 """The CLIP of the papers."""

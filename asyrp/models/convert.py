@@ -17,7 +17,7 @@ from torch import Tensor
 from asyrp.errors import UserError
 from asyrp.models import adm, ho
 from asyrp.models.checkpoint import Checkpoint
-from asyrp.models.find import WEIGHTS, WeightsRecord, weights_digest
+from asyrp.models.folder import WEIGHTS, WeightsRecord, weights_digest
 from asyrp.models.layout import Attention
 
 

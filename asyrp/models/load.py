@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from asyrp.directions.info import read_info
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS
-from asyrp.models.find import BUNDLED
+from asyrp.models.folder import BUNDLED
 from jobs.cli.cluster import cluster_app, submit
 from jobs.cli.directions.files import directions_app
 from jobs.cli.directions.score import sample

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from asyrp.directions import presets
 from asyrp.errors import UserError
-from asyrp.models.find import HUB_MODELS, bundled_names
+from asyrp.models.find import HUB_MODELS
+from asyrp.models.folder import bundled_names
 from jobs.cli.options import AsJson, ModelArgument
 from jobs.display import console, out, print_facts, report
 from pipeline.stages.models import fetch, fetch_model

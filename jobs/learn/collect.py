@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from asyrp.errors import UserError
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from jobs.display import live
 from jobs.runs.record import RunRecord, open_root
 from jobs.runs.run import compute

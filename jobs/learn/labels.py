@@ -14,7 +14,7 @@ from asyrp.directions.forms import Direction, TimestepDirection, save_direction
 from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.errors import UserError
 from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from jobs.learn.collect import Collection, MakeReducer, collect
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import find_labels

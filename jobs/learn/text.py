@@ -24,7 +24,7 @@ from asyrp.errors import UserError
 from asyrp.learning.calibration import ENOUGH, STRENGTHS, unit_strength
 from asyrp.learning.text import Losses, TextRecipe, TextTraining
 from asyrp.measures.clip import Clip, default_clip
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
 from jobs.display import console
 from pipeline.images.codec import ImageRefused, decode, encode

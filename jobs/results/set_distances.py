@@ -8,7 +8,7 @@ from torch import Tensor
 from asyrp.errors import UserError
 from asyrp.measures.clip import Clip, default_clip
 from asyrp.measures.image_sets import FeatureSums, SetDistance, set_distance
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from jobs.learn.collect import Collection, collect
 from jobs.runs.growth import spec_of
 from jobs.runs.record import read_run, recorded_stages

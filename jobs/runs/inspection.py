@@ -8,7 +8,7 @@ from asyrp.directions.edits import Edit
 from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.measures.names import OF_TEXTS, Judges
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from jobs.spec.inspection import InspectionSpec
 from jobs.spec.run import DistancesSpec, JobSpec
 from pipeline.stages.models import net_digest

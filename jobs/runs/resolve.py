@@ -9,7 +9,7 @@ from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_
 from asyrp.errors import UserError
 from asyrp.measures import intervals
 from asyrp.measures.intervals import Intervals
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from jobs.runs.inspection import judged_by, resolve_inspection
 from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, JobSpec
 from pipeline.run.plan import PlanSummary

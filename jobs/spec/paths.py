@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from asyrp.errors import UserError
-from asyrp.models.find import bundled_names
+from asyrp.models.folder import bundled_names
 from pipeline.storage.credentials import refuse_credentials
 
 

@@ -16,7 +16,7 @@ from asyrp.errors import UserError
 from asyrp.measures.metrics import Metrics
 from asyrp.measures.names import RECONSTRUCTION_PSNR, Judges
 from asyrp.models import selfcheck
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
 from pipeline.images.source import Draw
 from pipeline.run.stage import BatchFunction, Measured

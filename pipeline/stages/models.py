@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from asyrp.errors import UserError
 from asyrp.files import made_once
 from asyrp.measures.names import Judges
-from asyrp.models.find import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names, find_model
+from asyrp.models.find import find_model
+from asyrp.models.folder import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import fetch as fetch_image
 from pipeline.images.fetch import patiently

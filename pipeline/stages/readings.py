@@ -17,7 +17,7 @@ from asyrp.measures.clip import Clip
 from asyrp.measures.interval_curves import inversion_distances
 from asyrp.measures.perceptual import load_measure
 from asyrp.measures.scorers import ScorerSource, load_scorer
-from asyrp.models.find import ModelFolder
+from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model
 from pipeline.run.stage import BatchFunction
 from pipeline.stages.functions import load_recorded_direction

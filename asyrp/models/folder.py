@@ -1,0 +1,192 @@
+"""A diffusers folder on this machine: its net's config, weights and digest, and what comes with it."""
+
+import hashlib
+import io
+import json
+import struct
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from asyrp.errors import UserError
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"  # of older repositories; only ever read as tensors
+
+
+RECORD = "asyrp.json"
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """What is kept beside weights that asyrp wrote: their digest, and where they came from."""
+
+    weights_digest: str
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        (folder / RECORD).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A diffusers folder: `unet` holds the net's config and weights, `scheduler` (if any) the schedule's config."""
+
+    name: str
+    root: Path
+    unet: Path
+    scheduler: Path | None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.unet / "config.json").read_text())
+
+    @cached_property
+    def image_size(self) -> int:
+        """The side in pixels of the square images that the net was trained on."""
+        size = self.config.get("sample_size")
+        if not isinstance(size, int):
+            raise UserError(f"model {self.name} does not say its image size: add sample_size to its config.json")
+        return size
+
+    @cached_property
+    def h_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of h."""
+        channels = self.config["block_out_channels"]
+        side = self.image_size // 2 ** (len(channels) - 1)
+        return channels[-1], side, side
+
+    @property
+    def emb_channels(self) -> int:
+        """Channels of the time embedding."""
+        return self.config.get("time_embedding_dim") or 4 * self.config["block_out_channels"][0]
+
+    @property
+    def family(self) -> str:
+        """'ho' or 'adm' (with iDDPM): which of the two time embeddings, and so which released directions, fit."""
+        ho = not self.config.get("flip_sin_to_cos", True) and self.config.get("freq_shift", 0) == 1
+        return "ho" if ho else "adm"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of the weights: what runs and directions are bound to.
+
+        Raises:
+            UserError: if the weights cannot be read, or are not those that the folder's record names.
+        """
+        if (self.unet / WEIGHTS).is_file():
+            with (self.unet / WEIGHTS).open("rb") as file:
+                digest = weights_digest(file)
+        else:
+            digest = pickled_weights_digest(self.unet / PICKLED_WEIGHTS)
+        if self.record and self.record.weights_digest != digest:
+            raise UserError(
+                f"model {self.name}: its weights were changed or damaged since they were written ({digest[:12]}, where "
+                f"{self.root / RECORD} says {self.record.weights_digest[:12]}); write the model again, or delete that "
+                "file if the change is meant"
+            )
+        return digest
+
+    @cached_property
+    def record(self) -> WeightsRecord | None:
+        """What asyrp wrote down of the weights, if it wrote them."""
+        file = self.root / RECORD
+        return WeightsRecord(**json.loads(file.read_text())) if file.is_file() else None
+
+    @property
+    def samples(self) -> Path | None:
+        """Images of the model's own domain, if it comes with some."""
+        return folder if (folder := self.root / "samples").is_dir() else None
+
+    @property
+    def segmenter(self) -> Path | None:
+        """A net that tells the parts of the model's images apart, if it comes with one."""
+        return file if (file := self.root / "segmenter.pt").is_file() else None
+
+    @property
+    def texts(self) -> dict[str, tuple[str, str]]:
+        """Source and target text of the directions that come with the model, where they have some."""
+        file = self.root / "texts.json"
+        return {name: tuple(pair) for name, pair in json.loads(file.read_text()).items()} if file.is_file() else {}
+
+    def direction_files(self) -> dict[str, Path]:
+        """The directions that come with the model, by name."""
+        return {path.stem: path for path in sorted((self.root / "directions").glob("*.safetensors"))}
+
+
+def bundled_names() -> list[str]:
+    """The models that the package ships."""
+    return sorted(path.name for path in BUNDLED.iterdir() if (path / "unet").is_dir())
+
+
+def open_folder(root: Path, name: str) -> ModelFolder:
+    """The diffusers folder `root`, its net at the top or in `unet/`, called `name` in messages.
+
+    Raises:
+        UserError: if it is none, or the net in it is conditional.
+    """
+    unet = root / "unet" if (root / "unet").is_dir() else root
+    for files in (("config.json",), (WEIGHTS, PICKLED_WEIGHTS)):
+        if not any((unet / file).is_file() for file in files):
+            raise UserError(f"model {name}: there is no {files[0]} in {unet}; is it a diffusers UNet2DModel folder?")
+    scheduler = next((path for path in (root / "scheduler", root) if (path / "scheduler_config.json").is_file()), None)
+    folder = ModelFolder(name, root, unet, scheduler)
+    _refuse_conditional(folder)
+    return folder
+
+
+def _refuse_conditional(folder: ModelFolder) -> None:
+    try:
+        config = folder.config
+    except ValueError as error:
+        raise UserError(f"model {folder.name}: {folder.unet / 'config.json'} is not JSON: {error}") from error
+    kind = config.get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel" or config.get("class_embed_type") or config.get("num_class_embeds"):
+        conditional = "class-conditional" if kind == "UNet2DModel" else f"a {kind}"
+        text = " (text-conditional)" if "Condition" in kind else ""
+        raise UserError(
+            f"model {folder.name} is {conditional}{text}; supported are unconditional pixel-space UNet2DModel nets"
+        )
+    if config.get("in_channels", 3) != 3:
+        raise UserError(f"model {folder.name} takes {config['in_channels']} channels; supported are RGB models")
+
+
+def pickled_weights_digest(path: Path) -> str:
+    """The digest that the same tensors have in a safetensors file. Raises UserError for a file of other things."""
+    from safetensors.torch import save
+
+    from asyrp.models.checkpoint import read_tensors
+
+    return weights_digest(io.BytesIO(save(read_tensors(path))))
+
+
+def weights_digest(file: BinaryIO) -> str:
+    """SHA-256 over the tensors of a safetensors file, in the order of their names, whatever its other metadata.
+
+    Raises:
+        UserError: if it is no safetensors file, or cut short.
+    """
+    digest = hashlib.sha256()
+    where = getattr(file, "name", "the weights")
+    try:
+        header_bytes = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(header_bytes))
+    except (struct.error, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{where} is no safetensors file, or cut short: fetch or write it again") from error
+    header.pop("__metadata__", None)
+    for name, entry in sorted(header.items()):
+        begin, end = entry["data_offsets"]
+        file.seek(8 + header_bytes + begin)
+        tensor = file.read(end - begin)
+        if len(tensor) < end - begin:
+            raise UserError(f"{where} is cut short, the tensor {name} is not whole: fetch or write it again")
+        digest.update(f"{name}\0{entry['dtype']}\0{entry['shape']}\0".encode())
+        digest.update(tensor)
+    return digest.hexdigest()
