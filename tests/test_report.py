@@ -29,14 +29,13 @@ from jobs.runs.growth import extend, retry
 from jobs.runs.resolve import resolve
 from pipeline.results import highlights
 from pipeline.results.rows import Coded, ResultReader, Results
-from pipeline.results.sheet import edit_title
 from pipeline.results.summaries import cost, counts, summaries
 from pipeline.results.thumbnails import Pair, Thumbnail
 from pipeline.run import manifest
 from pipeline.run.commit import Attempt
 from pipeline.run.plan import SHARDS_PER_PART
 from pipeline.run.progress import RunState, StageState
-from pipeline.run.stage import Stage, Variant
+from pipeline.run.stage import Stage, Variant, edit_title
 from pipeline.storage.store import Store
 
 

@@ -13,7 +13,7 @@ from reported import BROKEN, GONE, HOSTILE, measured_run
 from jobs.results.page import render
 from jobs.results.report import ReportReader
 from jobs.runs.resolve import resolve
-from pipeline.results.sheet import edit_title
+from pipeline.run.stage import edit_title
 from pipeline.storage.store import Store
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}

@@ -19,7 +19,7 @@ from jobs.spec.paths import absolute_url
 from pipeline.run.additions import grown, read_additions
 from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState
-from pipeline.stages.settings import FINAL
+from pipeline.run.stage import FINAL
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import Collected, Garbage, collect_garbage
 from pipeline.upkeep.retention import Retired, retire

@@ -19,9 +19,8 @@ from pipeline.results.rows import ResultReader, Results
 from pipeline.results.summaries import summaries
 from pipeline.run.commit import commit_name, committed, read_commit
 from pipeline.run.progress import RunState, StateReader
-from pipeline.run.stage import ImageFormat, Stage
+from pipeline.run.stage import FINAL, ImageFormat, Stage
 from pipeline.stages.evaluation import Evaluation, EvaluationSettings, evaluation_stage, record_evaluation
-from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute

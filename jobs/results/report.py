@@ -16,7 +16,7 @@ from pipeline.results.thumbnails import Pair, Thumbnails
 from pipeline.run.additions import read_additions
 from pipeline.run.commit import committed
 from pipeline.run.progress import DISPENSABLE, RunState, read_heartbeats
-from pipeline.stages.settings import FINAL
+from pipeline.run.stage import FINAL
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 from pipeline.upkeep.verify import counted

@@ -16,16 +16,14 @@ from jobs.spec.run import EngineSpec
 from pipeline.engine.actors import ray_session
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import SourceImage
-from pipeline.results.sheet import edit_title
 from pipeline.run.additions import read_addition, read_additions
 from pipeline.run.plan import read_plan, source_image
-from pipeline.run.stage import Variant
+from pipeline.run.stage import FINAL, Variant, edit_title
 from pipeline.sources.listing import list_images
 from pipeline.sources.runs import images_of_run
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import ClipEmbeddings
 from pipeline.stages.reducers import FeatureReducer
-from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 
 SHARD_SIZE = 1024

@@ -11,7 +11,7 @@ from pipeline.datasets.card import run_facts
 from pipeline.results.rows import OWN, Results
 from pipeline.results.summaries import counts, summaries
 from pipeline.run.manifest import OK
-from pipeline.stages.settings import FINAL
+from pipeline.run.stage import FINAL
 
 SHARES = ("device", "reader", "writer")
 

@@ -19,7 +19,7 @@ from jobs.display import all_rows
 from jobs.runs.record import read_run, recorded_stages
 from jobs.runs.run import Display
 from pipeline.run.progress import RunState, StateReader
-from pipeline.stages.settings import FINAL
+from pipeline.run.stage import FINAL
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 

@@ -14,9 +14,8 @@ from pipeline.images.source import SourceImage, version_of
 from pipeline.run.additions import Addition, CurrentRows, add, read_everything, read_images
 from pipeline.run.manifest import OK, STATUSES
 from pipeline.run.plan import NameCheck, source_image
-from pipeline.run.stage import SAMPLE_STAGE
+from pipeline.run.stage import FINAL, SAMPLE_STAGE
 from pipeline.sources.listing import list_images
-from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store, open_filesystem
 
 EXAMPLES = 5

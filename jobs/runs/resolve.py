@@ -13,10 +13,9 @@ from asyrp.models.folder import ModelFolder
 from jobs.runs.inspection import judged_by, resolve_inspection
 from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, JobSpec
 from pipeline.run.plan import PlanSummary
-from pipeline.run.stage import ImageFormat, Stage, drawn_variants
+from pipeline.run.stage import FINAL, ImageFormat, Stage, drawn_variants
 from pipeline.stages.models import direction_path, fetch, fetch_model
 from pipeline.stages.settings import (
-    FINAL,
     BoundEdit,
     DirectionSource,
     ImageDistances,

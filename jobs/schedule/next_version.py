@@ -19,8 +19,8 @@ from pipeline.datasets.known_images import KeySet
 from pipeline.datasets.versions import Version, latest, publish, run_name, write_index
 from pipeline.run.additions import CurrentRows
 from pipeline.run.manifest import Row
+from pipeline.run.stage import FINAL
 from pipeline.sources.listing import list_images
-from pipeline.stages.settings import FINAL
 from pipeline.storage.store import Store
 
 EXIT_OK = 0

@@ -26,7 +26,7 @@ from jobs.spec.inspection import SEARCH_KINDS, InspectionSpec
 from jobs.spec.paths import Url, absolute_model, without_credentials
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
-from pipeline.run.sinks import SinkName
+from pipeline.run.stage import SinkName
 
 LOGGERS = ("wandb", "mlflow")
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")

@@ -1,6 +1,5 @@
 """The rows of a run with their images, as its commits name them: what a data set is made of."""
 
-import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from PIL import Image
 
 from asyrp.errors import UserError
 from pipeline.images.codec import FORMATS
-from pipeline.images.fetch import Changed, ParquetCells, fetch
+from pipeline.images.fetch import Changed, ParquetCells
 from pipeline.run.containers import EncodedImage, Sample
-from pipeline.run.manifest import Row, source_of
-from pipeline.run.sinks import read_output
+from pipeline.run.manifest import Row
+from pipeline.run.sinks import read_output, read_source
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
@@ -59,19 +58,6 @@ def _sample(store: Store, row: Row, source: EncodedImage | None, cells: ParquetC
         return Sample.of(row, None)
     edited = EncodedImage(read_output(store, row, cells), _extension(row["output_member"] or row["output_uri"]))
     return Sample.of(row, edited, source)
-
-
-def read_source(row: Row) -> bytes:
-    """The bytes of the image that a row was made from.
-
-    Raises:
-        Changed: if it is not the one that was edited.
-        OSError: if it cannot be had.
-    """
-    data = fetch(source_of(row))
-    if row["source_sha256"] not in (None, hashlib.sha256(data).hexdigest()):
-        raise Changed("it has other bytes than when it was edited")
-    return data
 
 
 def _source(row: Row) -> EncodedImage:

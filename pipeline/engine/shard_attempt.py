@@ -18,14 +18,13 @@ from pipeline.engine.shard_input import ShardInput, read_input
 from pipeline.images import codec
 from pipeline.run import arrays, manifest
 from pipeline.run.additions import read_shard
+from pipeline.run.arrays import STATISTICS
 from pipeline.run.commit import Attempt
 from pipeline.run.plan import PlanRow
 from pipeline.run.sinks import open_sink
 from pipeline.run.stage import ImageFormat, Planned, Reducer, Stage
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
-
-STATISTICS = "statistics.safetensors"
 
 Columns = Sequence[Mapping[str, Any]]
 """Manifest columns of one image that were found while it was computed, by variant; empty where nothing was."""

@@ -12,13 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asyrp.measures.names import METRICS, SCORE, SOURCE_SCORE
-from pipeline.results.sheet import edit_title
 from pipeline.run.additions import CurrentRows
 from pipeline.run.commit import committed, committed_table
 from pipeline.run.manifest import SCHEMA
-from pipeline.run.stage import Stage
+from pipeline.run.stage import FINAL, Stage, edit_title
 from pipeline.stages.evaluation import Evaluation, read_evaluations
-from pipeline.stages.settings import FINAL
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
@@ -55,7 +53,7 @@ class Coded(NamedTuple):
 class Results:
     """One row per image and edit, in the order of the plan; the sample without an edit comes last.
 
-    `edits` holds edits with their strengths, as `pipeline.results.sheet.edit_title` calls them. `metrics` are float32 [rows] by
+    `edits` holds edits with their strengths, as `pipeline.run.stage.edit_title` calls them. `metrics` are float32 [rows] by
     name, NaN where nothing was measured; only those of which there is something. `origins` says where those come from,
     by metric: how many numbers the run itself measured, and each evaluation. `places` say where an output lies,
     from the run's root. `numbers` count in the manifest of a row's shard. `committed_ms` is in milliseconds since 1970.

@@ -10,7 +10,7 @@ from pipeline.images.fetch import fetch
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.manifest import OK, Row, source_of
 from pipeline.run.sinks import read_output
-from pipeline.run.stage import ImageFormat, Stage, shown_strength, variant_name
+from pipeline.run.stage import ImageFormat, Stage, edit_title, variant_name
 from pipeline.storage.store import Store
 
 NAME = "report/contact_sheet.png"
@@ -50,11 +50,6 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     sheet.save(buffer, "PNG")
     store.write(NAME, buffer.getvalue())
     return NAME
-
-
-def edit_title(edit: str | None, strength: float | None) -> str:
-    """How an edit is called over its pictures."""
-    return str(edit) if strength == 0 else f"{edit} {shown_strength(strength)}"
 
 
 def _source_tile(row: Row, image_format: ImageFormat) -> Image.Image | None:

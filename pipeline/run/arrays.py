@@ -22,3 +22,6 @@ def to_bytes(latents: Latents) -> bytes:
 
 def read_latents(store: Store, file: str) -> Latents:
     return load(store.read(file))
+
+
+STATISTICS = "statistics.safetensors"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 from threading import Lock
-from typing import IO, Literal, Protocol
+from typing import IO, Protocol
 
 import pyarrow as pa
 
@@ -26,10 +26,9 @@ from pipeline.images.fetch import Changed, ParquetCells, fetch
 from pipeline.images.source import SourceImage
 from pipeline.run.commit import Attempt
 from pipeline.run.containers import IMAGE_COLUMN, AddSample, EncodedImage, Sample, parquet_writer, tar_writer
-from pipeline.run.manifest import Row
+from pipeline.run.manifest import Row, source_of
+from pipeline.run.stage import SinkName
 from pipeline.storage.store import Store
-
-SinkName = Literal["files", "webdataset", "parquet"]
 
 FILES_PER_FOLDER = 2_000
 SPOOLED_BYTES = 64_000_000
@@ -138,4 +137,17 @@ def read_output(store: Store, row: Row, cells: ParquetCells | None = None) -> by
         raise changed from error
     if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
         raise changed
+    return data
+
+
+def read_source(row: Row) -> bytes:
+    """The bytes of the image that a row was made from.
+
+    Raises:
+        Changed: if it is not the one that was edited.
+        OSError: if it cannot be had.
+    """
+    data = fetch(source_of(row))
+    if row["source_sha256"] not in (None, hashlib.sha256(data).hexdigest()):
+        raise Changed("it has other bytes than when it was edited")
     return data

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.images.codec import EXTENSION, Codec, Fit
 from pipeline.images.source import Draw
-from pipeline.run.sinks import SinkName
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np
@@ -167,3 +166,15 @@ class ImageFormat:
     def output_name(self, key: str, variant: Variant) -> str:
         """The name of the output of one variant."""
         return output_name(self.name, self.codec, key, variant.edit, variant.strength)
+
+
+FINAL = "boost"
+"""The stage whose images are a run's result, fused or staged."""
+
+
+def edit_title(edit: str | None, strength: float | None) -> str:
+    """How an edit is called over its pictures."""
+    return str(edit) if strength == 0 else f"{edit} {shown_strength(strength)}"
+
+
+SinkName = Literal["files", "webdataset", "parquet"]

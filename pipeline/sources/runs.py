@@ -11,8 +11,7 @@ from pipeline.run.commit import committed
 from pipeline.run.manifest import OK
 from pipeline.run.plan import RUN
 from pipeline.run.sinks import output_image
-from pipeline.run.stage import output_name, variant_name
-from pipeline.stages.settings import FINAL
+from pipeline.run.stage import FINAL, output_name, variant_name
 from pipeline.storage.store import Store
 
 CARRIED = ("key", "edit", "strength", "source_uri")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pipeline.run.stage import BatchFunction, Measured, Stage
-from pipeline.stages.settings import FINAL, MethodSettings
+from pipeline.run.stage import FINAL, BatchFunction, Measured, Stage
+from pipeline.stages.settings import MethodSettings
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch

@@ -14,10 +14,7 @@ from asyrp.directions.search import Search
 from asyrp.measures.names import METRICS, Judges
 from pipeline.images.selection import Condition
 from pipeline.images.source import Draw
-from pipeline.run.stage import SAMPLE_STAGE, BatchFunction, Stage, Variant
-
-FINAL = "boost"
-"""The stage whose images are a run's result, fused or staged."""
+from pipeline.run.stage import FINAL, SAMPLE_STAGE, BatchFunction, Stage, Variant
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asyrp.errors import UserError
 from asyrp.models.load import load_model
-from pipeline.engine.shard_attempt import STATISTICS
+from pipeline.run.arrays import STATISTICS
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.stage import Reducer, Stage, Variant
 from pipeline.stages.functions import self_check
