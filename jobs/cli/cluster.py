@@ -12,7 +12,9 @@ from jobs.cli.options import AsJson, one_of, placement_from_flags, print_paths, 
 from jobs.display import console, out, report
 from jobs.spec.run import load_spec
 from jobs.targets.cluster_file import Cluster, NodeType, check_cluster
-from jobs.targets.placement import OF_PODS, RESOURCES, Placement, batch_script, ray_job
+from jobs.targets.kubernetes import ray_job
+from jobs.targets.placement import OF_PODS, RESOURCES, Placement
+from jobs.targets.slurm import batch_script
 
 cluster_app = typer.Typer(help="Cluster files for `ray up`.", no_args_is_help=True)
 

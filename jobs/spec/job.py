@@ -12,11 +12,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from asyrp.errors import UserError
-from jobs.spec.paths import without_credentials
+from jobs.spec.paths import MAX_NAME, NAME, without_credentials
 from jobs.spec.run import JobSpec, Url, explain, path_of
 from jobs.spec.schedule import Schedule
 from jobs.spec.yaml_lines import Document, read_document
-from jobs.targets.placement import MAX_NAME, NAME
 
 OUTPUT_FIELDS = ("date", "tick", "run")
 SAID_BY_JOB = "job://output"

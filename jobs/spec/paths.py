@@ -1,5 +1,6 @@
 """Paths and URLs as a spec keeps them: a run is the same from every folder, and no credentials are written down."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -59,3 +60,9 @@ def without_credentials(url: str) -> str:
 
 Url = Annotated[str, AfterValidator(absolute_url)]
 Net = Annotated[str, AfterValidator(absolute_net)]
+
+
+MAX_NAME = 47  # of a RayJob: KubeRay adds to it, and a Kubernetes label holds 63
+
+
+NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from asyrp.errors import UserError
 from jobs.targets.cron_dialects import five_fields
 from jobs.targets.job_file import Files, JobFile, fill, spec_yaml
-from jobs.targets.placement import DRAIN_SECONDS, GPU_TOLERATION, RETRIES, Placement, check_image, pod_resources
+from jobs.targets.kubernetes import GPU_TOLERATION, check_image, pod_resources
+from jobs.targets.placement import DRAIN_SECONDS, RETRIES, Placement
 
 STARTUP_SECONDS = 3600
 """How long a pod may wait for its GPU."""

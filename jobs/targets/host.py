@@ -7,7 +7,8 @@ from pathlib import Path
 from asyrp.errors import UserError
 from jobs.targets.cron_dialects import five_fields, on_calendar
 from jobs.targets.job_file import LEFT_OUT, Files, JobFile, fill, spec_yaml
-from jobs.targets.placement import DRAIN_SECONDS, Placement, cluster_engine, slurm_script
+from jobs.targets.placement import DRAIN_SECONDS, Placement, cluster_engine
+from jobs.targets.slurm import slurm_script
 
 
 def systemd(scheduled: JobFile, placement: Placement) -> Files:  # noqa: ARG001

@@ -1,25 +1,28 @@
 """The schedule of a data job as a CronJob of Kubernetes, and as a RayCronJob of KubeRay."""
 
+import re
+import shlex
+from collections.abc import Sequence
 from importlib import resources
+from importlib.metadata import version
 from typing import Any
 
 from asyrp.errors import UserError
 from jobs.runs.run import EXIT_BREAKER, EXIT_QUARANTINE, EXIT_USAGE
+from jobs.spec.run import JobSpec
 from jobs.targets.cron_dialects import five_fields
 from jobs.targets.job_file import LEFT_OUT, Files, JobFile, comment, spec_yaml
 from jobs.targets.placement import (
     DRAIN_SECONDS,
     RETRIES,
-    SPEC_FILE,
-    SPEC_FOLDER,
     Job,
     Placement,
+    _command,
+    _spec_yaml,
     cluster_engine,
-    config_map,
-    pod_template,
-    ray_job_spec,
+    local_fields,
+    refuse_local,
     to_yaml,
-    with_spec,
 )
 
 LATEST_START_SECONDS = 60
@@ -102,3 +105,110 @@ def ray_cron_job(scheduled: JobFile, placement: Placement) -> Files:
     if schedule.timezone != "UTC":
         notes.append(NO_SPRING)
     return {f"{job.name}.yaml": comment(notes) + "\n" + to_yaml(config_map(job.name, text), manifest)}
+
+
+SPEC_FOLDER, SPEC_FILE = "/etc/asyrp", "spec.yaml"
+
+
+GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+KEEP_CLUSTER_SECONDS = 60
+
+
+ACCOUNT = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+
+
+IMAGE = re.compile(r"[\w./:@-]+", re.ASCII)
+
+
+def ray_job(spec: JobSpec, job: Job, image: str, service_account: str | None = None) -> str:
+    """A ConfigMap with the spec and a RayJob that runs it, for `kubectl apply -f`.
+
+    Raises:
+        UserError: for a file of this machine in the spec, which no pod has, or an image or account that is no name.
+    """
+    refuse_local(local_fields(spec))
+    manifest = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": job.name},
+        "spec": ray_job_spec([*_command(spec, job), f"{SPEC_FOLDER}/{SPEC_FILE}"], job, image, service_account),
+    }
+    return to_yaml(config_map(job.name, _spec_yaml(spec)), manifest)
+
+
+def config_map(name: str, spec: str) -> dict[str, Any]:
+    """The spec as a file for pods."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {SPEC_FILE: spec}}
+
+
+def ray_job_spec(command: Sequence[str], job: Job, image: str, service_account: str | None) -> dict[str, Any]:
+    """The `spec` of a RayJob: a cluster of its own, and the command on its head, which sees the spec in SPEC_FOLDER.
+
+    Raises:
+        UserError: for an image or account that is no name.
+    """
+    head = with_spec(pod_template("ray-head", image, service_account, cpus=2, memory=8), job.name)
+    worker = pod_template("ray-worker", image, service_account, job.cpus, job.memory, job.gpus)
+    return {
+        "entrypoint": shlex.join(command),
+        "backoffLimit": RETRIES,
+        "activeDeadlineSeconds": int(job.time.total_seconds()),
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": KEEP_CLUSTER_SECONDS,
+        "rayClusterSpec": {
+            "rayVersion": version("ray"),
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": head},
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": job.workers,
+                    "minReplicas": job.workers,
+                    "maxReplicas": job.workers,
+                    "rayStartParams": {},
+                    "template": worker,
+                }
+            ],
+        },
+    }
+
+
+def pod_template(
+    name: str, image: str, service_account: str | None, cpus: int, memory: int, gpus: int = 0
+) -> dict[str, Any]:
+    """A pod of one container.
+
+    Raises:
+        UserError: for an image or account that is no name.
+    """
+    check_image(image, service_account)
+    resources = pod_resources(cpus, memory, gpus)
+    container = {"name": name, "image": image, "resources": {"requests": resources, "limits": dict(resources)}}
+    spec: dict[str, Any] = {"containers": [container]}
+    if gpus:
+        spec["tolerations"] = [GPU_TOLERATION]
+    if service_account is not None:
+        spec["serviceAccountName"] = service_account
+    return {"spec": spec}
+
+
+def pod_resources(cpus: int, memory: int, gpus: int) -> dict[str, Any]:
+    """What a pod is given; memory in GiB."""
+    return {"cpu": cpus, "memory": f"{memory}Gi", **({"nvidia.com/gpu": gpus} if gpus else {})}
+
+
+def with_spec(template: dict[str, Any], name: str) -> dict[str, Any]:
+    """A pod that sees the ConfigMap of that name in SPEC_FOLDER."""
+    template["spec"]["containers"][0]["volumeMounts"] = [{"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True}]
+    template["spec"]["volumes"] = [{"name": "spec", "configMap": {"name": name}}]
+    return template
+
+
+def check_image(image: str, service_account: str | None) -> None:
+    """Raises UserError for an image or account that is no name."""
+    if not IMAGE.fullmatch(image):
+        raise UserError(f"--image {image!r} is no container image: write it as registry/name:tag")
+    if service_account is not None and not ACCOUNT.fullmatch(service_account):
+        raise UserError(f"--service-account {service_account!r} is no name of a service account")
