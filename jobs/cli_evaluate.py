@@ -8,8 +8,9 @@ from rich.table import Table
 
 from asyrp.measures.names import METRICS
 from jobs.cli.options import AsJson, Root, engine_from_flags, takes
-from jobs.display import console, live, out, report, show_summary
+from jobs.display import console, live, out, report
 from jobs.runs.run import exit_code
+from jobs.runs.session import show_summary
 from jobs.spec.paths import absolute_url
 from jobs.spec.run import EngineSpec, load_inspection
 

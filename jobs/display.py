@@ -14,12 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.runs.run import cost
-from jobs.spec.run import EngineSpec
-from pipeline.run.progress import RunState, StateReader, device_time
+from pipeline.run.progress import RunState, StateReader
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute
-    from pipeline.engine.driver import Outcome
+    pass
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
@@ -146,20 +144,3 @@ def bound_text(shares: Mapping[str, float]) -> str:
     busy, reader, writer = (f"{100 * shares[name]:.1f} %" for name in ("device", "reader", "writer"))
     bound = max(shares, key=lambda name: shares[name])
     return f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}"
-
-
-def show_summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) -> None:
-    """The tables at the end of a run: what became of the rows, and where the time went."""
-    console.print(state_table(state))
-    if outcome is None:
-        console.print("nothing to do: every shard was committed already")
-        return
-    if shares := device_time(outcome.seconds):
-        console.print(bound_text(shares), highlight=False, soft_wrap=True)
-        console.print(cost(outcome, knobs).text, highlight=False)
-    for stage, shard, reason in outcome.quarantined:
-        console.print(f"[red]quarantined[/red] {stage} shard {shard}: {reason}", highlight=False)
-    if outcome.tripped:
-        console.print(f"[red]stopped[/red]: {outcome.tripped}", highlight=False)
-    if outcome.drained:
-        console.print("stopped on request: what was in flight is committed; the same command goes on from here")

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from jobs.cost import Cost
-from jobs.runs.run import summary
+from jobs.runs.run import Cost, summary
 from jobs.spec.run import EngineSpec
 from pipeline.engine.driver import Outcome
 from pipeline.run.progress import RunState

@@ -11,8 +11,8 @@ from asyrp.diffusion.process import inversion_calls
 from asyrp.diffusion.schedule import timesteps
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
-from jobs.cost import Cost
 from jobs.runs.resolve import Job
+from jobs.runs.run import Cost
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
 from pipeline.sources.listing import list_images

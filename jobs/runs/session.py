@@ -5,14 +5,15 @@ from statistics import median
 from typing import Any
 
 from asyrp.measures.names import RECONSTRUCTION_PSNR
-from jobs.display import console, live, out, report, show_summary
+from jobs.display import bound_text, console, live, out, report, state_table
 from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.runs.record import read_run
-from jobs.runs.run import exit_code, run, summary
-from jobs.spec.run import JobSpec
+from jobs.runs.run import cost, exit_code, run, summary
+from jobs.spec.run import EngineSpec, JobSpec
+from pipeline.engine.driver import Outcome
 from pipeline.run.additions import grown
 from pipeline.run.commit import committed, committed_rows
-from pipeline.run.progress import RunState, StateReader
+from pipeline.run.progress import RunState, StateReader, device_time
 from pipeline.run.stage import SAMPLE_STAGE
 from pipeline.storage.store import Store
 
@@ -66,3 +67,20 @@ def read_state(store: Store) -> RunState:
     """
     sizes = {name: (shards, images) for name, (shards, images) in read_run(store)["stages"].items()}
     return StateReader(store, grown(store, sizes)).read()
+
+
+def show_summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) -> None:
+    """The tables at the end of a run: what became of the rows, and where the time went."""
+    console.print(state_table(state))
+    if outcome is None:
+        console.print("nothing to do: every shard was committed already")
+        return
+    if shares := device_time(outcome.seconds):
+        console.print(bound_text(shares), highlight=False, soft_wrap=True)
+        console.print(cost(outcome, knobs).text, highlight=False)
+    for stage, shard, reason in outcome.quarantined:
+        console.print(f"[red]quarantined[/red] {stage} shard {shard}: {reason}", highlight=False)
+    if outcome.tripped:
+        console.print(f"[red]stopped[/red]: {outcome.tripped}", highlight=False)
+    if outcome.drained:
+        console.print("stopped on request: what was in flight is committed; the same command goes on from here")
