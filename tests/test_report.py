@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from reported import GONE, HOSTILE, measured_run
 
 from asyrp.measures.names import METRICS
-from jobs.cli import report
+from jobs.cli import report as report_command
 from jobs.results import markdown, page
 from jobs.results.page import STEM, TABLE_ROWS, shown_rows, stem
 from jobs.results.report import ReportReader, verdict, within
@@ -305,7 +305,7 @@ def test_the_report_lies_with_the_run_and_verify_does_not_mind(cli, tmp_path):
 
 
 def test_watch_goes_on_until_the_run_is_complete_and_the_last_page_does_not_reload(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(report_command, "WATCH_SECONDS", 0.2)
     job = resolve(
         spec(make_faces(tmp_path / "faces", 4), tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=2)
     )

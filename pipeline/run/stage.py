@@ -13,6 +13,11 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     from numpy.typing import NDArray
     from torch import Tensor
 
+SinkName = Literal["files", "webdataset", "parquet"]
+
+FINAL = "boost"
+"""The stage whose images are a run's result, fused or staged."""
+
 SAMPLE_STAGE = "reconstruct"
 """The stage that shows what a run does without an edit, on a few images of the plan."""
 
@@ -144,6 +149,11 @@ def shown_strength(strength: float | None) -> str:
     return SEARCHED if strength is None else f"{strength:g}"
 
 
+def edit_title(edit: str | None, strength: float | None) -> str:
+    """How an edit is called over its pictures."""
+    return str(edit) if strength == 0 else f"{edit} {shown_strength(strength)}"
+
+
 def output_name(template: str, codec: Codec, key: str, edit: str | None, strength: float | None) -> str:
     """The name of an output: a path below its attempt's folder."""
     path = PurePosixPath(key)
@@ -166,15 +176,3 @@ class ImageFormat:
     def output_name(self, key: str, variant: Variant) -> str:
         """The name of the output of one variant."""
         return output_name(self.name, self.codec, key, variant.edit, variant.strength)
-
-
-FINAL = "boost"
-"""The stage whose images are a run's result, fused or staged."""
-
-
-def edit_title(edit: str | None, strength: float | None) -> str:
-    """How an edit is called over its pictures."""
-    return str(edit) if strength == 0 else f"{edit} {shown_strength(strength)}"
-
-
-SinkName = Literal["files", "webdataset", "parquet"]
