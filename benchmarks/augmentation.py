@@ -1,7 +1,7 @@
 """Does a data set that was balanced by edits make a better classifier? Worst-group accuracy on unbiased faces.
 
-    python benchmarks/augmentation.py              # the tables of docs/augmentation.md, some 15 minutes on one core
-    python benchmarks/augmentation.py --work DIR   # keep the run and the data set, and go on with them
+    python -m benchmarks.augmentation              # the tables of docs/augmentation.md, some 15 minutes on one core
+    python -m benchmarks.augmentation --work DIR   # keep the run and the data set, and go on with them
 
 The training faces are biased: 95 % of those with glasses have a beard, and 95 % of those without have none. An
 augmentation of one draw, `balance: [beard, glasses]`, puts glasses on and takes them off; what it exports is read with
@@ -19,26 +19,23 @@ the group (beard x glasses) with the lowest.
 import argparse
 import itertools
 import logging
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
 import numpy as np
 import torch
 from datasets import load_dataset
-from judge import CACHE, HELD_OUT_COUNT, HELD_OUT_SEED, to_batch
 from PIL import Image
-from render_avatars import load_or_render
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from jobs.cli.app import app
 from jobs.runs.run import run
 from jobs.spec.run import JobSpec
+from tools.judge import CACHE, HELD_OUT_COUNT, HELD_OUT_SEED, to_batch
+from tools.render_avatars import load_or_render
 
 Faces = Mapping[str, np.ndarray]
 

@@ -1,6 +1,6 @@
 """Statistics of h over 10,000 images: does memory stay put, and do one actor, two and a killed one find the same?
 
-    python benchmarks/bounded_memory.py        # about 15 minutes on 2 cores; --ways pca for a part of it
+    python -m benchmarks.bounded_memory        # about 15 minutes on 2 cores; --ways pca for a part of it
 
 Label sums and a PCA sketch of rendered faces at five timesteps. Prints the peak of resident memory of the driver and of
 the largest actor, for a tenth of the images and for all, and the largest difference between directions.
@@ -9,7 +9,6 @@ the largest actor, for a tenth of the images and for all, and the largest differ
 import argparse
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -17,14 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
 import ray
 import torch
-from render_avatars import LABELS
-from ways import write_faces
 
 from asyrp.directions.forms import load_direction
+from benchmarks.ways import write_faces
 from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
 from jobs.learn.unsupervised import learn_pca
 from jobs.spec.run import EngineSpec
@@ -32,6 +28,7 @@ from pipeline.run.commit import committed
 from pipeline.run.progress import read_heartbeats
 from pipeline.stages.statistics import STAGE
 from pipeline.storage.store import Store
+from tools.render_avatars import LABELS
 
 MEGABYTE = 1e6
 WAYS = ("labels", "pca")

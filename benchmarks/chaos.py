@@ -1,7 +1,7 @@
 """Kill a run at random points again and again, and see that nothing is missing, doubled or changed.
 
-python benchmarks/chaos.py                          # 100 kills in a run of 2,000 images: 8 minutes on 2 cores
-python benchmarks/chaos.py --kills 5 --images 200   # a short one
+python -m benchmarks.chaos                          # 100 kills in a run of 2,000 images: 8 minutes on 2 cores
+python -m benchmarks.chaos --kills 5 --images 200   # a short one
 
 The three nodes are raylets of this machine and their GPUs are counted only; the net is a stand-in, the rest is what
 every run uses. Drawn from --seed, and spread over the run: an actor, its whole node or the driver is killed (SIGKILL)
@@ -242,7 +242,7 @@ def run_in_chaos(place: Place, arguments: Sequence[str], spare: int) -> Counter[
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(**NODE) for _ in range(NODES)]
     ended: Counter[int] = Counter()
-    command = [sys.executable, __file__, *arguments, "--drive", cluster.address, str(place.folder)]
+    command = [sys.executable, "-m", "benchmarks.chaos", *arguments, "--drive", cluster.address, str(place.folder)]
     try:
         while not ended[0]:
             if ended.total() >= spare:

@@ -1,7 +1,7 @@
 """How often does an edit do what it says, and nothing else? A judge of rendered faces counts.
 
-    python benchmarks/edit_success.py             # the table of the README, about 15 minutes on 2 cores
-    python benchmarks/edit_success.py --faces 32  # a quick look
+    python -m benchmarks.edit_success             # the table of the README, about 15 minutes on 2 cores
+    python -m benchmarks.edit_success --faces 32  # a quick look
 
 The judge (tools/judge.py) is trained on rendered faces only. For every attribute, held-out faces that lack it are
 edited at several strengths, with the asymmetric step and with the symmetric one; faces that have it, at -1.
@@ -10,21 +10,13 @@ labels that are as before. No boosting, 40 + 40 steps.
 """
 
 import argparse
-import sys
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import multiprocessing
 
 import numpy as np
 import torch
-from judge import CACHE, accuracy, load_or_train
-from render_avatars import LABELS, load_or_render
-from trial import Score, Trial
 
 from asyrp.diffusion.process import asyrp_step, symmetric_step
 from asyrp.directions.forms import load_direction
@@ -32,6 +24,9 @@ from asyrp.directions.shift import EditShift
 from asyrp.models.find import find_model
 from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
+from tools.judge import CACHE, accuracy, load_or_train
+from tools.render_avatars import LABELS, load_or_render
+from tools.trial import Score, Trial
 
 SEED, COUNT, N_STEPS = 5, 640, 40
 STEPS = {"asymmetric": asyrp_step, "symmetric": symmetric_step}

@@ -1,7 +1,7 @@
 """The worker on a full-size net: images/s, device-busy share, peak memory, over dtypes and batch sizes.
 
-    python benchmarks/full_size.py                         # the 256 px Ho net, on a GPU
-    python benchmarks/full_size.py --size 64 --steps 3 --images 4 --batches 2 --channels 32 --device cpu   # a try
+    python -m benchmarks.full_size                         # the 256 px Ho net, on a GPU
+    python -m benchmarks.full_size --size 64 --steps 3 --images 4 --batches 2 --channels 32 --device cpu   # a try
 
 The net has the architecture of google/ddpm-ema-celebahq-256 and random weights: speed does not depend on them. One
 edit per image, 40 + 40 steps. The engine is the worker alone; Ray only wraps it. The float32 and bfloat16

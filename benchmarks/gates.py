@@ -1,7 +1,7 @@
 """Do gates keep the edits that worked? Accepted share against success, with a search for the smallest strength.
 
-    python benchmarks/gates.py                 # the tables of docs/inspection.md, about 15 minutes on one core
-    python benchmarks/gates.py --faces 16
+    python -m benchmarks.gates                 # the tables of docs/inspection.md, about 15 minutes on one core
+    python -m benchmarks.gates --faces 16
 
 Held-out rendered faces that lack an attribute are edited at every strength of a ladder, and measured as a run measures
 them. A gate then takes for each face the smallest strength that passes (as runs do: `asyrp.directions.search`). The judge, which
@@ -10,16 +10,9 @@ labels are as before. No boosting, 40 + 40 steps, `refine: 2`.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import torch
-from judge import judged
-from render_avatars import LABELS
-from ways import N_STEPS, percent, row, trial
 
 from asyrp.directions.forms import load_direction
 from asyrp.directions.search import Ladder
@@ -27,8 +20,11 @@ from asyrp.directions.shift import EditShift
 from asyrp.measures.metrics import Metrics, Values
 from asyrp.measures.names import Judges
 from asyrp.models.find import find_model
+from benchmarks.ways import N_STEPS, percent, row, trial
 from pipeline.images.selection import Condition
 from pipeline.stages.inspection import refusal
+from tools.judge import judged
+from tools.render_avatars import LABELS
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 GATES = (

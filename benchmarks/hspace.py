@@ -1,36 +1,33 @@
 """The four properties of h-space (Kwon et al. 2023, section 5.3) on the bundled model, as numbers and pictures.
 
-    python benchmarks/hspace.py            # about 20 minutes on one core; writes docs/images/hspace-*.png
+    python -m benchmarks.hspace            # about 20 minutes on one core; writes docs/images/hspace-*.png
 
 A direction of glasses is trained from texts (or given with --direction), and put on held-out rendered faces without
 glasses. Homogeneity, linearity, robustness and consistency over timesteps are then measured as docs/hspace.md says.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
 import numpy as np
 import torch
-from judge import judged
 from PIL import Image
-from render_avatars import LABELS
 from torch import Tensor
-from trial import Trial
-from ways import PRESET, Bench, shift_of, text_request, trial, write_faces
 
 from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict
 from asyrp.diffusion.unet import Encoded
 from asyrp.directions.forms import Direction, load_direction
 from asyrp.directions.shift import EditShift
 from asyrp.models.find import find_model
+from benchmarks.ways import PRESET, Bench, shift_of, text_request, trial, write_faces
 from jobs.learn.text import learn_text
 from pipeline.images.codec import to_uint8
+from tools.judge import judged
+from tools.render_avatars import LABELS
+from tools.trial import Trial
 
 IMAGES = Path("docs/images")
 GLASSES = LABELS.index("glasses")

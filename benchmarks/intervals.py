@@ -1,7 +1,7 @@
 """What t_edit and t_boost do to an edit, and what the rules of Asyrp (section 3.4) make of the bundled faces.
 
-    python benchmarks/intervals.py                # about 5 minutes on one core; docs/images/intervals.png
-    python benchmarks/intervals.py --strength 2
+    python -m benchmarks.intervals                # about 5 minutes on one core; docs/images/intervals.png
+    python -m benchmarks.intervals --strength 2
 
 Intervals are learned on the model's samples. Then held-out rendered faces get glasses by the bundled direction, edited
 down to several t_edit without fresh noise, and with fresh noise from several t_boost, and are judged as in
@@ -9,17 +9,10 @@ edit_success.py (32 faces: cells are good to about 10 points). 40 + 40 steps, `r
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
 import torch
-from judge import judged
-from render_avatars import LABELS
 from torch import Tensor
-from trial import Trial
-from ways import N_STEPS, percent, row, trial
 
 from asyrp.diffusion import process
 from asyrp.diffusion.noise import boosting_noise, noise_key
@@ -28,9 +21,13 @@ from asyrp.directions.forms import Direction, load_direction
 from asyrp.directions.shift import EditShift
 from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
+from benchmarks.ways import N_STEPS, percent, row, trial
 from jobs.cli.intervals import chart
 from jobs.learn.intervals import IntervalsRequest, learn_intervals
 from jobs.spec.run import EngineSpec
+from tools.judge import judged
+from tools.render_avatars import LABELS
+from tools.trial import Trial
 
 GLASSES = LABELS.index("glasses")
 TEXTS = "person", "person with glasses"

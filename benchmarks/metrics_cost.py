@@ -1,6 +1,6 @@
 """The share of a run's time that metrics take.
 
-    python benchmarks/metrics_cost.py              # about 10 minutes on one core
+    python -m benchmarks.metrics_cost              # about 10 minutes on one core
 
 The bundled faces are edited with nothing measured, with the metrics of edits, with those of reconstructions as well,
 and with all of them on 1 % of the images; twice, in both orders, and the faster counts. Device time is that of the

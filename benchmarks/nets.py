@@ -1,12 +1,11 @@
 """The papers' nets at full size: convert a raw checkpoint strictly, write and open the folder, one forward.
 
-    python benchmarks/nets.py                  # Ho (DDPM++), iDDPM/ADM-P2, ADM ImageNet, at 256 px, random weights
+    python -m benchmarks.nets                  # Ho (DDPM++), iDDPM/ADM-P2, ADM ImageNet, at 256 px, random weights
 
 Needs about 6 GB of memory and 5 GB of disk for the largest. Prints seconds and the peak of resident memory so far.
 """
 
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,14 +14,12 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from reference_nets import AdmNet, HoNet, randomised  # the papers' nets under their checkpoints' names
-
 from asyrp.diffusion.process import predict
 from asyrp.models.checkpoint import read_checkpoint
 from asyrp.models.convert import convert, write_folder
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
+from tests.support.reference_nets import AdmNet, HoNet, randomised  # the papers' nets under their checkpoints' names
 
 NETS = {
     "Ho (DDPM++)": lambda: HoNet(128, (1, 1, 2, 2, 4, 4), 2, (4,)),

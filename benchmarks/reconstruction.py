@@ -1,24 +1,20 @@
 """What an inversion loses and what a better one costs.
 
-    python benchmarks/reconstruction.py           # the table of docs/inspection.md, about 10 minutes on one core
+    python -m benchmarks.reconstruction           # the table of docs/inspection.md, about 10 minutes on one core
 
 Held-out rendered faces are inverted and generated again without an edit, in 40 generation steps: PSNR of the image
 against the source, and calls of the net per image for the inversion.
 """
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import torch
-from ways import percent, row, trial
 
 from asyrp.diffusion.process import edit, inversion_calls, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.directions.shift import EditShift
 from asyrp.measures.metrics import psnr
+from benchmarks.ways import percent, row, trial
 
 N_GEN = 40
 WAYS = ((20, 0), (40, 0), (80, 0), (160, 0), (20, 1), (40, 1), (40, 2), (40, 3), (40, 5))

@@ -1,7 +1,7 @@
 """The report of a large run: size of the page, time and memory of its making, how fast it opens and filters.
 
-python benchmarks/report.py                    # 100,000 rows; --rows 1_000_000 for more
-python benchmarks/report.py --keep FOLDER      # leaves the run and its report there, to be looked at
+python -m benchmarks.report                    # 100,000 rows; --rows 1_000_000 for more
+python -m benchmarks.report --keep FOLDER      # leaves the run and its report there, to be looked at
 """
 
 import argparse
@@ -30,9 +30,7 @@ from pipeline.run.commit import Attempt
 from pipeline.run.manifest import OK, Row
 from pipeline.run.plan import read_planned, write_plan
 from pipeline.storage.store import Store
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from browser import chromium
+from tests.support.browser import chromium
 
 EDITS = ["glasses=1", "smile=1"]
 PICTURES, PIXELS, SHARD_SIZE = 64, 128, 64

@@ -1,11 +1,11 @@
 """What the engine costs beside the net, and how that grows: ratios and rates of one run on one machine.
 
-python benchmarks/scale.py plan        # a plan of 1,000,000 images; --images 10_000_000 for more
-python benchmarks/scale.py rerun       # a finished run of 10,000 shards on the local disk: its state, and called again
-python benchmarks/scale.py calls       # the same on an S3 server on loopback: which calls that takes
-python benchmarks/scale.py actors      # 1 and 8 actors with a net that takes a fixed time
-python benchmarks/scale.py reader      # fetch + decode + resize of 1024 px JPEG to 256 px, one core
-python benchmarks/scale.py overhead    # the worker against the bare sampling loop, same batch
+python -m benchmarks.scale plan        # a plan of 1,000,000 images; --images 10_000_000 for more
+python -m benchmarks.scale rerun       # a finished run of 10,000 shards on the local disk: its state, and called again
+python -m benchmarks.scale calls       # the same on an S3 server on loopback: which calls that takes
+python -m benchmarks.scale actors      # 1 and 8 actors with a net that takes a fixed time
+python -m benchmarks.scale reader      # fetch + decode + resize of 1024 px JPEG to 256 px, one core
+python -m benchmarks.scale overhead    # the worker against the bare sampling loop, same batch
 """
 
 import argparse

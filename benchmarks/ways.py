@@ -1,6 +1,6 @@
 """Every way to find a direction, side by side: does it do what it says, and nothing else?
 
-    python benchmarks/ways.py                       # about four hours on one core; --ways labels pca for a part
+    python -m benchmarks.ways                       # about four hours on one core; --ways labels pca for a part
 
 Directions are found on rendered faces of the training set with the commands' own functions, and judged on held-out
 faces (tools/judge.py) as in edit_success.py: the share that has the attribute after the edit, and the share of the
@@ -12,22 +12,15 @@ on most of the faces that can change so.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
 import numpy as np
 import torch
-from judge import CACHE, judged, load_or_train
-from make_bundle import CALIBRATION_FACES, CALIBRATION_SEED
 from PIL import Image
-from render_avatars import LABELS, load_or_render
-from trial import Score, Trial
 
 from asyrp.directions import algebra
 from asyrp.directions.forms import Direction, load_direction
@@ -44,6 +37,10 @@ from jobs.learn.text import PRESETS, TextRequest, learn_text
 from jobs.learn.unsupervised import JacobianQuestion, learn_jacobian, learn_pca
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import write_labels
+from tools.judge import CACHE, judged, load_or_train
+from tools.make_bundle import CALIBRATION_FACES, CALIBRATION_SEED
+from tools.render_avatars import LABELS, load_or_render
+from tools.trial import Score, Trial
 
 STRENGTHS = (0.75, 1.0, 1.25, 1.5, 1.75)
 STRENGTH_FACES = 48

@@ -1,6 +1,6 @@
 """The judge of edits: a small conv net that says which attributes a rendered face has.
 
-    python tools/judge.py            # train it and print its accuracy on held-out renders
+    python -m tools.judge            # train it and print its accuracy on held-out renders
 
 It is trained on rendered faces only, never on edited ones.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from render_avatars import LABELS, load_or_render
 from torch import Tensor, nn
+
+from tools.render_avatars import LABELS, load_or_render
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CACHE = Path("tools/cache")

@@ -1,7 +1,7 @@
 """Make what the package ships beside the trained weights: sample faces, and directions found by labels.
 
-    python tools/make_bundle.py --unet tools/cache/model      # all of asyrp/bundled/avatars
-    python tools/make_bundle.py --scan                        # intervals and strengths, for CALIBRATION below
+    python -m tools.make_bundle --unet tools/cache/model      # all of asyrp/bundled/avatars
+    python -m tools.make_bundle --scan                        # intervals and strengths, for CALIBRATION below
 
 The directions come from 240 identities, each drawn with 8 combinations of the four labels (a half-fraction
 factorial design, 1,920 labelled faces), h regressed on all four labels at once. Every combination of an identity
@@ -18,10 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from judge import CACHE, load_or_train, to_batch
 from PIL import Image
-from render_avatars import LABELS, LONG_HAIR, SHORT_HAIR, draw_labels, load_or_render, render_labels
-from trial import Trial
 
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, TimestepDirection, save_direction
@@ -31,6 +28,9 @@ from asyrp.learning.labels import LabelSums, noised_h
 from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED, WEIGHTS, ModelFolder, WeightsRecord, weights_digest
 from asyrp.models.load import load_model
+from tools.judge import CACHE, load_or_train, to_batch
+from tools.render_avatars import LABELS, LONG_HAIR, SHORT_HAIR, draw_labels, load_or_render, render_labels
+from tools.trial import Trial
 
 BUNDLE = BUNDLED / "avatars"
 SAMPLES, SAMPLES_SEED = 64, 2

@@ -1,6 +1,6 @@
 """Write `asyrp/directions/presets.json` from the LPIPS curves of the official release.
 
-python tools/make_presets.py FOLDER     # the release's utils/: {data set}_LPIPS_distance_{x,x0_t}.tsv
+python -m tools.make_presets FOLDER     # the release's utils/: {data set}_LPIPS_distance_{x,x0_t}.tsv
 """
 
 import json
@@ -38,7 +38,7 @@ def preset(folder: Path, name: str) -> dict[str, object]:
 
 
 def main() -> None:
-    folder, target = Path(sys.argv[1]), Path(__file__).parents[1] / "asyrp" / "presets.json"
+    folder, target = Path(sys.argv[1]), Path(__file__).parents[1] / "asyrp" / "directions" / "presets.json"
     lines = [f' "{name}": {json.dumps(preset(folder, name))}' for name in DATA_SETS]
     target.write_text("{\n" + f' "source": {json.dumps(SOURCE)},\n' + ",\n".join(lines) + "\n}\n")
 

@@ -1,6 +1,6 @@
 """Render labelled cartoon faces: the data the bundled `avatars` model, its directions and its judge come from.
 
-    python tools/render_avatars.py --count 24000 --seed 0 --output tools/cache/train.npz
+    python -m tools.render_avatars --count 24000 --seed 0 --output tools/cache/train.npz
 
 Faces are drawn with `python_avatars` (MIT) and rasterised by resvg. Every attribute is drawn independently,
 so that no label predicts another. A face is a function of (seed, index) alone.

@@ -1,7 +1,7 @@
 """Train the bundled `avatars` diffusion model on rendered faces, on a CPU or a GPU.
 
-    python tools/train_avatars.py --steps 6000 --output tools/cache/model            # from random weights
-    python tools/train_avatars.py --steps 6000 --init asyrp/bundled/avatars ...      # go on from weights
+    python -m tools.train_avatars --steps 6000 --output tools/cache/model            # from random weights
+    python -m tools.train_avatars --steps 6000 --init asyrp/bundled/avatars ...      # go on from weights
 
 Epsilon prediction on the linear schedule of DDPM; the loss is weighted by min(SNR, 5) / SNR (Hang et al. 2023),
 AdamW with a cosine decay, bf16 autocast, and what is saved is the exponential moving average of the weights.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from render_avatars import IMAGE_SIZE, load_or_render
 
 from asyrp.diffusion.schedule import NoiseSchedule
+from tools.render_avatars import IMAGE_SIZE, load_or_render
 
 SNR_CAP = 5.0
 GRAD_CLIP = 1.0

@@ -1,6 +1,6 @@
 """Train the small CLIP that the package ships, on rendered faces and captions made from their labels.
 
-    python tools/train_clip.py --steps 2500         # half an hour on one core; writes asyrp/bundled/clip-avatars
+    python -m tools.train_clip --steps 2500         # half an hour on one core; writes asyrp/bundled/clip-avatars
 
 It is an `open_clip` model with its own config. A caption states some of a face's labels, so it is true of many faces
 of a batch: every pair of image and caption is a yes or no, as in SigLIP (Zhai et al. 2023). Half of the images are seen
@@ -14,8 +14,6 @@ import time
 import numpy as np
 import open_clip
 import torch
-from judge import CACHE, HELD_OUT_COUNT, HELD_OUT_SEED, to_batch
-from render_avatars import HAIR_COLORS, LABELS, load_or_render
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,6 +21,8 @@ from asyrp.diffusion.process import predict, predicted_x0
 from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED
 from asyrp.models.load import load_model
+from tools.judge import CACHE, HELD_OUT_COUNT, HELD_OUT_SEED, to_batch
+from tools.render_avatars import HAIR_COLORS, LABELS, load_or_render
 
 OUTPUT = BUNDLED / "clip-avatars"
 CONFIG = {

@@ -1,6 +1,6 @@
 """Train the segmenter that comes with the bundled faces: which part of a face is each pixel?
 
-    python tools/train_segmenter.py     # about 5 minutes on one core; writes asyrp/bundled/avatars/segmenter.pt
+    python -m tools.train_segmenter     # about 5 minutes on one core; writes asyrp/bundled/avatars/segmenter.pt
 
 What a part is shows when the face is drawn again with another colour of it: the pixels that change are the part. What
 changes with no colour (eyes, mouth, glasses) are the features.
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from judge import CACHE, fit, to_batch
-from render_avatars import BACKGROUNDS, CLOTHING_COLORS, HAIR_COLORS, SKINS, draw_labels, render_labels
 from torch import Tensor, nn
+
+from tools.judge import CACHE, fit, to_batch
+from tools.render_avatars import BACKGROUNDS, CLOTHING_COLORS, HAIR_COLORS, SKINS, draw_labels, render_labels
 
 PARTS = {
     "background": BACKGROUNDS,

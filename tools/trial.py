@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from judge import judged, label_matrix, to_batch
-from render_avatars import LABELS
 from torch import Tensor, nn
 
 from asyrp.diffusion.process import Shift, Step, asyrp_step, edit, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
 from asyrp.directions.shift import EditShift
 from asyrp.models.load import Model
+from tools.judge import judged, label_matrix, to_batch
+from tools.render_avatars import LABELS
 
 BATCH = 64
 

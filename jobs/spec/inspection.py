@@ -33,7 +33,7 @@ class RetrySpec(BaseModel):
 
 
 class ClassifierSpec(BaseModel):
-    """A net that scores images (as `asyrp.measures.scorers.load_net` takes it); a label is there from `threshold` on."""
+    """A net that scores images: a .pt, .pt2 or .onnx file, or MODULE:NAME. A label is there from `threshold` on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ Halving = Annotated[BisectionSpec, Tag("halving")]
 
 
 class InspectionSpec(BaseModel):
-    """Metrics are named as in `asyrp.measures.names`; those of the gates are measured too. Identity, all of it."""
+    """Metrics are named as `asyrp evaluate --help` lists them; those of the gates are measured too. Identity, all of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
