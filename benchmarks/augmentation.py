@@ -33,7 +33,7 @@ from typer.testing import CliRunner
 
 from jobs.cli.app import app
 from jobs.runs.run import run
-from jobs.spec.run import JobSpec
+from jobs.spec.run import RunSpec
 from tools.judge import CACHE, HELD_OUT_COUNT, HELD_OUT_SEED, to_batch
 from tools.render_avatars import load_or_render
 
@@ -77,7 +77,7 @@ def augmented(faces: Faces, index: np.ndarray, work: Path, steps: int) -> dict[s
     }
     made_with = {"n_inv": steps, "n_gen": steps, "refine": 1}
     run(
-        JobSpec.model_validate({"source": str(source), "output": str(work / "run"), "augmentation": asked, **made_with})
+        RunSpec.model_validate({"source": str(source), "output": str(work / "run"), "augmentation": asked, **made_with})
     )
     done = CliRunner().invoke(app, ["export", str(work / "run"), "--to", "parquet", "-o", str(work / "set")])
     if done.exit_code:

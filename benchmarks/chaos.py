@@ -33,9 +33,9 @@ from ray.cluster_utils import Cluster
 from torch import Tensor
 
 from jobs.runs.record import open_run
-from jobs.runs.resolve import Job, resolve
+from jobs.runs.resolve import ResolvedRun, resolve
 from jobs.runs.run import compute, no_display
-from jobs.spec.run import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.engine import worker
 from pipeline.engine.driver import Outcome
 from pipeline.engine.worker import Worker, WorkerOptions
@@ -116,9 +116,9 @@ class Place:
             pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(self.images / f"{index:05d}.png", compress_level=1)
 
-    def job(self, store: Store) -> Job:
+    def resolved(self, store: Store) -> ResolvedRun:
         values = {"source": str(self.images), "output": store.url, "edits": ["glasses=1"], "preview": 0}
-        return resolve(JobSpec.model_validate({**values, "shard_size": SHARD_SIZE}))
+        return resolve(RunSpec.model_validate({**values, "shard_size": SHARD_SIZE}))
 
 
 def picture(batch: Tensor, keys: Sequence[str]) -> Tensor:
@@ -215,13 +215,13 @@ def lay_traps(trap: Trap) -> None:
 
 def drive(place: Place, address: str, kills: Sequence[Kill]) -> Outcome:
     """What `asyrp run --address` does, with the stand-in for the net."""
-    job = place.job(place.store)
-    plan = open_run(place.store, job)
+    resolved = place.resolved(place.store)
+    plan = open_run(place.store, resolved)
     values = {"address": address, "device": "cuda", "actors": NODES, "batch_size": BATCH_SIZE}
     knobs = EngineSpec.model_validate(values)
-    display = no_display(StateReader(place.store, job.stage_sizes(plan)))
+    display = no_display(StateReader(place.store, resolved.stage_sizes(plan)))
     net = Net(place.folder, tuple(kills))
-    return compute(place.store, job.stages, net, job.image_format, knobs, range(plan.shards), display)
+    return compute(place.store, resolved.stages, net, resolved.image_format, knobs, range(plan.shards), display)
 
 
 # The machine room
@@ -229,11 +229,11 @@ def drive(place: Place, address: str, kills: Sequence[Kill]) -> Outcome:
 
 def run_calmly(place: Place) -> None:
     """The whole run in this process."""
-    job = place.job(place.calm)
-    plan = open_run(place.calm, job)
-    calm = Worker(place.calm.url, "calm", lambda: {"fused": picture}, job.image_format, WorkerOptions(BATCH_SIZE))
+    resolved = place.resolved(place.calm)
+    plan = open_run(place.calm, resolved)
+    calm = Worker(place.calm.url, "calm", lambda: {"fused": picture}, resolved.image_format, WorkerOptions(BATCH_SIZE))
     for shard in range(plan.shards):
-        calm.run(job.stages[0], shard)
+        calm.run(resolved.stages[0], shard)
     calm.close()
 
 
@@ -292,11 +292,11 @@ class Proof:
 
 
 def prove(place: Place) -> Proof:
-    job = place.job(place.store)
-    plan = open_run(place.store, job)
-    sizes = job.stage_sizes(plan)
+    resolved = place.resolved(place.store)
+    plan = open_run(place.store, resolved)
+    sizes = resolved.stage_sizes(plan)
     wanted, found = outputs(place.calm), outputs(place.store)
-    report = verify(place.store, plan, job.stages, sizes, deep=True)
+    report = verify(place.store, plan, resolved.stages, sizes, deep=True)
     freed = collect_garbage(place.store, sizes, older_than=0).freed
     return Proof(
         images=plan.images,
@@ -305,7 +305,7 @@ def prove(place: Place) -> Proof:
         changed=sum(set(found[key]) != set(wanted[key]) for key in wanted.keys() & found.keys()),
         report=report,
         freed=len(freed),
-        report_after_gc=verify(place.store, plan, job.stages, sizes, deep=True),
+        report_after_gc=verify(place.store, plan, resolved.stages, sizes, deep=True),
     )
 
 

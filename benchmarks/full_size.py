@@ -25,7 +25,7 @@ from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
-from jobs.spec.run import JobSpec
+from jobs.spec.run import RunSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.storage.store import Store
 
@@ -76,16 +76,16 @@ def compare_dtypes(model: Path, size: int, device: str) -> None:
 
 
 def measure(root: Path, spec: dict, batch_size: int, device: str) -> None:
-    job = resolve(JobSpec.model_validate(spec))
-    store = Store(job.spec.output)
-    plan = open_run(store, job)
-    settings = type(job.settings)(**{**vars(job.settings), "device": device})
+    resolved = resolve(RunSpec.model_validate(spec))
+    store = Store(resolved.spec.output)
+    plan = open_run(store, resolved)
+    settings = type(resolved.settings)(**{**vars(resolved.settings), "device": device})
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    worker = Worker(store.url, root.name, settings, job.image_format, WorkerOptions(batch_size))
+    worker = Worker(store.url, root.name, settings, resolved.image_format, WorkerOptions(batch_size))
     start = time.perf_counter()
     for shard in range(plan.shards):
-        worker.run(job.stages[0], shard)
+        worker.run(resolved.stages[0], shard)
     wall = time.perf_counter() - start
     seconds = worker.close()["seconds"]
     waits = seconds["wait_for_reader"] + seconds["wait_for_writer"]

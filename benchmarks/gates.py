@@ -4,9 +4,9 @@
     python -m benchmarks.gates --faces 16
 
 Held-out rendered faces that lack an attribute are edited at every strength of a ladder, and measured as a run measures
-them. A gate then takes for each face the smallest strength that passes (as runs do: `asyrp.directions.search`). The judge, which
-no gate asks, says on how many of the accepted faces the attribute is there ("success") and how many of the other
-labels are as before. No boosting, 40 + 40 steps, `refine: 2`.
+them. A gate then takes for each face the smallest strength that passes, as `asyrp.directions.search` does in a run. The
+judge, which no gate asks, says on how many of the accepted faces the attribute is there ("success") and how many of
+the other labels are as before. No boosting, 40 + 40 steps, `refine: 2`.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asyrp.models.folder import BUNDLED
 from jobs.runs.run import SUMMARY, run
-from jobs.spec.run import JobSpec
+from jobs.spec.run import RunSpec
 
 EDIT_METRICS = ["s_dir", "clip_score", "clip_margin", "edit_clip", "segmentation"]
 ALL_METRICS = [*EDIT_METRICS, "recon_psnr", "recon_clip"]
@@ -39,7 +39,7 @@ def device_seconds(inspection: dict | None, images: int) -> float:
             "inspection": inspection,
             "engine": {"check": False, "actors": 1},
         }
-        run(JobSpec.model_validate(values))
+        run(RunSpec.model_validate(values))
         return json.loads((Path(folder) / SUMMARY).read_text())["session"]["seconds"]["device"] / images
 
 

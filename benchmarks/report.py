@@ -23,8 +23,8 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from jobs.runs.record import RunRecord, open_root
-from jobs.runs.resolve import Job, resolve
-from jobs.spec.run import JobSpec
+from jobs.runs.resolve import ResolvedRun, resolve
+from jobs.spec.run import RunSpec
 from pipeline.images.source import SourceImage
 from pipeline.run.commit import Attempt
 from pipeline.run.manifest import OK, Row
@@ -55,8 +55,8 @@ def write_run(root: Path, rows: int) -> None:
     images = rows // len(EDITS)
     pictures = write_pictures(root / "pictures")
     values = {"source": str(root / "pictures"), "output": str(root / "run"), "edits": EDITS, "preview": 0}
-    job = resolve(JobSpec.model_validate({**values, "image_size": PIXELS, "shard_size": SHARD_SIZE}))
-    store = Store(job.spec.output)
+    resolved = resolve(RunSpec.model_validate({**values, "image_size": PIXELS, "shard_size": SHARD_SIZE}))
+    store = Store(resolved.spec.output)
 
     def listing() -> Iterator[SourceImage]:
         for number in range(images):
@@ -65,14 +65,14 @@ def write_run(root: Path, rows: int) -> None:
 
     plan = open_root(
         store,
-        RunRecord(job.spec.model_dump(mode="json"), job.identity),
-        job.stage_sizes,
+        RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity),
+        resolved.stage_sizes,
         lambda: write_plan(store, listing(), SHARD_SIZE, lambda key: [key]),
     )
     digests = [hashlib.sha256(picture.read_bytes()).hexdigest() for picture in pictures]
     random = np.random.default_rng(0)
     for shard in range(plan.shards):
-        write_shard(store, job, shard, pictures, digests, random)
+        write_shard(store, resolved, shard, pictures, digests, random)
 
 
 def write_pictures(folder: Path) -> list[Path]:
@@ -89,16 +89,21 @@ def write_pictures(folder: Path) -> list[Path]:
 
 
 def write_shard(
-    store: Store, job: Job, shard: int, pictures: list[Path], digests: list[str], random: np.random.Generator
+    store: Store,
+    resolved: ResolvedRun,
+    shard: int,
+    pictures: list[Path],
+    digests: list[str],
+    random: np.random.Generator,
 ) -> None:
-    attempt, stage, now = Attempt(store, job.final.name, shard), job.final, datetime.now(UTC)
+    attempt, stage, now = Attempt(store, resolved.final.name, shard), resolved.final, datetime.now(UTC)
     folder = Path(store.path(attempt.folder))
     plan = read_planned(store, shard)
     rows: list[Row] = []
     for image in plan:
         number = int(Path(image.uri).stem)
         for variant in stage.variants:
-            name = job.image_format.output_name(image.key, variant)
+            name = resolved.image_format.output_name(image.key, variant)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(pictures[(number + 1) % PICTURES], folder / name)
             output = {

@@ -29,10 +29,10 @@ from PIL import Image
 
 from asyrp.models.folder import BUNDLED
 from jobs.runs.record import open_run
-from jobs.runs.resolve import Job, resolve
+from jobs.runs.resolve import ResolvedRun, resolve
 from jobs.runs.run import run
 from jobs.runs.session import read_state
-from jobs.spec.run import JobSpec
+from jobs.spec.run import RunSpec
 from pipeline.engine.actors import EngineOptions, ray_session
 from pipeline.engine.driver import Engine, pending_units
 from pipeline.engine.worker import Worker, WorkerOptions
@@ -51,9 +51,9 @@ from pipeline.storage.store import Store
 SAMPLES = BUNDLED / "avatars" / "samples"
 
 
-def job_at(root: Path | str, **changes: object) -> Job:
+def job_at(root: Path | str, **changes: object) -> ResolvedRun:
     values = {"source": str(SAMPLES), "output": str(root), "edits": ["glasses=1"], "preview": 0, **changes}
-    return resolve(JobSpec.model_validate(values))
+    return resolve(RunSpec.model_validate(values))
 
 
 def overhead(root: Path, batch_size: int = 8) -> None:
@@ -73,13 +73,13 @@ def overhead(root: Path, batch_size: int = 8) -> None:
         return time.perf_counter() - start
 
     def engine(name: str) -> float:
-        job = job_at(root / name, shard_size=16)
-        plan = open_run(Store(job.spec.output), job)
+        resolved = job_at(root / name, shard_size=16)
+        plan = open_run(Store(resolved.spec.output), resolved)
         options = WorkerOptions(batch_size)
-        worker = Worker(job.spec.output, "bench", lambda: {"fused": method.fused}, job.image_format, options)
+        worker = Worker(resolved.spec.output, "bench", lambda: {"fused": method.fused}, resolved.image_format, options)
         start = time.perf_counter()
         for shard in range(plan.shards):
-            worker.run(job.stages[0], shard)
+            worker.run(resolved.stages[0], shard)
         seconds = time.perf_counter() - start
         spent = worker.close()["seconds"]
         waits = spent["wait_for_reader"] + spent["wait_for_writer"]
@@ -109,13 +109,13 @@ def reader(root: Path, count: int = 100) -> None:
     print(f"{count / (time.perf_counter() - start):.0f} img/s on one core")
 
 
-def finished_run(root: Store, source: Path, shards: int) -> Job:
+def finished_run(root: Store, source: Path, shards: int) -> ResolvedRun:
     """A run as one of so many shards leaves it, one image each, without its images and manifests."""
     source.mkdir()
     for index in range(shards):
         (source / f"{index:05d}.png").write_bytes(b"x")
-    job = job_at(root.url, source=str(source), shard_size=1)
-    plan = open_run(root, job)
+    resolved = job_at(root.url, source=str(source), shard_size=1)
+    plan = open_run(root, resolved)
 
     def commit(shard: int) -> None:
         record = Commit("boost", shard, "a", 1, {"ok": 1}, "manifest/x.parquet", [], None)
@@ -124,7 +124,7 @@ def finished_run(root: Store, source: Path, shards: int) -> Job:
     for _ in read_ahead(commit, range(plan.shards)):
         pass
     root.write(sheet.NAME, b"")
-    return job
+    return resolved
 
 
 def keep_state(store: Store, shards: int) -> None:
@@ -143,11 +143,11 @@ def timed(what: str, act: Callable[[], object]) -> None:
 def rerun(root: Path, shards: int = 10_000) -> None:
     """The first call opens every commit, later ones only what is new."""
     store = Store(str(root / "out"))
-    job = finished_run(store, root / "source", shards)
+    resolved = finished_run(store, root / "source", shards)
     timed(f"status of a run of {shards:,} committed shards, none of them known", lambda: read_state(store))
     keep_state(store, shards)
     timed("status after the run has ended", lambda: read_state(store))
-    timed("the run called again, nothing started", lambda: run(job.spec))
+    timed("the run called again, nothing started", lambda: run(resolved.spec))
 
 
 def calls(root: Path, shards: int = 10_000) -> None:
@@ -167,10 +167,13 @@ def calls(root: Path, shards: int = 10_000) -> None:
         return await send(self, method, *args, **kwargs)
 
     try:
-        job = finished_run(store, root / "source", shards)
+        resolved = finished_run(store, root / "source", shards)
         keep_state(store, shards)
         s3fs.S3FileSystem._call_s3 = counted
-        for what, act in {"status": lambda: read_state(store), "the run called again": lambda: run(job.spec)}.items():
+        for what, act in {
+            "status": lambda: read_state(store),
+            "the run called again": lambda: run(resolved.spec),
+        }.items():
             sent.clear()
             timed(f"{what}, {shards:,} committed shards on S3", act)
             print("  " + ", ".join(f"{method} {count}" for method, count in sorted(sent.items())))
@@ -201,12 +204,12 @@ def actors(root: Path, counts: tuple[int, ...] = (1, 8), seconds: float = 0.1, s
         sample = next(SAMPLES.glob("*.png")).read_bytes()
         for index in range(count * 40 * shard_size):
             (source / f"{index:05d}.png").write_bytes(sample)
-        job, store = job_at(out, source=str(source), shard_size=shard_size), Store(str(out))
-        plan = open_run(store, job)
+        resolved, store = job_at(out, source=str(source), shard_size=shard_size), Store(str(out))
+        plan = open_run(store, resolved)
         options = EngineOptions(actors=count, batch_size=shard_size)
-        engine = Engine(store, job.stages, fixed_time(seconds), job.image_format, options)
+        engine = Engine(store, resolved.stages, fixed_time(seconds), resolved.image_format, options)
         with ray_session(None):
-            outcome = engine.run(pending_units(store, job.stages, range(plan.shards)))
+            outcome = engine.run(pending_units(store, resolved.stages, range(plan.shards)))
         assert outcome.finished
         times = sorted(path.stat().st_mtime for path in (out / "commit" / "boost").iterdir())
         first, last = len(times) // 5, 4 * len(times) // 5

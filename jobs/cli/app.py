@@ -32,7 +32,7 @@ from jobs.display import MODEL_HELP, console, out, report, state_table
 from jobs.runs.resolve import resolve
 from jobs.runs.run import EXIT_USAGE
 from jobs.runs.session import read_state, run_and_report
-from jobs.spec.run import JobSpec, load_spec
+from jobs.spec.run import RunSpec, load_spec
 from pipeline.run.progress import RunState
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
@@ -212,7 +212,7 @@ def spec_from_flags(
     log: Log = None,
     config: Config = None,
     set_: Settings = None,
-) -> JobSpec:
+) -> RunSpec:
     """The spec that `run` and `plan` take from their flags; its parameters are those commands' options."""
     flags: dict[str, Any] = {
         "source": source,
@@ -269,7 +269,7 @@ def _named_files(pairs: list[str]) -> dict[str, str]:
 
 @app.command("run")
 @takes(spec_from_flags)
-def run_command(spec: JobSpec, as_json: AsJson = False) -> None:
+def run_command(spec: RunSpec, as_json: AsJson = False) -> None:
     """Edit every image of a source. Safe to repeat: what is committed is not done again.
 
     Exit codes: 0 all committed, 2 usage, 3 finished with quarantined shards, 4 too many images failed or the device
@@ -282,7 +282,7 @@ def run_command(spec: JobSpec, as_json: AsJson = False) -> None:
 
 @app.command("plan")
 @takes(spec_from_flags)
-def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
+def plan_command(spec: RunSpec, as_json: AsJson = False) -> None:
     """Say what `run` with the same arguments would do and cost. Touches nothing.
 
     **Example:** asyrp plan -s photos/ -o edited/ -e glasses=1
@@ -293,7 +293,7 @@ def plan_command(spec: JobSpec, as_json: AsJson = False) -> None:
     report(cost.as_json(), as_json, lambda: out.print(cost_table(cost, spec)))
 
 
-def cost_table(cost: "Estimate", spec: JobSpec) -> Table:
+def cost_table(cost: "Estimate", spec: RunSpec) -> Table:
     table = Table(show_header=False)
     table.add_row("images", f"{cost.images:,}")
     table.add_row("shards", f"{cost.shards:,} of up to {spec.shard_size} images")

@@ -15,7 +15,7 @@ from rich.table import Table
 from asyrp.errors import UserError
 from jobs.cli.options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.display import out, print_facts, report
-from jobs.spec.job import DataJob, job_schema, load_job
+from jobs.spec.job import Job, job_schema, load_job
 from jobs.spec.paths import absolute_url
 from jobs.targets.placement import Placement
 from jobs.targets.render import TARGETS, render
@@ -74,7 +74,7 @@ def show(spec: Spec, as_json: AsJson = False) -> None:
     report({"job": facts, "next_ticks": ticks}, as_json, print_job)
 
 
-def _next_ticks(job: DataJob) -> list[str]:
+def _next_ticks(job: Job) -> list[str]:
     ticks = islice(job.schedule.after(datetime.now(UTC)), NEXT_TICKS) if job.schedule else ()
     return [tick.astimezone(job.zone).isoformat() for tick in ticks]
 
@@ -130,7 +130,7 @@ def submit(
         raise typer.Exit(ray_jobs.follow(submission.id, lambda lines: typer.echo(lines, nl=False, err=True)))
 
 
-def _parse_tick(job: DataJob, text: str | None) -> datetime:
+def _parse_tick(job: Job, text: str | None) -> datetime:
     """A tick in UTC; a time without a zone is one of the job's."""
     if text is None:
         return job.last_tick(datetime.now(UTC))

@@ -90,13 +90,13 @@ def prepare(root: str, asked: InspectionSpec, engine: EngineSpec) -> Work:
     shards = sorted(committed(store, FINAL))
     if not shards:
         raise UserError(f"the run at {root} has no edited images yet: finish it first")
-    job = resolve(spec.model_copy(update={"inspection": asked}))
-    assert job.settings.inspection is not None
-    identity = {"inspection": asked.model_dump(mode="json"), "judged_by": judged_by(job.settings.inspection)}
+    resolved = resolve(spec.model_copy(update={"inspection": asked}))
+    assert resolved.settings.inspection is not None
+    identity = {"inspection": asked.model_dump(mode="json"), "judged_by": judged_by(resolved.settings.inspection)}
     evaluation = record_evaluation(store, identity)
     final = next(stage for stage in recorded_stages(read_run(store)) if stage.name == FINAL)
     stage, images = evaluation_stage(evaluation, final), read_state(store).stages[FINAL].images_done
-    return Work(evaluation, stage, EvaluationSettings(job.settings), job.image_format, shards, images)
+    return Work(evaluation, stage, EvaluationSettings(resolved.settings), resolved.image_format, shards, images)
 
 
 def _refuse_what_needs_a_run(asked: InspectionSpec) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from asyrp.directions.edits import Edit
 from asyrp.errors import UserError
 from jobs.spec.augmentation import AugmentationSpec, OptionSpec, UniformSpec
-from jobs.spec.run import JobSpec
+from jobs.spec.run import RunSpec
 from pipeline.augmentation.balance import balanced, group_sizes
 from pipeline.augmentation.draws import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
 from pipeline.images.source import SourceImage
@@ -73,7 +73,7 @@ class Augmenter:
         UserError: if the spec names a label that there is not.
     """
 
-    def __init__(self, spec: JobSpec, asked: AugmentationSpec) -> None:
+    def __init__(self, spec: RunSpec, asked: AugmentationSpec) -> None:
         self.spec = spec
         self.labels: LabelSource = (
             TableLabels(asked.labels) if isinstance(asked.labels, str) else ColumnLabels(spec.source, asked.labels)

@@ -11,7 +11,7 @@ from asyrp.diffusion.process import inversion_calls
 from asyrp.diffusion.schedule import timesteps
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
-from jobs.runs.resolve import Job
+from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
@@ -47,31 +47,31 @@ class Estimate:
         return asdict(self) | self.cost.as_json()
 
 
-def estimate(job: Job) -> Estimate:
+def estimate(resolved: ResolvedRun) -> Estimate:
     """Count the images and passes, and time the net on this machine. Writes nothing."""
-    spec = job.spec
+    spec = resolved.spec
     images = sum(1 for _ in list_images(spec.source, spec.selection()))
     grid = timesteps(spec.n_gen)
-    computed = job.settings.draws or len(job.settings.edits)
+    computed = resolved.settings.most_draws or len(resolved.settings.edits)
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
-    attempts, reconstructions = _inspected(job)
-    by_edit = [sum(bound.acts(t) for t in grid) for bound in job.settings.edits]
-    second_decodes = max(by_edit) * computed if job.settings.draws else sum(by_edit)
+    attempts, reconstructions = _inspected(resolved)
+    by_edit = [sum(bound.acts(t) for t in grid) for bound in resolved.settings.edits]
+    second_decodes = max(by_edit) * computed if resolved.settings.most_draws else sum(by_edit)
     encodes = inversion + spec.n_gen * (computed * attempts + reconstructions)
     decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
     model = load_model(fetch_model(spec.model), device, getattr(torch, spec.dtype))
-    encode_s, decode_s = time_halves(model.unet, job.settings.image_size, spec.engine.batch_size or 8)
-    latent_bytes = 3 * job.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
-    kept = sum(len(stage.variants) for stage in job.stages if stage.writes == "latents")
+    encode_s, decode_s = time_halves(model.unet, resolved.settings.image_size, spec.engine.batch_size or 8)
+    latent_bytes = 3 * resolved.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
+    kept = sum(len(stage.variants) for stage in resolved.stages if stage.writes == "latents")
     return Estimate(
         images=images,
         shards=-(-images // spec.shard_size),
-        outputs=images * len(job.final.variants),
+        outputs=images * len(resolved.final.variants),
         encodes_per_image=encodes,
         decodes_per_image=decodes,
         unet_calls_per_image=(encodes * encode_s + decodes * decode_s) / (encode_s + decode_s),
-        output_megabytes=images * len(job.final.variants) * _bytes_per_output(job) / MEGABYTE,
+        output_megabytes=images * len(resolved.final.variants) * _bytes_per_output(resolved) / MEGABYTE,
         latent_megabytes=images * kept * latent_bytes / MEGABYTE,
         device=device,
         seconds_per_image=encodes * encode_s + decodes * decode_s,
@@ -79,13 +79,13 @@ def estimate(job: Job) -> Estimate:
     )
 
 
-def _inspected(job: Job) -> tuple[int, int]:
+def _inspected(resolved: ResolvedRun) -> tuple[int, int]:
     """How often an image is edited at most, where a strength is searched for, and denoised without an edit. Of the
     images that are inverted a second time there is no telling."""
-    inspection = job.settings.inspection
+    inspection = resolved.settings.inspection
     if inspection is None:
         return 1, 0
-    measured = inspection.measures_reconstruction and inspection.sample == 1
+    measured = inspection.measures_reconstruction and inspection.share == 1
     return (inspection.search.most_attempts if inspection.search else 1), int(measured)
 
 
@@ -111,10 +111,10 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _bytes_per_output(job: Job) -> float:
+def _bytes_per_output(resolved: ResolvedRun) -> float:
     """The size of one edited image, guessed from a few of the source images written with the same codec."""
-    image_format, sizes = job.image_format, []
-    for image in itertools.islice(list_images(job.spec.source, job.spec.selection()), 8):
+    image_format, sizes = resolved.image_format, []
+    for image in itertools.islice(list_images(resolved.spec.source, resolved.spec.selection()), 8):
         try:
             decoded = decode(fetch(image), image_format.size, image_format.fit)
         except (OSError, ImageRefused):

@@ -7,8 +7,8 @@ from itertools import islice
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
 from jobs.runs.record import output_names, read_run
-from jobs.runs.resolve import Job
-from jobs.spec.run import EngineSpec, JobSpec
+from jobs.runs.resolve import ResolvedRun
+from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.datasets.known_images import KnownImages, version_text
 from pipeline.images.source import SourceImage, version_of
 from pipeline.run.additions import Addition, CurrentRows, add, read_everything, read_images
@@ -31,7 +31,7 @@ class Extension:
     examples: dict[str, list[str]]
 
 
-def spec_of(root: str, engine: EngineSpec) -> JobSpec:
+def spec_of(root: str, engine: EngineSpec) -> RunSpec:
     """The spec that the run at a root was made with, to be run with other speed knobs.
 
     Raises:
@@ -40,7 +40,7 @@ def spec_of(root: str, engine: EngineSpec) -> JobSpec:
     record = read_run(Store(root))
     if "edits" not in record["spec"]:
         raise UserError(f"what is at {root} is no run of edits")
-    return JobSpec.model_validate(record["spec"] | {"output": root}).model_copy(update={"engine": engine})
+    return RunSpec.model_validate(record["spec"] | {"output": root}).model_copy(update={"engine": engine})
 
 
 def retry(root: str, statuses: frozenset[str]) -> Addition | None:
@@ -79,7 +79,7 @@ def _as_it_is_now(image: SourceImage) -> SourceImage:
     return replace(image, size=entry.get("size"), etag=version_of(entry))
 
 
-def extend(root: str, job: Job) -> Extension:
+def extend(root: str, resolved: ResolvedRun) -> Extension:
     """List the source again and plan what is new in it; say what has changed or is gone, which stays as it is.
 
     Memory is some bytes an image.
@@ -91,9 +91,9 @@ def extend(root: str, job: Job) -> Extension:
     known = KnownImages((row.key, version_text(row.size, row.etag)) for row in read_everything(store))
     names = NameCheck()
     for row in read_images(store):
-        names.add(row.key, output_names(job, row.key))
+        names.add(row.key, output_names(resolved, row.key))
     new, changed, examples = [], 0, []
-    for image in list_images(job.spec.source, job.spec.selection()):
+    for image in list_images(resolved.spec.source, resolved.spec.selection()):
         standing = known.look_at(image)
         if standing == "new":
             new.append(image)
@@ -101,13 +101,13 @@ def extend(root: str, job: Job) -> Extension:
             changed += 1
             if changed <= EXAMPLES:
                 examples.append(image.key)
-    if job.spec.augmentation:
-        augmenter = Augmenter(job.spec, job.spec.augmentation)
+    if resolved.spec.augmentation:
+        augmenter = Augmenter(resolved.spec, resolved.spec.augmentation)
         new = list(augmenter.augmented(new, augmenter.recorded_drawing(record["plan"]["census"])))
     for image in new:
-        names.add(image.key, output_names(job, image.key))
+        names.add(image.key, output_names(resolved, image.key))
     everything = (row.key for rows in (read_images(store), new) for row in rows)
-    names.check(lambda: everything, lambda key: output_names(job, key))
+    names.check(lambda: everything, lambda key: output_names(resolved, key))
     plan = record["plan"]
     addition = add(store, "extend", new, plan["shards"], plan["shard_size"], {}) if new else None
     gone = (row.key for row in read_everything(store) if known.is_gone(row.key)) if known.gone else iter(())

@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from asyrp.measures.names import OF_TEXTS, Judges
 from asyrp.models.folder import ModelFolder
 from jobs.spec.inspection import InspectionSpec
-from jobs.spec.run import DistancesSpec, JobSpec
+from jobs.spec.run import DistancesSpec, RunSpec
 from pipeline.stages.models import net_digest
 from pipeline.stages.settings import Inspection, SecondInversion
 
@@ -18,7 +18,7 @@ Infos = Mapping[str, DirectionInfo]
 
 
 def resolve_inspection(
-    spec: JobSpec, folder: ModelFolder, infos: Infos, edits: Sequence[Edit], staged: bool
+    spec: RunSpec, folder: ModelFolder, infos: Infos, edits: Sequence[Edit], staged: bool
 ) -> Inspection | None:
     """What is to be measured; None where nothing is.
 
@@ -42,7 +42,7 @@ def resolve_inspection(
         gates=asked.conditions(),
         search=asked.searching(),
         retry=retry,
-        sample=asked.sample,
+        share=asked.sample,
     )
     if staged and (inspection.measures_reconstruction or inspection.search or per_image):
         raise UserError(
@@ -65,7 +65,7 @@ def _refuse_with_augmentation(asked: InspectionSpec, staged: bool) -> None:
         raise UserError("the classifier confirms the labels of every augmented image, so inspection.sample must be 1")
 
 
-def _changed(edit: Edit, spec: JobSpec) -> set[str]:
+def _changed(edit: Edit, spec: RunSpec) -> set[str]:
     """The labels that an edit is meant to change."""
     said = spec.augmentation.changed(edit) if spec.augmentation else set()
     return said | {name for name, _ in edit.weights}

@@ -13,8 +13,8 @@ from typing import Any
 from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
-from jobs.runs.resolve import Job
-from jobs.spec.run import JobSpec
+from jobs.runs.resolve import ResolvedRun
+from jobs.spec.run import RunSpec
 from pipeline.run.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import Stage, Variant, drawn_variants
@@ -39,14 +39,14 @@ Sizes = Callable[[PlanSummary], dict[str, tuple[int, int]]]
 """Shards and images of each stage under a plan."""
 
 
-def open_run(store: Store, job: Job, images: Iterable[SourceImage] | None = None) -> PlanSummary:
+def open_run(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None = None) -> PlanSummary:
     """The plan of the run at `store`: the one that is there, or a new one, of some images of its source or of all.
 
     Raises:
         UserError: if the run there has another identity, with the differences.
     """
-    record = RunRecord(job.spec.model_dump(mode="json"), job.identity)
-    return open_root(store, record, job.stage_sizes, lambda: _new_plan(store, job, images))
+    record = RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity)
+    return open_root(store, record, resolved.stage_sizes, lambda: _new_plan(store, resolved, images))
 
 
 def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
@@ -149,27 +149,27 @@ def _hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _new_plan(store: Store, job: Job, images: Iterable[SourceImage] | None) -> PlanSummary:
-    if job.spec.inversions:
-        return _plan_of_inversions(store, job)
-    _refuse_output_inside_source(job.spec)
+def _new_plan(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None) -> PlanSummary:
+    if resolved.spec.inversions:
+        return _plan_of_inversions(store, resolved)
+    _refuse_output_inside_source(resolved.spec)
     if images is None:
-        images = list_images(job.spec.source, job.spec.selection())
-    if job.spec.augmentation is None:
-        return write_plan(store, images, job.spec.shard_size, lambda key: output_names(job, key))
-    augmenter = Augmenter(job.spec, job.spec.augmentation)
+        images = list_images(resolved.spec.source, resolved.spec.selection())
+    if resolved.spec.augmentation is None:
+        return write_plan(store, images, resolved.spec.shard_size, lambda key: output_names(resolved, key))
+    augmenter = Augmenter(resolved.spec, resolved.spec.augmentation)
     drawing = augmenter.new_drawing()
     images = augmenter.augmented(images, drawing)
-    plan = write_plan(store, images, job.spec.shard_size, lambda key: output_names(job, key))
+    plan = write_plan(store, images, resolved.spec.shard_size, lambda key: output_names(resolved, key))
     return replace(plan, census=drawing.census.as_json())
 
 
-def output_names(job: Job, key: str) -> list[str]:
+def output_names(resolved: ResolvedRun, key: str) -> list[str]:
     """The names of the edited images of one source image."""
-    return [job.image_format.output_name(key, variant) for variant in job.final.variants]
+    return [resolved.image_format.output_name(key, variant) for variant in resolved.final.variants]
 
 
-def _refuse_output_inside_source(spec: JobSpec) -> None:
+def _refuse_output_inside_source(spec: RunSpec) -> None:
     (source_fs, source), (output_fs, output) = open_filesystem(spec.source), open_filesystem(spec.output)
     if type(source_fs) is type(output_fs) and f"{output}/".startswith(f"{source.rstrip('/')}/"):
         raise UserError(f"the output {spec.output} lies inside the source, so edits would be edited: move it out")
@@ -178,12 +178,12 @@ def _refuse_output_inside_source(spec: JobSpec) -> None:
 SAME_INVERSION = ("source", "model_digest", "n_inv", "refine", "image_size", "fit", "dtype", "shard_size")
 
 
-def _plan_of_inversions(store: Store, job: Job) -> PlanSummary:
+def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
     """The plan of the staged run whose inversions are used, copied row by row."""
-    assert job.spec.inversions
-    theirs = Store(job.spec.inversions)
+    assert resolved.spec.inversions
+    theirs = Store(resolved.spec.inversions)
     record = read_run(theirs)
-    made, wanted = ({name: i.get(name) for name in SAME_INVERSION} for i in (record["identity"], job.identity))
+    made, wanted = ({name: i.get(name) for name in SAME_INVERSION} for i in (record["identity"], resolved.identity))
     if lines := "\n  ".join(_differences(made, wanted)):
         raise UserError(f"the inversions at {theirs.url} cannot be used here, they differ in:\n  {lines}")
     if "invert" not in record["stages"]:
@@ -192,4 +192,4 @@ def _plan_of_inversions(store: Store, job: Job) -> PlanSummary:
     if not state.complete:
         raise UserError(f"the inversions at {theirs.url} are not complete: finish that run first")
     rows = (source_image(row) for row in read_plan(theirs))
-    return write_plan(store, rows, record["plan"]["shard_size"], lambda key: output_names(job, key))
+    return write_plan(store, rows, record["plan"]["shard_size"], lambda key: output_names(resolved, key))

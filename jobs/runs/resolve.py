@@ -11,7 +11,7 @@ from asyrp.measures import intervals
 from asyrp.measures.intervals import Intervals
 from asyrp.models.folder import ModelFolder
 from jobs.runs.inspection import judged_by, resolve_inspection
-from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, JobSpec
+from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, RunSpec
 from pipeline.run.plan import PlanSummary
 from pipeline.run.stage import FINAL, ImageFormat, Stage, drawn_variants
 from pipeline.stages.models import direction_path, fetch, fetch_model
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class ResolvedRun:
     """A spec with all that it names found: ready to be planned and run. In `spec` no timestep is 'auto' any more."""
 
-    spec: JobSpec
+    spec: RunSpec
     settings: MethodSettings
     stages: list[Stage]
     image_format: ImageFormat
@@ -49,12 +49,12 @@ class Job:
 
 
 def stage_size(stage: Stage, plan: PlanSummary) -> tuple[int, int]:
-    if stage.sample is None:
+    if stage.first_images is None:
         return plan.shards, plan.images
-    return 1, min(stage.sample, plan.images, plan.shard_size)
+    return 1, min(stage.first_images, plan.images, plan.shard_size)
 
 
-def resolve(spec: JobSpec) -> Job:
+def resolve(spec: RunSpec) -> ResolvedRun:
     """Find the model and the directions, and bind the edits to them.
 
     Raises:
@@ -92,7 +92,7 @@ def resolve(spec: JobSpec) -> Job:
         check=spec.engine.check,
         inspection=inspection,
         per_image=ImageDistances(ends.measure, ends.distances) if isinstance(ends, DistancesSpec) else None,
-        draws=spec.augmentation.draws if spec.augmentation else 0,
+        most_draws=spec.augmentation.draws if spec.augmentation else 0,
     )
     columns = {bound: edit_columns(bound, sources) for bound in edits}
     variants = tuple(edit_variant(bound.edit, spec.searches, columns[bound]) for bound in edits)
@@ -111,10 +111,10 @@ def resolve(spec: JobSpec) -> Job:
     }
     if inspection:
         identity |= {"judged_by": judged_by(inspection)}
-    return Job(spec, settings, stages, image_format, identity)
+    return ResolvedRun(spec, settings, stages, image_format, identity)
 
 
-def _directions(spec: JobSpec, folder: ModelFolder) -> tuple[dict[str, DirectionInfo], dict[str, DirectionSource]]:
+def _directions(spec: RunSpec, folder: ModelFolder) -> tuple[dict[str, DirectionInfo], dict[str, DirectionSource]]:
     """The directions that the edits name: the spec's own first, then those that come with the model."""
     known = [*folder.direction_files(), *spec.directions]
     infos, sources = {}, {}
@@ -133,7 +133,7 @@ def _directions(spec: JobSpec, folder: ModelFolder) -> tuple[dict[str, Direction
     return infos, sources
 
 
-def _with_learned_intervals(spec: JobSpec, infos: dict[str, DirectionInfo], folder: ModelFolder) -> JobSpec:
+def _with_learned_intervals(spec: RunSpec, infos: dict[str, DirectionInfo], folder: ModelFolder) -> RunSpec:
     """The spec with the timesteps that learned intervals say in place of 'auto', so that a run is known by numbers."""
     if isinstance(spec.t_edit, dict) and (unknown := spec.t_edit.keys() - infos.keys()):
         raise UserError(f"t_edit: no edit uses a direction '{min(unknown)}'")
@@ -177,7 +177,7 @@ def _reached(t: int | None, name: str, threshold: float) -> int:
     return t
 
 
-def _bind_all(spec: JobSpec, infos: dict[str, DirectionInfo]) -> tuple[BoundEdit, ...]:
+def _bind_all(spec: RunSpec, infos: dict[str, DirectionInfo]) -> tuple[BoundEdit, ...]:
     """The edits with their intervals. Those that images draw are computed together, so one t_boost holds for all."""
     edits = tuple(_bind(edit, spec, infos) for edit in spec.parsed_edits())
     if spec.augmentation is None:
@@ -186,7 +186,7 @@ def _bind_all(spec: JobSpec, infos: dict[str, DirectionInfo]) -> tuple[BoundEdit
     return tuple(replace(bound, t_boost=t_boost) for bound in edits)
 
 
-def _bind(edit: Edit, spec: JobSpec, infos: dict[str, DirectionInfo]) -> BoundEdit:
+def _bind(edit: Edit, spec: RunSpec, infos: dict[str, DirectionInfo]) -> BoundEdit:
     """t_boost belongs to the data: of several suggestions the smallest, which adds the least noise, holds."""
     of_edit = [infos[name] for name, _ in edit.weights]
     t_edits = [_t_edit(name, spec, infos) for name, _ in edit.weights]
@@ -201,7 +201,7 @@ def _bind(edit: Edit, spec: JobSpec, infos: dict[str, DirectionInfo]) -> BoundEd
     return BoundEdit(edit, t_starts, tuple(t_edits), t_boost if spec.t_boost is None else int(spec.t_boost))
 
 
-def _t_edit(name: str, spec: JobSpec, infos: dict[str, DirectionInfo]) -> int:
+def _t_edit(name: str, spec: RunSpec, infos: dict[str, DirectionInfo]) -> int:
     """The end of a direction's interval: as the spec says, else as its file suggests."""
     info = infos[name]
     by_direction = spec.t_edit.otherwise if isinstance(spec.t_edit, DistancesSpec) else spec.t_edit

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asyrp.errors import UserError
 from jobs.runs.record import check_creates, open_run
 from jobs.runs.resolve import resolve
-from jobs.spec.run import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.results import sheet
 from pipeline.run.additions import grown, shard_ids
 from pipeline.run.plan import PlanSummary
@@ -62,25 +62,25 @@ def no_display(reader: StateReader) -> AbstractContextManager[None]:  # noqa: AR
     return nullcontext()
 
 
-def run(spec: JobSpec, display: Display = no_display) -> RunResult:
+def run(spec: RunSpec, display: Display = no_display) -> RunResult:
     """Do whatever of a run is not done yet. On a finished run: nothing, and no GPU or cluster is asked for.
 
     Raises:
         UserError: for anything the user can mend, before any image is touched.
     """
-    job = resolve(spec)
+    resolved = resolve(spec)
     store = Store(spec.output)
     if store.url.startswith("memory://"):
         raise UserError("memory:// lives in one process, and actors are others: give an output they can all reach")
-    plan = open_run(store, job)
-    reader = StateReader(store, grown(store, job.stage_sizes(plan)))
+    plan = open_run(store, resolved)
+    reader = StateReader(store, grown(store, resolved.stage_sizes(plan)))
     outcome = None
     if not reader.read().complete:
         outcome = compute(
             store,
-            job.stages,
-            job.settings,
-            job.image_format,
+            resolved.stages,
+            resolved.settings,
+            resolved.image_format,
             spec.engine,
             shard_ids(store, plan.shards),
             display(reader),
@@ -90,7 +90,7 @@ def run(spec: JobSpec, display: Display = no_display) -> RunResult:
     if outcome is not None:
         store.write(SUMMARY, json.dumps(summary(outcome, reader.read(), spec.engine), indent=1).encode())
         reader.keep()
-    drawn = sheet.write_sheet(store, job.stages, job.image_format, spec.preview or DEFAULT_SHEET_ROWS)
+    drawn = sheet.write_sheet(store, resolved.stages, resolved.image_format, spec.preview or DEFAULT_SHEET_ROWS)
     return RunResult(plan, outcome, drawn)
 
 

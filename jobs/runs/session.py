@@ -9,7 +9,7 @@ from jobs.display import bound_text, console, live, out, report, state_table
 from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.runs.record import read_run
 from jobs.runs.run import cost, exit_code, run, summary
-from jobs.spec.run import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.engine.driver import Outcome
 from pipeline.run.additions import grown
 from pipeline.run.commit import committed, committed_rows
@@ -21,7 +21,7 @@ GOOD_PSNR = 30.0
 """dB from which on hardly anybody sees a difference."""
 
 
-def run_and_report(spec: JobSpec, as_json: bool, found: Mapping[str, Any] | None = None) -> int:
+def run_and_report(spec: RunSpec, as_json: bool, found: Mapping[str, Any] | None = None) -> int:
     """Run, print the tables to stderr, and give the exit code; the contact sheet's path goes to stdout. As JSON, after
     what the command has `found` before: the summary of the run."""
     session = LoggedSession(open_log(spec.engine.log), live)

@@ -13,7 +13,7 @@ from asyrp.errors import UserError
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
 from jobs.runs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exit_code, run
-from jobs.spec.job import DataJob, Outcome
+from jobs.spec.job import Job, Outcome
 from pipeline.datasets.changes import Changes
 from pipeline.datasets.known_images import KeySet
 from pipeline.datasets.versions import Version, latest, publish, run_name, write_index
@@ -70,7 +70,7 @@ class NextVersion:
         UserError: as `resolve` does.
     """
 
-    def __init__(self, job: DataJob, store: Store, tick: str) -> None:
+    def __init__(self, job: Job, store: Store, tick: str) -> None:
         self.job, self.store, self.tick = job, store, tick
         self.base = latest(store)
         resolved = resolve(job.run)

@@ -15,7 +15,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from asyrp.errors import UserError
 from jobs.runs.run import EXIT_DRAINED
 from jobs.schedule.next_version import tick_text
-from jobs.spec.job import DataJob
+from jobs.spec.job import Job
 from jobs.targets.job_file import spec_yaml
 from jobs.targets.placement import DRAIN_SECONDS
 
@@ -54,7 +54,7 @@ class RayJobs:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"there is no Ray cluster that takes jobs at {where}: {error}") from error
 
-    def submit(self, job: DataJob, tick: datetime) -> Submission:
+    def submit(self, job: Job, tick: datetime) -> Submission:
         """Submit a tick, unless a Ray job is at work on it or has done it. After one that failed or was stopped, the
         next has the same id with a number.
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from asyrp.errors import UserError
 from jobs.schedule.next_version import parse_tick, tick_text
 from jobs.schedule.tick import skip_tick
-from jobs.spec.job import DataJob
+from jobs.spec.job import Job
 from jobs.spec.schedule import SECOND, Schedule
 from pipeline.datasets.leases import last_lease, read_skipped
 from pipeline.storage.store import Store, explained
@@ -50,7 +50,7 @@ class ScheduledJob:
         UserError: if it has no schedule, or its history cannot be read.
     """
 
-    def __init__(self, job: DataJob, start: Start, now: datetime) -> None:
+    def __init__(self, job: Job, start: Start, now: datetime) -> None:
         if job.schedule is None:
             raise UserError(
                 f"the job {job.name} has no schedule: add 'schedule:' with a 'cron:', or use asyrp jobs run"
@@ -122,7 +122,7 @@ def missed_ticks(store: Store, schedule: Schedule, now: datetime) -> list[dateti
     return missed if schedule.catch_up == "all" else missed[-1:]
 
 
-def serve(paths: Sequence[Path], jobs: Sequence[DataJob]) -> None:
+def serve(paths: Sequence[Path], jobs: Sequence[Job]) -> None:
     """Start every tick of the jobs in these files, until SIGTERM or Ctrl-C; then wait for those at work to drain.
 
     Raises:

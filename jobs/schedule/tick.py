@@ -20,7 +20,7 @@ from jobs.runs.record import check_creates, read_record
 from jobs.runs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
 from jobs.schedule.next_version import NextVersion, TickResult, tick_text
 from jobs.schedule.notify import notify
-from jobs.spec.job import DataJob
+from jobs.spec.job import Job
 from pipeline.datasets import leases
 from pipeline.datasets.leases import AtWork, Heartbeat, Lease
 from pipeline.datasets.versions import run_name
@@ -34,7 +34,7 @@ EXIT_ERROR = 1
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-def open_job(job: DataJob) -> Store:
+def open_job(job: Job) -> Store:
     """The root of a job, marked as its own.
 
     Raises:
@@ -65,7 +65,7 @@ def read_job(store: Store) -> dict[str, str]:
     return read_record(store, JOB, FORMAT, absent)
 
 
-def run_tick(job: DataJob, tick: datetime, display: Display = no_display) -> TickResult:
+def run_tick(job: Job, tick: datetime, display: Display = no_display) -> TickResult:
     """Do a tick, after the one that the driver before has left unfinished. A tick that is done is not done again.
 
     To be called in the main thread: SIGTERM and Ctrl-C finish the shards in flight, as in any run.
@@ -88,7 +88,7 @@ def run_tick(job: DataJob, tick: datetime, display: Display = no_display) -> Tic
             return result
 
 
-def skip_tick(job: DataJob, store: Store, tick: str, reason: str) -> TickResult:
+def skip_tick(job: Job, store: Store, tick: str, reason: str) -> TickResult:
     """Leave a tick out, on the record: its images come with the next one."""
     leases.skip(store, tick, reason)
     result = TickResult(tick, "skipped", message=reason)
@@ -96,7 +96,7 @@ def skip_tick(job: DataJob, store: Store, tick: str, reason: str) -> TickResult:
     return result
 
 
-def _hold(job: DataJob, store: Store, lease: Lease, display: Display) -> TickResult:
+def _hold(job: Job, store: Store, lease: Lease, display: Display) -> TickResult:
     """Work at the tick of a lease, and record how that ended."""
 
     def stop() -> None:
@@ -144,7 +144,7 @@ def _on_signals(handler: Handler) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _tell(job: DataJob, result: TickResult) -> None:
+def _tell(job: Job, result: TickResult) -> None:
     if job.notify is not None:
         notify(job.notify, {"job": job.name, "root": job.root, **asdict(result)})
 

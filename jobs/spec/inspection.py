@@ -52,7 +52,7 @@ Halving = Annotated[BisectionSpec, Tag("halving")]
 
 
 class InspectionSpec(BaseModel):
-    """Metrics are named as `asyrp evaluate --help` lists them; those of the gates are measured too. Identity, all of it."""
+    """What is measured: the metrics that `asyrp evaluate --help` names, and those of the gates. All of it is identity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

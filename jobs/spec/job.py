@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from asyrp.errors import UserError
 from jobs.spec.paths import MAX_NAME, NAME, without_credentials
-from jobs.spec.run import JobSpec, Url, explain, path_of
+from jobs.spec.run import RunSpec, Url, explain, path_of
 from jobs.spec.schedule import Schedule
 from jobs.spec.yaml_lines import Document, read_document
 
@@ -53,7 +53,7 @@ class Notifications(BaseModel):
     when: list[Outcome] = Field(["succeeded", "quarantined", "failed"], description="the outcomes that are told of")
 
 
-class DataJob(BaseModel):
+class Job(BaseModel):
     """A job that edits what is new or changed in a source at every tick, and adds it to its data set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +64,7 @@ class DataJob(BaseModel):
         "runs/{run}",
         description="where each run goes, below the root or a URL: it holds {run}, and may {date} and {tick:%Y-%m-%d}",
     )
-    run: JobSpec = Field(description="what each tick does")
+    run: RunSpec = Field(description="what each tick does")
     schedule: Schedule | None = Field(None, description="when it runs; without one, when `asyrp jobs run` is given")
     incremental: bool = Field(
         True, description="edit what is new or changed since the last version; false: everything at every tick"
@@ -96,7 +96,7 @@ class DataJob(BaseModel):
 
     @field_validator("run")
     @classmethod
-    def _run_suits_a_job(cls, run: JobSpec) -> JobSpec:
+    def _run_suits_a_job(cls, run: RunSpec) -> RunSpec:
         if run.output != SAID_BY_JOB:
             raise _wrong("output", "the 'output:' of the job says where its runs go: leave it out here")
         if run.inversions is not None:
@@ -115,7 +115,7 @@ class DataJob(BaseModel):
         """The last tick that is due, or the present second where there is no schedule."""
         return self.schedule.last(now) if self.schedule else now.astimezone(UTC).replace(microsecond=0)
 
-    def spec_of_run(self, tick: datetime, run: str) -> JobSpec:
+    def spec_of_run(self, tick: datetime, run: str) -> RunSpec:
         """The spec of the run that is called `run`."""
         output = format_output(self.output, tick.astimezone(self.zone), run)
         is_place = "://" in output or Path(output).is_absolute()
@@ -132,7 +132,7 @@ def _wrong(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("of_field", "{message}", {"field": field, "message": message})
 
 
-def load_job(path: Path) -> DataJob:
+def load_job(path: Path) -> Job:
     """The job that a YAML file describes.
 
     Raises:
@@ -141,7 +141,7 @@ def load_job(path: Path) -> DataJob:
     document = read_document(path)
     mistakes = [(line, f"'{name}' is there twice: leave one out") for line, name in document.repeated()]
     try:
-        job = DataJob.model_validate(document.data)
+        job = Job.model_validate(document.data)
     except ValidationError as error:
         mistakes += _mistakes(document, error)
     if mistakes:
@@ -165,13 +165,13 @@ def _sentence(details: ErrorDetails, path: tuple[int | str, ...]) -> str:
         return f"'{name}' is missing: add '{name}:' {where}"
     if details["type"] == "of_field":
         return f"{'.'.join(map(str, path))}: {details['msg']}"
-    return explain(details, DataJob)
+    return explain(details, Job)
 
 
 def job_schema() -> dict[str, Any]:
     """The JSON Schema of a job's file, for editors."""
-    schema = DataJob.model_json_schema()
-    run = schema["$defs"]["JobSpec"]
+    schema = Job.model_json_schema()
+    run = schema["$defs"]["RunSpec"]
     run["required"].remove("output")  # the job says it
     del run["properties"]["output"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "asyrp data job"}

@@ -101,7 +101,7 @@ class EngineSpec(BaseModel):
         return name
 
 
-class JobSpec(BaseModel):
+class RunSpec(BaseModel):
     """A whole run. All but `output` and `engine` is identity (of the model its weights, of `intervals` the numbers)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -204,13 +204,13 @@ class JobSpec(BaseModel):
         return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals"} | absent)
 
 
-def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> JobSpec:
+def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> RunSpec:
     """The spec from a YAML file, then flags, then `a.b=c` settings; the later wins.
 
     Raises:
         UserError: naming the field, what is wrong with it, and the nearest name for an unknown one.
     """
-    return _validated(JobSpec, _gathered(config, flags, settings), config)
+    return _validated(RunSpec, _gathered(config, flags, settings), config)
 
 
 def load_inspection(config: Path | None, flags: dict[str, Any], settings: list[str]) -> InspectionSpec:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
-from jobs.spec.job import DataJob, load_job
+from jobs.spec.job import Job, load_job
 from jobs.spec.schedule import Schedule
 from jobs.targets.placement import local_fields, refuse_local, to_yaml
 
@@ -28,7 +28,7 @@ class JobFile:
     scheduler, if that is known."""
 
     path: Path
-    job: DataJob
+    job: Job
     schedule: Schedule
     folder: Path | None
 
@@ -55,7 +55,7 @@ class JobFile:
         return f"'{setting}: {value}' cannot be said here: {why}."
 
 
-def spec_yaml(job: DataJob, **engine: Any) -> str:
+def spec_yaml(job: Job, **engine: Any) -> str:
     """What the user has set of a job, as YAML, with other speed knobs where it is to run."""
     facts = job.model_dump(mode="json", exclude_unset=True, exclude={"run": {"output"}})
     if engine:

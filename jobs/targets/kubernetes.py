@@ -9,14 +9,14 @@ from typing import Any
 
 from asyrp.errors import UserError
 from jobs.runs.run import EXIT_BREAKER, EXIT_QUARANTINE, EXIT_USAGE
-from jobs.spec.run import JobSpec
+from jobs.spec.run import RunSpec
 from jobs.targets.cron_dialects import five_fields
 from jobs.targets.job_file import LEFT_OUT, Files, JobFile, comment, spec_yaml
 from jobs.targets.placement import (
     DRAIN_SECONDS,
     RETRIES,
-    Job,
     Placement,
+    Resources,
     _command,
     _spec_yaml,
     cluster_engine,
@@ -60,7 +60,7 @@ def cron_job(scheduled: JobFile, placement: Placement) -> Files:
     }
 
 
-def _pod_job(job: Job, placement: Placement) -> dict[str, Any]:
+def _pod_job(job: Resources, placement: Placement) -> dict[str, Any]:
     """The `spec` of a Job. What would end the same way again is not tried again."""
     image, account = placement.container_image(), placement.service_account
     template = with_spec(pod_template("asyrp", image, account, job.cpus, job.memory, job.gpus), job.name)
@@ -122,7 +122,7 @@ ACCOUNT = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 IMAGE = re.compile(r"[\w./:@-]+", re.ASCII)
 
 
-def ray_job(spec: JobSpec, job: Job, image: str, service_account: str | None = None) -> str:
+def ray_job(spec: RunSpec, job: Resources, image: str, service_account: str | None = None) -> str:
     """A ConfigMap with the spec and a RayJob that runs it, for `kubectl apply -f`.
 
     Raises:
@@ -143,7 +143,7 @@ def config_map(name: str, spec: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {SPEC_FILE: spec}}
 
 
-def ray_job_spec(command: Sequence[str], job: Job, image: str, service_account: str | None) -> dict[str, Any]:
+def ray_job_spec(command: Sequence[str], job: Resources, image: str, service_account: str | None) -> dict[str, Any]:
     """The `spec` of a RayJob: a cluster of its own, and the command on its head, which sees the spec in SPEC_FOLDER.
 
     Raises:

@@ -10,7 +10,7 @@ import yaml
 
 from asyrp.errors import UserError
 from jobs.spec.paths import MAX_NAME, NAME
-from jobs.spec.run import EngineSpec, JobSpec
+from jobs.spec.run import EngineSpec, RunSpec
 
 DEFAULT_WORKERS, DEFAULT_GPUS, DEFAULT_CPUS, DEFAULT_MEMORY, DEFAULT_TIME = 1, 1, 8, 32, "24:00:00"
 RESOURCES = ("workers", "gpus_per_worker", "cpus_per_worker", "memory_per_worker", "time")
@@ -22,7 +22,7 @@ TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,4}):([0-5]\d):([0-5]\d)", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Job:
+class Resources:
     """What a job asks for, on whichever system. Every worker is a node of its own.
 
     Raises:
@@ -65,10 +65,10 @@ class Placement:
             if value is not None and name not in known:
                 raise UserError(f"--{name.replace('_', '-')} is not for --target {target}: leave it out")
 
-    def job(self, name: str) -> Job:
-        """What the job of that name asks for. Raises UserError as `Job` does."""
+    def job(self, name: str) -> Resources:
+        """What the job of that name asks for. Raises UserError as `Resources` does."""
         gpus = DEFAULT_GPUS if self.gpus_per_worker is None else self.gpus_per_worker
-        return Job(
+        return Resources(
             name,
             self.workers or DEFAULT_WORKERS,
             gpus,
@@ -93,20 +93,20 @@ def parse_time(text: str) -> timedelta:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def cluster_engine(knobs: EngineSpec, job: Job) -> dict[str, Any]:
+def cluster_engine(knobs: EngineSpec, job: Resources) -> dict[str, Any]:
     """How a run on the cluster of its job differs from one here. Device and actors are named: the run waits for those
     that come late."""
     device = "cuda" if job.gpus else "cpu"
     return {"address": "auto", "device": device, "actors": knobs.actors or job.workers * max(job.gpus, 1)}
 
 
-def _command(spec: JobSpec, job: Job) -> list[str]:
+def _command(spec: RunSpec, job: Resources) -> list[str]:
     """What runs on the head, less the file of the spec."""
     flags = [text for name, value in cluster_engine(spec.engine, job).items() for text in (f"--{name}", str(value))]
     return ["asyrp", "run", *flags, "--config"]
 
 
-def _spec_yaml(spec: JobSpec) -> str:
+def _spec_yaml(spec: RunSpec) -> str:
     """What the user has set, and no defaults."""
     return to_yaml(spec.model_dump(mode="json", exclude_unset=True))
 
@@ -130,7 +130,7 @@ def to_yaml(*documents: Any) -> str:
 # Kubernetes
 
 
-def local_fields(spec: JobSpec) -> dict[str, str | None]:
+def local_fields(spec: RunSpec) -> dict[str, str | None]:
     """The places that a spec names, by field."""
     urls = {
         "source": spec.source,

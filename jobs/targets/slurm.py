@@ -7,19 +7,19 @@ from datetime import timedelta
 from importlib import resources
 
 from asyrp.errors import UserError
-from jobs.spec.run import JobSpec
-from jobs.targets.placement import DRAIN_SECONDS, Job, _command, _spec_yaml
+from jobs.spec.run import RunSpec
+from jobs.targets.placement import DRAIN_SECONDS, Resources, _command, _spec_yaml
 
 PARTITION = re.compile(r"[\w.,-]+", re.ASCII)
 
 
-def batch_script(spec: JobSpec, job: Job, partition: str | None = None) -> str:
+def batch_script(spec: RunSpec, job: Resources, partition: str | None = None) -> str:
     """A run as a script for `sbatch`. Raises UserError as `slurm_script` does."""
     return slurm_script(_command(spec, job), _spec_yaml(spec), job, partition)
 
 
 def slurm_script(
-    command: Sequence[str], spec: str, job: Job, partition: str | None, dependency: str | None = None
+    command: Sequence[str], spec: str, job: Resources, partition: str | None, dependency: str | None = None
 ) -> str:
     """A script for `sbatch`: what is particular to this job, then the lines that all jobs share. The command gets the
     file with the spec as its last argument.

@@ -47,7 +47,7 @@ class Failure:
 class Item:
     """One image on its way through one stage, with what was learnt and spent on the way."""
 
-    job: "ShardJob"
+    attempt: "ShardAttempt"
     plan: PlanRow
     pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None once it is known to be no use
     outputs: NDArray[np.float32] | None = None  # [V_out, C, H, W]
@@ -72,7 +72,7 @@ class ShardReport:
     won: bool
 
 
-class ShardJob:
+class ShardAttempt:
     """The rows of one attempt at (stage, shard). `future` resolves to its report, or raises its error."""
 
     def __init__(
@@ -87,7 +87,7 @@ class ShardJob:
         self.stage, self.shard, self.image_format, self.actor = stage, shard, image_format, actor
         self.attempt = Attempt(store, stage.name, shard)
         self.input: ShardInput | None = read_input(store, stage, shard, image_format)
-        self.plan: list[PlanRow] = read_shard(store, shard)[: stage.sample]
+        self.plan: list[PlanRow] = read_shard(store, shard)[: stage.first_images]
         self.future: Future[ShardReport] = Future()
         planned = [len(stage.planned(row.draws)) for row in self.plan]
         self._sink = open_sink(image_format.sink, self.attempt, sum(planned))

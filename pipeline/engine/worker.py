@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.engine.shard_attempt import Columns, Failure, Item, ShardJob, ShardReport
+from pipeline.engine.shard_attempt import Columns, Failure, Item, ShardAttempt, ShardReport
 from pipeline.engine.shard_input import ShardInput
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import Changed, fetch
@@ -100,7 +100,7 @@ class Worker:
         self.batch_size = options.batch_size
         self.functions = make_functions()
         self.meter, self.started = Meter(), time.time()
-        self.jobs: list[ShardJob] = []
+        self.attempts: list[ShardAttempt] = []
         self.images_done = 0
         self.statuses: Counter[str] = Counter()
         self._ready: Queue[Item] = Queue(4 * options.batch_size)
@@ -119,17 +119,17 @@ class Worker:
     def run(self, stage: Stage, shard: int) -> ShardReport:
         """Compute one shard of one stage and commit it. Raises what the stage, the store or the plan raised."""
         reducer = self.functions[stage.new_reducer]() if stage.new_reducer else None
-        job = ShardJob(self.store, stage, shard, self.image_format, self.name, reducer)
+        attempt = ShardAttempt(self.store, stage, shard, self.image_format, self.name, reducer)
         with self._lock:
-            self.jobs.append(job)
-            self._on_the_way += len(job.plan)
-        for row in job.plan:
-            self._readers.submit(self._read, Item(job, row))
+            self.attempts.append(attempt)
+            self._on_the_way += len(attempt.plan)
+        for row in attempt.plan:
+            self._readers.submit(self._read, Item(attempt, row))
         try:
-            report = job.future.result()
+            report = attempt.future.result()
         finally:
             with self._lock:
-                self.jobs.remove(job)
+                self.attempts.remove(attempt)
         with self._lock:
             self.images_done += report.images
             self.statuses.update(report.statuses)
@@ -147,7 +147,7 @@ class Worker:
     def state(self) -> dict[str, Any]:
         """What this worker has done so far: the content of its heartbeat."""
         with self._lock:
-            in_flight = [{"stage": j.stage.name, "shard": j.shard, "done": j.done} for j in self.jobs]
+            in_flight = [{"stage": j.stage.name, "shard": j.shard, "done": j.done} for j in self.attempts]
             done, statuses = self.images_done, dict(self.statuses)
         return {
             "actor": self.name,
@@ -167,24 +167,24 @@ class Worker:
 
     def _read(self, item: Item) -> None:
         try:
-            if item.job.future.done():
+            if item.attempt.future.done():
                 return
-            if item.job.input is None:
+            if item.attempt.input is None:
                 self._read_image(item)
             elif self._has_input(item):
-                self._read_input(item, item.job.input)
+                self._read_input(item, item.attempt.input)
         except Exception as error:  # whatever it is, the shard's caller must hear of it
-            item.job.fail(error)
+            item.attempt.fail(error)
         finally:
-            if not item.job.future.done():
+            if not item.attempt.future.done():
                 self._pass_on(item)
             with self._lock:
                 self._on_the_way -= 1
 
     def _pass_on(self, item: Item) -> None:
         """To the device; an image that cannot be edited, or has drawn no edit, goes straight to the writers."""
-        stage = item.job.stage
-        if item.pixels is not None and stage.draws and not item.plan.draws:
+        stage = item.attempt.stage
+        if item.pixels is not None and stage.has_draws and not item.plan.draws:
             item.outputs, item.pixels = item.pixels, None
         if item.pixels is None:
             self._write_later(item)
@@ -219,7 +219,7 @@ class Worker:
 
     def _read_input(self, item: Item, shard: ShardInput) -> None:
         """What an earlier stage made of the image, and, where the stage wants it, the source that it was made from."""
-        if item.job.stage.with_source:
+        if item.attempt.stage.with_source:
             self._read_image(item)
             if item.failure is not None:
                 return
@@ -233,8 +233,8 @@ class Worker:
 
     @staticmethod
     def _has_input(item: Item) -> bool:
-        assert item.job.input is not None
-        rows = item.job.input.rows[item.plan.row]
+        assert item.attempt.input is not None
+        rows = item.attempt.input.rows[item.plan.row]
         item.width, item.height = rows[0]["source_width"], rows[0]["source_height"]
         item.sha256 = rows[0]["source_sha256"]
         return any(row["output_uri"] is not None for row in rows)
@@ -249,8 +249,8 @@ class Worker:
                     outputs = self._compute(batch)
                     device_ms = 1000 * (time.perf_counter() - start) / len(batch)
             except Exception as error:  # the callers of these shards get it, the worker lives on
-                for job in {id(item.job): item.job for item in batch}.values():
-                    job.fail(error)
+                for attempt in {id(item.attempt): item.attempt for item in batch}.values():
+                    attempt.fail(error)
                 continue
             for item, (output, columns) in zip(batch, outputs, strict=True):
                 item.outputs, item.columns, item.device_ms, item.pixels = output, columns, device_ms, None
@@ -264,10 +264,10 @@ class Worker:
             item, self._held = self._held or self._take(wait=not batch), None
             if item is None:
                 break
-            if batch and item.job.stage != batch[0].job.stage:
+            if batch and item.attempt.stage != batch[0].attempt.stage:
                 self._held = item
                 break
-            if not item.job.future.done():
+            if not item.attempt.future.done():
                 batch.append(item)
         return batch
 
@@ -275,7 +275,7 @@ class Worker:
         """The next item; None when the worker closes or, unless `wait`, when no image is on its way."""
         while not self._closed.is_set():
             with self._lock:
-                idle, nothing_coming = not self.jobs, self._on_the_way == 0
+                idle, nothing_coming = not self.attempts, self._on_the_way == 0
             try:
                 with self.meter.time("idle" if idle else "wait_for_reader"):
                     return self._ready.get(timeout=POLL_SECONDS)
@@ -292,9 +292,9 @@ class Worker:
         """
         padded = batch + [batch[-1]] * (self.batch_size - len(batch))
         pixels = torch.from_numpy(np.stack([item.pixels for item in padded if item.pixels is not None]))
-        stage = batch[0].job.stage
+        stage = batch[0].attempt.stage
         of_items: list[list[Any]] = [[item.plan.key for item in padded]]
-        if stage.draws:
+        if stage.has_draws:
             of_items.append([item.plan.draws for item in padded])
         with torch.inference_mode():
             measured = self._halving(self.functions[stage.function], pixels, of_items)
@@ -331,9 +331,9 @@ class Worker:
     def _write(self, item: Item) -> None:
         try:
             with self.meter.time("write"):
-                item.job.finish(item)
+                item.attempt.finish(item)
         except Exception as error:  # a full disk, say: the shard's caller must hear of it
-            item.job.fail(error)
+            item.attempt.fail(error)
         finally:
             self._writing.release()
 

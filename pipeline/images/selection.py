@@ -56,13 +56,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Selection:
-    """`sample` is a share in 0..1, chosen by key: the same images wherever and in whatever order they are listed.
+    """`share` is in 0..1, chosen by key: the same images wherever and in whatever order they are listed.
 
     `columns` are those that the output is to carry; `image_column` is where a table has its images or URLs.
     """
 
     limit: int | None = None
-    sample: float | None = None
+    share: float | None = None
     where: tuple[Condition, ...] = ()
     columns: tuple[str, ...] = ()
     image_column: str | None = None
@@ -87,7 +87,7 @@ class Selection:
         return {name: image.columns[name] for name in self.columns}
 
     def _sampled(self, key: str) -> bool:
-        return self.sample is None or is_sampled(key, self.sample, "sample")
+        return self.share is None or is_sampled(key, self.share, "sample")
 
 
 def is_sampled(key: str, share: float, purpose: str) -> bool:

@@ -24,9 +24,9 @@ class SourceImage:
     """One image to edit.
 
     `key` is stable and tells it from all others of the source; `etag` changes when its content does. The bytes are the
-    object at `uri` or, with `member`, what `pipeline.images.fetch` finds at `offset`: a member of a tar (in bytes) or a cell
-    of a Parquet column (in rows). `columns` are what the source says of the image beside it. `labels` and `draws` are
-    those of an augmentation.
+    object at `uri` or, with `member`, a part of it at `offset`: a member of a tar (offset in bytes) or a cell of a
+    Parquet column (offset in rows). `columns` are what the source says of the image beside it. `labels` and `draws`
+    are those of an augmentation.
     """
 
     key: str

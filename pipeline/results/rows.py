@@ -53,7 +53,7 @@ class Coded(NamedTuple):
 class Results:
     """One row per image and edit, in the order of the plan; the sample without an edit comes last.
 
-    `edits` holds edits with their strengths, as `pipeline.run.stage.edit_title` calls them. `metrics` are float32 [rows] by
+    `edits` holds the titles of edits with their strengths (`edit_title`). `metrics` are float32 [rows] by
     name, NaN where nothing was measured; only those of which there is something. `origins` says where those come from,
     by metric: how many numbers the run itself measured, and each evaluation. `places` say where an output lies,
     from the run's root. `numbers` count in the manifest of a row's shard. `committed_ms` is in milliseconds since 1970.

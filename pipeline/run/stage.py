@@ -97,9 +97,9 @@ class Stage:
     """A declared stage, computed by the batch function named `function`.
 
     `reads` names the stage whose latents or images it takes; None: the source images. `input_root` is the run that
-    holds those, if not this one. With `sample` only the first so many images of shard 0 are taken. With `with_source`
-    the source image comes after what is read, as the last of the V_in. Metrics are columns of the manifest, with no
-    outputs beside it.
+    holds those, if not this one. With `first_images` the stage takes that many images of shard 0 and no more. With
+    `with_source` the source image comes after what is read, as the last of the V_in. Metrics are columns of the
+    manifest, with no outputs beside it.
     """
 
     name: str
@@ -109,16 +109,16 @@ class Stage:
     variants: tuple[Variant, ...]
     columns: Mapping[str, Any]
     input_root: str | None = None
-    sample: int | None = None
+    first_images: int | None = None
     with_source: bool = False
     new_reducer: str | None = None  # of a stage that writes statistics: the function that makes a shard's Reducer
 
     def shards(self, planned: Sequence[int]) -> Sequence[int]:
         """The shards that the stage covers, of those in the plan and its additions."""
-        return planned if self.sample is None else planned[:1]
+        return planned if self.first_images is None else planned[:1]
 
     @property
-    def draws(self) -> bool:
+    def has_draws(self) -> bool:
         """Whether images have edits of their own."""
         return any(variant.draw for variant in self.variants)
 
@@ -141,7 +141,7 @@ class Stage:
     def is_of_each(self, edit: str | None) -> bool:
         """Whether the strength of an edit is another for each image: searched for, or drawn."""
         named = [variant for variant in self.variants if variant.edit == edit]
-        return any(variant.strength is None for variant in named) if named else self.draws
+        return any(variant.strength is None for variant in named) if named else self.has_draws
 
 
 def shown_strength(strength: float | None) -> str:

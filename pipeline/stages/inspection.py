@@ -106,7 +106,7 @@ class Inspector:
 
     def __init__(self, inspection: Inspection, settings: MethodSettings) -> None:
         self.inspection, self.edits, self.per_image = inspection, settings.edits, settings.per_image
-        self.draws = settings.draws
+        self.most_draws = settings.most_draws
         self.columns = {bound: edit_columns(bound, settings.directions) for bound in settings.edits}
         self.device = torch.device(settings.device)
         self.measure = load_measure(self.per_image.measure, settings.device) if self.per_image else None
@@ -148,9 +148,9 @@ class Inspector:
         """Images [B, C, H, W] as they are, and after each of their draws: [B, 1 + draws, C, H, W], zero where there are
         fewer. Draws of all images share full batches. The labels that an edit sets must be seen by the classifier."""
         batch = self._inverted(method, x_0, keys)
-        outputs = torch.zeros(len(keys), 1 + self.draws, *x_0.shape[1:], device=x_0.device)
+        outputs = torch.zeros(len(keys), 1 + self.most_draws, *x_0.shape[1:], device=x_0.device)
         outputs[:, 0] = x_0
-        columns: list[list[Row]] = [[{} for _ in range(1 + self.draws)] for _ in keys]
+        columns: list[list[Row]] = [[{} for _ in range(1 + self.most_draws)] for _ in keys]
         wanted: list[Drawn] = []
         for image, row in enumerate(batch.rows):
             for place, draw in enumerate(draws[image], start=1):
@@ -274,7 +274,7 @@ class Inspector:
         return values
 
     def _chosen(self, keys: Sequence[str]) -> list[int]:
-        return [index for index, key in enumerate(keys) if is_sampled(key, self.inspection.sample, "inspection")]
+        return [index for index, key in enumerate(keys) if is_sampled(key, self.inspection.share, "inspection")]
 
     def _gated(self, inversion: Row, values: Values) -> Row:
         """The columns of an edited image; what inversion was refused for counts first."""

@@ -65,8 +65,7 @@ def fetched_judges(judges: Judges) -> Judges:
 
 
 def net_digest(name: str, what: str) -> str:
-    """What tells a net of the user's from another, named as `asyrp.measures.scorers.load_net` takes it: SHA-256 of its file; the
-    name, of a callable in a module.
+    """What identifies a net that a user names (see `load_net`): the SHA-256 of its file, or the name of its callable.
 
     Raises:
         UserError: if there is no such file.

@@ -73,7 +73,7 @@ class SecondInversion:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is measured of every image (or of a `sample`, a share chosen by key), and what must hold of the numbers.
+    """What is measured of every image (or of a `share` of them, chosen by key), and what must hold of the numbers.
 
     `texts` and `changed` are by edit: source and target text, and the classifier's labels that it is meant to change.
     `search` finds a strength for each image, as a multiple of the edit's own.
@@ -86,7 +86,7 @@ class Inspection:
     gates: tuple[Condition, ...] = ()
     search: Search | None = None
     retry: SecondInversion | None = None
-    sample: float = 1.0
+    share: float = 1.0
 
     @property
     def measures_reconstruction(self) -> bool:
@@ -95,7 +95,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class ImageDistances:
-    """How far P_t is from an image, by a measure of `asyrp.measures.perceptual`, where each direction ends on that image."""
+    """The distance from P_t to the image at which each direction ends, by a measure of `asyrp.measures.perceptual`."""
 
     measure: str
     distances: Mapping[str, float]
@@ -103,8 +103,10 @@ class ImageDistances:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Everything the pixels depend on, beside what images draw: up to `draws` of the edits each. Picklable: it travels
-    to the actors, which load the rest."""
+    """All that the pixels depend on, except what images draw (each up to `most_draws` of the edits).
+
+    Picklable: it travels to the actors, which load the rest.
+    """
 
     model: str
     model_digest: str
@@ -120,7 +122,7 @@ class MethodSettings:
     check: bool  # the net's self-check, before the first image
     inspection: Inspection | None = None
     per_image: ImageDistances | None = None
-    draws: int = 0
+    most_draws: int = 0
 
     def columns(self) -> dict[str, object]:
         """The manifest columns that are the same for all edits."""
@@ -151,7 +153,7 @@ def declare_stages(
     columns: Mapping[str, object],
     staged: bool,
     inversions: str | None,
-    sample: int,
+    first_images: int,
     measured: bool = False,
 ) -> list[Stage]:
     """The stages of a run in the order of their dependence; `inversions` is a run whose x_T are used. Edits that are
@@ -161,7 +163,7 @@ def declare_stages(
     if not staged:
         function = "augment" if any(variant.draw for variant in edits) else "fused"
         stages = [Stage(FINAL, function, None, "images", edits, columns)]
-        preview = Stage(SAMPLE_STAGE, "reconstruct", None, "images", plain, columns, sample=sample)
+        preview = Stage(SAMPLE_STAGE, "reconstruct", None, "images", plain, columns, first_images=first_images)
     else:
         stages = [
             Stage("edit", "edit", "invert", "latents", edits, columns, input_root=inversions),
@@ -170,6 +172,6 @@ def declare_stages(
         if inversions is None:
             stages.insert(0, Stage("invert", "invert", None, "latents", (Variant(),), inverted))
         preview = Stage(
-            SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, columns, inversions, sample, True
+            SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, columns, inversions, first_images, True
         )
-    return [*stages, preview] if sample else stages
+    return [*stages, preview] if first_images else stages

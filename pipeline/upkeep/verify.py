@@ -131,8 +131,8 @@ def _units(
     for shard, rows in itertools.groupby(watch(read_everything(store)), key=lambda row: row.shard):
         plan = list(rows)
         for stage in stages:
-            if shard in committed_shards[stage.name] and (stage.sample is None or shard == 0):
-                yield Unit(stage, shard, plan[: stage.sample])
+            if shard in committed_shards[stage.name] and (stage.first_images is None or shard == 0):
+                yield Unit(stage, shard, plan[: stage.first_images])
 
 
 class Checker:

@@ -36,12 +36,12 @@ def slow_stand_in() -> Any:
 
 def edit(folder: Path, **options: Any) -> Outcome:
     """A run of a few shards on the cluster that this process has joined."""
-    job = resolve(spec(make_faces(folder / "faces", 2 * SHARDS), folder / "out", shard_size=2))
-    store = Store(job.spec.output)
-    plan = open_run(store, job)
+    resolved = resolve(spec(make_faces(folder / "faces", 2 * SHARDS), folder / "out", shard_size=2))
+    store = Store(resolved.spec.output)
+    plan = open_run(store, resolved)
     options = EngineOptions(device="cuda", batch_size=2, **options)
-    return Engine(store, job.stages, slow_stand_in, job.image_format, options).run(
-        pending_units(store, job.stages, range(plan.shards))
+    return Engine(store, resolved.stages, slow_stand_in, resolved.image_format, options).run(
+        pending_units(store, resolved.stages, range(plan.shards))
     )
 
 

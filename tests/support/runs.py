@@ -21,8 +21,8 @@ from torch import Tensor
 from asyrp.models.folder import BUNDLED
 from jobs.cli.app import main
 from jobs.runs.record import open_run
-from jobs.runs.resolve import Job, resolve
-from jobs.spec.run import JobSpec
+from jobs.runs.resolve import ResolvedRun, resolve
+from jobs.spec.run import RunSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.manifest import Row
@@ -50,12 +50,12 @@ def make_faces(folder: Path, count: int) -> Path:
     return folder
 
 
-def spec(source: Path | str, output: Path | str, **changes: Any) -> JobSpec:
+def spec(source: Path | str, output: Path | str, **changes: Any) -> RunSpec:
     """A spec for a fast run: few steps, one edit, no self-check of the model."""
     engine = {"check": False, **changes.pop("engine", {})}
     values = {"source": str(source), "output": str(output), "edits": ["glasses=1"], **FEW_STEPS, **changes}
     values["engine"] = engine
-    return JobSpec.model_validate(values)
+    return RunSpec.model_validate(values)
 
 
 def record_plan(store: Store, plan: PlanSummary) -> None:
@@ -84,18 +84,20 @@ def pixels(root: Path | str, row: Row) -> np.ndarray:
 
 
 def run_here(
-    job: Job,
+    resolved: ResolvedRun,
     batch_size: int = 4,
     make: MakeFunctions | None = None,
     stages: list[Stage] | None = None,
     shards: Sequence[int] | None = None,
 ) -> None:
     """Do a whole run, or some shards of it, with one worker in this process."""
-    store = Store(job.spec.output)
-    plan = open_run(store, job)
-    worker = Worker(store.url, "here", make or job.settings, job.image_format, WorkerOptions(batch_size, 2, 2))
+    store = Store(resolved.spec.output)
+    plan = open_run(store, resolved)
+    worker = Worker(
+        store.url, "here", make or resolved.settings, resolved.image_format, WorkerOptions(batch_size, 2, 2)
+    )
     try:
-        for stage in stages or job.stages:
+        for stage in stages or resolved.stages:
             for shard in stage.shards(range(plan.shards) if shards is None else shards):
                 worker.run(stage, shard)
     finally:
@@ -124,9 +126,9 @@ def stand_in_stages() -> dict[str, BatchFunction]:
 def stand_in_run(source: Path | str, output: Path | str, **changes: Any) -> Store:
     """A whole run of two edits in this process, with a stand-in for the net; its store."""
     changes = {"edits": ["glasses=1", "smile=-0.5"], "shard_size": 5, **changes}
-    job = resolve(spec(source, output, **changes))
-    run_here(job, make=stand_in_stages)
-    return Store(job.spec.output)
+    resolved = resolve(spec(source, output, **changes))
+    run_here(resolved, make=stand_in_stages)
+    return Store(resolved.spec.output)
 
 
 ASYRP = [sys.executable, "-c", "from jobs.cli.app import main; main()"]

@@ -250,25 +250,27 @@ def test_a_run_takes_the_intervals_learned_for_its_model_and_is_known_by_their_n
     edits = ["glasses=1,long_hair=0.5", "long_hair=1"]
     given = {"directions": {"glasses": save_glasses(tmp_path / "g.safetensors")}, "t_edit": "auto", "t_boost": "auto"}
     auto = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=edits, **given)
-    job = resolve(auto)
-    assert (job.spec.t_edit, job.spec.t_boost) == ({"glasses": 750, "long_hair": 750}, 500)
-    assert "auto" not in json.dumps(job.identity)
-    assert job.identity == resolve(auto.model_copy(update={"t_edit": job.spec.t_edit, "t_boost": 500})).identity
-    run_here(job)
+    resolved = resolve(auto)
+    assert (resolved.spec.t_edit, resolved.spec.t_boost) == ({"glasses": 750, "long_hair": 750}, 500)
+    assert "auto" not in json.dumps(resolved.identity)
+    assert (
+        resolved.identity == resolve(auto.model_copy(update={"t_edit": resolved.spec.t_edit, "t_boost": 500})).identity
+    )
+    run_here(resolved)
     assert {(row["t_edit"], row["t_boost"]) for row in rows(tmp_path / "out").values()} == {(750, 500)}
     store = Store(str(tmp_path / "out"))
     assert read_run(store)["spec"]["t_edit"] == {"glasses": 750, "long_hair": 750}
     save(replace(KNOWN, thresholds=Thresholds(0.2, 1.2)), intervals.learned_path(DIGEST))
     with pytest.raises(UserError, match=r"t_edit.glasses: 750 there, 250 here"):
         open_run(store, resolve(auto))
-    assert resolve(spec_of(str(tmp_path / "out"), auto.engine)).identity == job.identity
+    assert resolve(spec_of(str(tmp_path / "out"), auto.engine)).identity == resolved.identity
 
 
 def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
     by_text = save_glasses(tmp_path / "d.safetensors", notes={"text_cosine": "0.9000"})
     save(KNOWN, tmp_path / "i.json")
     given = {"t_edit": "auto", "intervals": str(tmp_path / "i.json")}
-    job = resolve(
+    resolved = resolve(
         spec(
             SAMPLES,
             tmp_path / "out",
@@ -277,7 +279,7 @@ def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
             **given,
         )
     )
-    [bound] = job.settings.edits
+    [bound] = resolved.settings.edits
     assert bound.t_edits == (500, 750) and bound.t_boost == 0
     opposites = save_glasses(tmp_path / "e.safetensors", notes={"text_cosine": "-0.3"})
     with pytest.raises(UserError, match="the texts of direction 'g' are opposites"):
@@ -327,10 +329,10 @@ def test_per_image_an_image_that_is_never_far_ends_where_the_others_do(tmp_path)
 def test_per_image_is_settled_to_the_distances_of_the_learned_intervals(tmp_path):
     save(KNOWN, intervals.learned_path(DIGEST))
     asked = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=["long_hair=1"], t_edit="per-image")
-    job = resolve(asked)
+    resolved = resolve(asked)
     distances = {"long_hair": KNOWN.thresholds.t_edit}
     settled = {"measure": "lpips", "distances": distances, "otherwise": {"long_hair": 750}}
-    assert job.spec.model_dump()["t_edit"] == job.identity["t_edit"] == settled
+    assert resolved.spec.model_dump()["t_edit"] == resolved.identity["t_edit"] == settled
     with pytest.raises(UserError, match="nor end edits per image"):
         resolve(asked.model_copy(update={"stages": "staged"}))
 

@@ -230,14 +230,14 @@ def luminance(page: Page, name: str) -> float:
 
 def test_the_page_of_a_run_at_work_reloads_itself_unless_paused_and_keeps_its_filters(open_page, tmp_path):
     seconds = 2.0
-    job = resolve(
+    resolved = resolve(
         spec(make_faces(tmp_path / "faces", 6), tmp_path / "run", edits=["glasses=1", "smile=1"], shard_size=2)
     )
     file = tmp_path / "report.html"
 
     def write(shards: list[int], reload_seconds: float | None) -> None:
-        run_here(job, make=stand_in_stages, shards=shards)
-        file.write_bytes(render(ReportReader(Store(job.spec.output)).read(), reload_seconds))
+        run_here(resolved, make=stand_in_stages, shards=shards)
+        file.write_bytes(render(ReportReader(Store(resolved.spec.output)).read(), reload_seconds))
 
     write([0], seconds)
     page = open_page(file)
@@ -261,10 +261,10 @@ def test_the_page_of_a_run_at_work_reloads_itself_unless_paused_and_keeps_its_fi
 
 
 def test_only_the_rows_in_sight_are_in_the_document_and_all_can_be_reached(open_page, tmp_path):
-    job = resolve(spec(make_faces(tmp_path / "faces", 150), tmp_path / "run", edits=["glasses=1", "smile=1"]))
-    run_here(job, make=stand_in_stages)
+    resolved = resolve(spec(make_faces(tmp_path / "faces", 150), tmp_path / "run", edits=["glasses=1", "smile=1"]))
+    run_here(resolved, make=stand_in_stages)
     file = tmp_path / "report.html"
-    file.write_bytes(render(ReportReader(Store(job.spec.output)).read(), None))
+    file.write_bytes(render(ReportReader(Store(resolved.spec.output)).read(), None))
     page = open_page(file)
     seen: set[str] = set()
     while "301" not in seen:

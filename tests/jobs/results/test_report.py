@@ -150,8 +150,8 @@ def test_an_image_that_was_tried_again_counts_once_and_an_image_that_came_later_
     extend(store.url, resolve(spec(source, tmp_path / "out", **edits)))
     (source / "0001.png").write_bytes(good)
     assert retry(store.url, frozenset({"decode_error"})) is not None
-    job = resolve(spec(source, tmp_path / "out", **edits))
-    run_here(job, make=stand_in_stages, shards=[SHARDS_PER_PART, 2 * SHARDS_PER_PART])
+    resolved = resolve(spec(source, tmp_path / "out", **edits))
+    run_here(resolved, make=stand_in_stages, shards=[SHARDS_PER_PART, 2 * SHARDS_PER_PART])
     again = reader.read()
     assert counts(again.results) == {"glasses 1": {"ok": 5}, "smile 1": {"ok": 5}}
     assert headline(again)["source images"] == "5 of 5" and again.state.complete
@@ -306,17 +306,17 @@ def test_the_report_lies_with_the_run_and_verify_does_not_mind(cli, tmp_path):
 
 def test_watch_goes_on_until_the_run_is_complete_and_the_last_page_does_not_reload(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(report_command, "WATCH_SECONDS", 0.2)
-    job = resolve(
+    resolved = resolve(
         spec(make_faces(tmp_path / "faces", 4), tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=2)
     )
-    run_here(job, make=stand_in_stages, shards=[0])
+    run_here(resolved, make=stand_in_stages, shards=[0])
     page, pages = tmp_path / "out" / "report" / "report.html", []
 
     def finish() -> None:
         while not page.exists():
             sleep(0.05)
         pages.append(page.read_text())
-        run_here(job, make=stand_in_stages, shards=[1])
+        run_here(resolved, make=stand_in_stages, shards=[1])
 
     worker = Thread(target=finish)
     worker.start()

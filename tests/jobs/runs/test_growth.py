@@ -85,9 +85,9 @@ def test_current_rows_of_some_shards_are_as_if_there_were_no_others(tmp_path):
     (source / "0001.png").write_bytes(b"")
     store = stand_in_run(source, tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=2)
     assert retry(store.url, frozenset({"decode_error"})) is not None
-    job = resolve(spec(source, tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=2))
+    resolved = resolve(spec(source, tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=2))
     assert CurrentRows(store).waiting("boost") == {"0001.png"}
-    run_here(job, make=stand_in_stages, shards=[SHARDS_PER_PART])
+    run_here(resolved, make=stand_in_stages, shards=[SHARDS_PER_PART])
     current = CurrentRows(store)
     assert {row["shard"] for row in current.of("boost") if row["key"] == "0001.png"} == {SHARDS_PER_PART}
     assert {row["shard"] for row in current.of("boost", [0, 1]) if row["key"] == "0001.png"} == {0}
@@ -102,8 +102,8 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     (source / "0002.png").write_bytes(b"")
     (source / "0005.png").write_bytes(good[5][:200])
     root = tmp_path / "out"
-    job = spec(source, root, shard_size=2)
-    assert exit_code(run(job).outcome) == 0
+    resolved = spec(source, root, shard_size=2)
+    assert exit_code(run(resolved).outcome) == 0
     before = {row["key"]: row["attempt"] for row in rows(root).values()}
     assert {key for (key, _, _), row in rows(root).items() if row["status"] == "decode_error"} == {
         "0002.png",
@@ -115,13 +115,13 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     added = retry(str(root), frozenset({"decode_error"}))
     assert added is not None and (added.images, added.replaces["boost"]) == (2, {"decode_error": 2})
     assert retry(str(root), frozenset({"decode_error"})) is None, "they are waiting to be done already"
-    assert exit_code(run(job).outcome) == 0
+    assert exit_code(run(resolved).outcome) == 0
     now = {row["key"]: row for row in CurrentRows(Store(str(root))).of("boost")}
     assert {key: row["output_sha256"] for key, row in now.items()} == {key: sha for (key, _, _), sha in whole.items()}
     assert sum(now[key]["attempt"] != attempt for key, attempt in before.items()) == 2
     state = read_state(Store(str(root)))
     assert state.complete and dict(state.stages["boost"].rows) == {"ok": 7}
-    assert exit_code(run(job).outcome) == 0
+    assert exit_code(run(resolved).outcome) == 0
 
 
 def digests_of(tmp_path, source):
@@ -133,14 +133,14 @@ def digests_of(tmp_path, source):
 def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_path):
     source = make_faces(tmp_path / "faces", 3)
     (source / "0001.png").write_bytes(b"never an image")
-    job = spec(source, tmp_path / "out")
-    run(job)
+    resolved = spec(source, tmp_path / "out")
+    run(resolved)
     for _ in range(2):
-        assert retry(job.output, frozenset({"decode_error"})) is not None
-        assert exit_code(run(job).outcome) == 0
-        found = [(row["key"], row["status"]) for row in CurrentRows(Store(job.output)).of("boost")]
+        assert retry(resolved.output, frozenset({"decode_error"})) is not None
+        assert exit_code(run(resolved).outcome) == 0
+        found = [(row["key"], row["status"]) for row in CurrentRows(Store(resolved.output)).of("boost")]
         assert sorted(found) == [("0000.png", "ok"), ("0001.png", "decode_error"), ("0002.png", "ok")]
-        assert dict(read_state(Store(job.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
+        assert dict(read_state(Store(resolved.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -148,12 +148,12 @@ def test_a_retry_of_a_staged_run_goes_through_all_its_stages(tmp_path):
     source = make_faces(tmp_path / "faces", 3)
     good = (source / "0001.png").read_bytes()
     (source / "0001.png").write_bytes(b"")
-    job = spec(source, tmp_path / "out", stages="staged")
-    run(job)
+    resolved = spec(source, tmp_path / "out", stages="staged")
+    run(resolved)
     (source / "0001.png").write_bytes(good)
-    assert retry(job.output, frozenset({"decode_error"})) is not None
-    assert exit_code(run(job).outcome) == 0
-    state = read_state(Store(job.output))
+    assert retry(resolved.output, frozenset({"decode_error"})) is not None
+    assert exit_code(run(resolved).outcome) == 0
+    state = read_state(Store(resolved.output))
     assert {name: dict(stage.rows) for name, stage in state.stages.items()} == {
         "invert": {"ok": 3}, "edit": {"ok": 3}, "boost": {"ok": 3},
     }  # fmt: skip
@@ -162,46 +162,46 @@ def test_a_retry_of_a_staged_run_goes_through_all_its_stages(tmp_path):
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_extension_edits_what_is_new_and_names_what_changed_or_is_gone(tmp_path):
     source = make_faces(tmp_path / "faces", 4)
-    job = spec(source, tmp_path / "out", shard_size=2)
-    run(job)
-    before = digests(job.output)
-    nothing = extend(job.output, resolve(job))
+    resolved = spec(source, tmp_path / "out", shard_size=2)
+    run(resolved)
+    before = digests(resolved.output)
+    nothing = extend(resolved.output, resolve(resolved))
     assert (nothing.addition, nothing.changed, nothing.deleted) == (None, 0, 0)
     (source / "0001.png").unlink()
     (source / "0002.png").write_bytes((source / "0003.png").read_bytes() + b"\0")
     for number in (10, 11, 12):
         (source / f"{number:04d}.png").write_bytes((SAMPLES / f"face_{number}.png").read_bytes())
-    found = extend(job.output, resolve(job))
+    found = extend(resolved.output, resolve(resolved))
     assert found.addition is not None and (found.addition.images, found.changed, found.deleted) == (3, 1, 1)
     assert found.examples == {"changed": ["0002.png"], "deleted": ["0001.png"]}
-    assert exit_code(run(job).outcome) == 0
-    after = digests(job.output)
+    assert exit_code(run(resolved).outcome) == 0
+    after = digests(resolved.output)
     assert before.items() <= after.items()
     assert {key for key, _, _ in after.keys() - before.keys()} == {"0010.png", "0011.png", "0012.png"}
-    assert extend(job.output, resolve(job)).addition is None
+    assert extend(resolved.output, resolve(resolved)).addition is None
 
 
 def test_a_new_image_with_the_output_name_of_an_old_one_is_refused(tmp_path):
     source = make_faces(tmp_path / "faces", 2)
-    job = spec(source, tmp_path / "out")
-    store = Store(job.output)
-    resolved = resolve(job)
+    resolved = spec(source, tmp_path / "out")
+    store = Store(resolved.output)
+    resolved = resolve(resolved)
     open_run(store, resolved)
     (source / "0001.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match=r"images '0001.png' and '0001.jpg' would both be written as"):
-        extend(job.output, resolved)
+        extend(resolved.output, resolved)
     assert read_additions(store) == []
 
 
 def test_a_run_with_images_tried_again_can_be_extended(tmp_path):
     source = make_faces(tmp_path / "faces", 2)
-    job = resolve(spec(source, tmp_path / "out"))
-    store = Store(job.spec.output)
-    plan = open_run(store, job)
+    resolved = resolve(spec(source, tmp_path / "out"))
+    store = Store(resolved.spec.output)
+    plan = open_run(store, resolved)
     [first, _] = list_images(str(source), ALL)
     add(store, "retry", [first], plan.shards, plan.shard_size, {})
     (source / "0002.png").write_bytes((source / "0001.png").read_bytes())
-    found = extend(job.spec.output, job)
+    found = extend(resolved.spec.output, resolved)
     assert found.addition is not None and (found.addition.images, found.changed, found.deleted) == (1, 0, 0)
 
 
@@ -232,10 +232,10 @@ def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_pat
 
 
 def test_a_spec_is_read_back_as_it_was(tmp_path):
-    job = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", limit=1)
-    open_run(Store(job.output), resolve(job))
-    assert spec_of(job.output, ENGINE).identity() == job.identity()
-    assert spec_of(job.output, ENGINE).engine == ENGINE
+    resolved = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", limit=1)
+    open_run(Store(resolved.output), resolve(resolved))
+    assert spec_of(resolved.output, ENGINE).identity() == resolved.identity()
+    assert spec_of(resolved.output, ENGINE).engine == ENGINE
 
 
 @pytest.mark.parametrize("name", ["run.json", "additions/00001.json", "progress/here.json", "report/tally.json"])

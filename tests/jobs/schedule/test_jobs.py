@@ -21,7 +21,7 @@ import yaml
 from jobs.schedule.notify import notify
 from jobs.schedule.serve import ScheduledJob
 from jobs.schedule.tick import run_tick
-from jobs.spec.job import DataJob, Notifications, load_job
+from jobs.spec.job import Job, Notifications, load_job
 from pipeline.datasets import leases
 from pipeline.datasets.leases import last_lease, read_leases
 from pipeline.datasets.samples import read_samples
@@ -265,7 +265,7 @@ def test_the_commands_speak_of_what_they_cannot_do(tmp_path, cli):
         assert code == 2 and sentence in err.replace("\n", " ") and "Traceback" not in err, err
     assert cli("jobs", "validate", path)[0] == 0
     code, out, _ = cli("jobs", "show", path, "--json")
-    assert code == 0 and DataJob.model_validate(json.loads(out)["job"]) == load_job(path)
+    assert code == 0 and Job.model_validate(json.loads(out)["job"]) == load_job(path)
 
 
 def test_a_webhook_and_a_command_are_told_and_their_failure_is_only_reported(httpserver, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from jobs.runs.record import open_run
 from jobs.runs.run import no_display
 from jobs.schedule.next_version import NextVersion, tick_text
 from jobs.schedule.tick import open_job, run_tick
-from jobs.spec.job import DataJob
+from jobs.spec.job import Job
 from pipeline.datasets import leases
 from pipeline.datasets.leases import Heartbeat, begin, read_leases
 from pipeline.datasets.versions import latest, read_rows, read_version, read_versions, run_store
@@ -36,18 +36,18 @@ def source(tmp_path) -> Path:
 
 
 @pytest.fixture
-def job(source, monkeypatch) -> Callable[..., DataJob]:
+def job(source, monkeypatch) -> Callable[..., Job]:
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.05)
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.01)
 
-    def make(root: Path, **changes: Any) -> DataJob:
+    def make(root: Path, **changes: Any) -> Job:
         run = {"source": str(source), "edits": ["glasses=1", "smile=-0.5"], "engine": {"check": False}, **FEW_STEPS}
-        return DataJob.model_validate({"name": "faces", "root": str(root), "run": run, **changes})
+        return Job.model_validate({"name": "faces", "root": str(root), "run": run, **changes})
 
     return make
 
 
-def compute(job: DataJob, tick: datetime) -> NextVersion:
+def compute(job: Job, tick: datetime) -> NextVersion:
     """Do the run of a tick in this process, with a stand-in for the net, so that it needs no cluster any more."""
     coming = NextVersion(job, open_job(job), tick_text(tick))
     spec = coming.resolved.spec

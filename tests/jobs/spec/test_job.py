@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from asyrp.errors import UserError
-from jobs.spec.job import DataJob, job_schema, load_job
+from jobs.spec.job import Job, job_schema, load_job
 from tests.support.runs import EXAMPLES
 
 GOOD = """\
@@ -25,7 +25,7 @@ schedule:
 
 @pytest.fixture
 def load(tmp_path):
-    def from_text(text: str) -> DataJob:
+    def from_text(text: str) -> Job:
         path = tmp_path / "job.yaml"
         path.write_text(text)
         return load_job(path)

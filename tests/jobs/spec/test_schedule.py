@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asyrp.errors import UserError
 from jobs.schedule.next_version import parse_tick, tick_text
 from jobs.schedule.serve import ScheduledJob, missed_ticks, serve
-from jobs.spec.job import DataJob
+from jobs.spec.job import Job
 from jobs.spec.schedule import SECOND, Schedule
 from pipeline.datasets.leases import Heartbeat, begin, read_skipped, skip
 from pipeline.storage.store import Store
@@ -88,13 +88,11 @@ class Machine:
 
 
 @pytest.fixture
-def job(tmp_path) -> Callable[..., DataJob]:
-    def make(cron: str, timezone: str = "UTC", catch_up: str = "last", **more: Any) -> DataJob:
+def job(tmp_path) -> Callable[..., Job]:
+    def make(cron: str, timezone: str = "UTC", catch_up: str = "last", **more: Any) -> Job:
         times = {"cron": cron, "timezone": timezone, "catch_up": catch_up}
         run = {"source": "s3://nowhere/faces", "edits": ["glasses=1"]}
-        return DataJob.model_validate(
-            {"name": "n", "root": str(tmp_path / "job"), "run": run, "schedule": times, **more}
-        )
+        return Job.model_validate({"name": "n", "root": str(tmp_path / "job"), "run": run, "schedule": times, **more})
 
     return make
 

@@ -22,7 +22,7 @@ from crontab import CronTab
 from jinja2 import Environment
 from referencing import Registry, Resource
 
-from jobs.spec.job import DataJob, load_job
+from jobs.spec.job import Job, load_job
 from jobs.targets.render import TARGETS
 from tests.support.runs import DATA
 
@@ -318,5 +318,5 @@ def test_what_goes_to_stdout_is_what_goes_to_a_file(render, cli):
 def test_a_job_that_is_carried_has_what_the_user_set_and_no_more():
     from jobs.targets.job_file import spec_yaml
 
-    job = DataJob.model_validate(JOB)
+    job = Job.model_validate(JOB)
     assert yaml.safe_load(spec_yaml(job)) == JOB

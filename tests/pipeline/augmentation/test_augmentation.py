@@ -22,7 +22,7 @@ from jobs.runs.draws import Augmenter
 from jobs.runs.growth import extend, retry
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
-from jobs.spec.run import JobSpec
+from jobs.spec.run import RunSpec
 from pipeline.augmentation.balance import balanced, group_sizes
 from pipeline.augmentation.draws import (
     Augmentation,
@@ -177,7 +177,7 @@ EDITS = [
 ]
 
 
-def augmenting(folder, output, augmentation=None, **changes) -> JobSpec:
+def augmenting(folder, output, augmentation=None, **changes) -> RunSpec:
     asked = {"labels": str(folder / "labels.csv"), "edits": EDITS, "draws": 2, **(augmentation or {})}
     return spec(folder / "faces", output, **{"edits": [], "augmentation": asked, "shard_size": 3, **changes})
 
@@ -259,14 +259,14 @@ def test_an_image_that_is_tried_again_draws_the_same(tmp_path):
     def make():
         return {"augment": lambda batch, *_: batch.repeat(1, 3, 1, 1, 1)}
 
-    job = resolve(augmenting(tmp_path, tmp_path / "run"))
-    run_here(job, make=make)
+    resolved = resolve(augmenting(tmp_path, tmp_path / "run"))
+    run_here(resolved, make=make)
     before = draws_of(tmp_path / "run")
     failed = [row for row in all_rows(tmp_path / "run") if row["key"] == "0000.png"]
     assert {row["status"] for row in failed} == {"decode_error"} and len(failed) == 1 + len(before["0000.png"])
     make_faces(tmp_path / "faces", 1)
     addition = retry(str(tmp_path / "run"), frozenset(["decode_error"]))
-    run_here(job, make=make, shards=[*addition.shard_ids])
+    run_here(resolved, make=make, shards=[*addition.shard_ids])
     again = [row for row in all_rows(tmp_path / "run") if row["key"] == "0000.png" and row["status"] == "ok"]
     assert [(row["edit"], row["strength"]) for row in again if row["draw"]] == [
         (draw.edit, draw.strength) for draw in before["0000.png"]
@@ -293,13 +293,13 @@ def test_new_images_draw_by_the_counts_that_the_run_was_planned_with(tmp_path):
     make_faces(tmp_path / "faces", 6)
     balance = {"balance": ["glasses"], "edits": EDITS[:2], "draws": 1}
     table(tmp_path, [GROUPS[i % 2] for i in range(6)])  # nobody has glasses
-    job = resolve(augmenting(tmp_path, tmp_path / "run", balance))
-    open_run(Store(job.spec.output), job)
+    resolved = resolve(augmenting(tmp_path, tmp_path / "run", balance))
+    open_run(Store(resolved.spec.output), resolved)
     before = draws_of(tmp_path / "run")
     assert all(len(draws) == 1 for draws in before.values())
     make_faces(tmp_path / "faces", 12)
     table(tmp_path, [GROUPS[i % 2] if i < 9 else GROUPS[2] for i in range(12)])
-    assert extend(str(tmp_path / "run"), job).addition.images == 6
+    assert extend(str(tmp_path / "run"), resolved).addition.images == 6
     after = draws_of(tmp_path / "run")
     assert {key: after[key] for key in before} == before
     assert [len(after[f"{i:04d}.png"]) for i in range(6, 12)] == [1, 1, 1, 0, 0, 0]  # the last are of no known group
@@ -310,9 +310,9 @@ def test_columns_of_the_source_can_be_the_labels(tmp_path):
     columns = {"image": [path.read_bytes() for path in names], "key": [path.name for path in names]}
     pq.write_table(pa.table(columns | {"glasses": [True, False, True, False]}), tmp_path / "faces.parquet")
     asked = {"labels": ["glasses"], "edits": [{"edit": "glasses=1", "where": ["glasses=0"]}]}
-    job = resolve(spec(tmp_path / "faces.parquet", tmp_path / "run", edits=[], augmentation=asked))
-    open_run(Store(job.spec.output), job)
-    found = [(row.labels, len(row.draws)) for row in read_plan(Store(job.spec.output))]
+    resolved = resolve(spec(tmp_path / "faces.parquet", tmp_path / "run", edits=[], augmentation=asked))
+    open_run(Store(resolved.spec.output), resolved)
+    found = [(row.labels, len(row.draws)) for row in read_plan(Store(resolved.spec.output))]
     assert found == [({"glasses": 1}, 0), ({"glasses": 0}, 1)] * 2
 
 
@@ -400,8 +400,8 @@ def test_edits_for_all_images_and_edits_that_are_drawn_exclude_each_other():
 )
 def test_what_cannot_be_drawn_is_said_before_any_image(source, tmp_path, changes, sentence):
     with pytest.raises(UserError, match=sentence):
-        job = resolve(augmenting(source, tmp_path, **changes))
-        open_run(Store(job.spec.output), job)
+        resolved = resolve(augmenting(source, tmp_path, **changes))
+        open_run(Store(resolved.spec.output), resolved)
 
 
 @pytest.mark.parametrize(
@@ -409,9 +409,9 @@ def test_what_cannot_be_drawn_is_said_before_any_image(source, tmp_path, changes
     [([GROUPS[0]], "has no row for '0001.png'"), ([{"glasses": -1, "beard": 1}] * 8, "is -1, neither 0 nor 1")],
 )
 def test_labels_that_are_missing_or_mean_something_else_are_said(source, tmp_path, labels, sentence):
-    job = resolve(augmenting(source, tmp_path / "run", {"labels": table(tmp_path, labels)}))
+    resolved = resolve(augmenting(source, tmp_path / "run", {"labels": table(tmp_path, labels)}))
     with pytest.raises(UserError, match=sentence):
-        open_run(Store(job.spec.output), job)
+        open_run(Store(resolved.spec.output), resolved)
 
 
 def test_a_run_does_not_go_on_with_another_seed_of_draws(source, made):

@@ -25,12 +25,12 @@ from tests.support.runs import digests, make_faces, pixels, rows, spec
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def run_with(make_functions, job, **options) -> Outcome:
+def run_with(make_functions, resolved, **options) -> Outcome:
     """A run whose net is a stand-in: `make_functions` loads in the actors."""
-    store = Store(job.spec.output)
-    plan = open_run(store, job)
-    engine = Engine(store, job.stages, make_functions, job.image_format, EngineOptions(**options))
-    return engine.run(pending_units(store, job.stages, range(plan.shards)))
+    store = Store(resolved.spec.output)
+    plan = open_run(store, resolved)
+    engine = Engine(store, resolved.stages, make_functions, resolved.image_format, EngineOptions(**options))
+    return engine.run(pending_units(store, resolved.stages, range(plan.shards)))
 
 
 def stand_in(act=None):
@@ -63,8 +63,8 @@ def only_once(marker: Path):
 def test_one_and_two_actors_edit_every_image_once_and_alike(faces, tmp_path):
     source, steps = faces(8), {"n_inv": 10, "n_gen": 10}
     for actors in (1, 2):
-        job = spec(source, tmp_path / str(actors), shard_size=3, engine={"actors": actors}, preview=2, **steps)
-        assert exit_code(run(job).outcome) == 0
+        resolved = spec(source, tmp_path / str(actors), shard_size=3, engine={"actors": actors}, preview=2, **steps)
+        assert exit_code(run(resolved).outcome) == 0
         assert len(rows(tmp_path / str(actors), "reconstruct")) == 2
         assert (tmp_path / str(actors) / "report" / "contact_sheet.png").is_file()
     one, two = rows(tmp_path / "1"), rows(tmp_path / "2")
@@ -97,11 +97,11 @@ def test_a_shard_that_kills_its_actors_is_quarantined_and_the_rest_is_done(faces
         if "0003.png" in keys:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    job = resolve(spec(faces(8), tmp_path / "out", shard_size=2))
-    outcome = run_with(stand_in(die), job, batch_size=2)
+    resolved = resolve(spec(faces(8), tmp_path / "out", shard_size=2))
+    outcome = run_with(stand_in(die), resolved, batch_size=2)
     assert not outcome.finished
     assert [(stage, shard) for stage, shard, _ in outcome.quarantined] == [("boost", 1)]
-    assert committed(Store(job.spec.output), "boost") == {0, 2, 3}
+    assert committed(Store(resolved.spec.output), "boost") == {0, 2, 3}
 
 
 def test_an_error_that_passes_is_retried(faces, tmp_path):
@@ -123,8 +123,8 @@ def test_a_shard_that_takes_far_too_long_is_done_by_a_second_actor_and_counted_o
         if "0007.png" in keys and first():
             threading.Event().wait()
 
-    job = resolve(spec(faces(16), tmp_path / "out", shard_size=2))
-    outcome = run_with(stand_in(stick), job, batch_size=2, actors=2)
+    resolved = resolve(spec(faces(16), tmp_path / "out", shard_size=2))
+    outcome = run_with(stand_in(stick), resolved, batch_size=2, actors=2)
     assert outcome.finished and not outcome.quarantined
     assert outcome.images == len(digests(tmp_path / "out")) == 16
 
@@ -136,11 +136,11 @@ def test_a_shard_that_hangs_is_quarantined_and_its_neighbours_are_not_to_blame(f
         if "0005.png" in keys:
             threading.Event().wait()
 
-    job = resolve(spec(faces(10), tmp_path / "out", shard_size=2))
-    outcome = run_with(stand_in(hang), job, batch_size=2, shard_deadline=2)
+    resolved = resolve(spec(faces(10), tmp_path / "out", shard_size=2))
+    outcome = run_with(stand_in(hang), resolved, batch_size=2, shard_deadline=2)
     [(stage, shard, reason)] = outcome.quarantined
     assert (stage, shard) == ("boost", 2) and "engine.shard_deadline" in reason
-    assert committed(Store(job.spec.output), "boost") == {0, 1, 3, 4}
+    assert committed(Store(resolved.spec.output), "boost") == {0, 1, 3, 4}
 
 
 DEVICE_ERRORS = [
@@ -158,10 +158,10 @@ def test_an_actor_whose_device_breaks_is_replaced_and_its_shards_are_done(faces,
             broken.append(True)
             raise error
 
-    job = resolve(spec(faces(12), tmp_path / "out", shard_size=2))
-    outcome = run_with(stand_in(break_for_good), job, batch_size=2)
+    resolved = resolve(spec(faces(12), tmp_path / "out", shard_size=2))
+    outcome = run_with(stand_in(break_for_good), resolved, batch_size=2)
     assert outcome.finished and len(digests(tmp_path / "out")) == 12
-    assert len(read_heartbeats(Store(job.spec.output))) == 2
+    assert len(read_heartbeats(Store(resolved.spec.output))) == 2
 
 
 def test_a_run_whose_device_breaks_every_time_stops_with_a_sentence(faces, tmp_path):
@@ -224,10 +224,10 @@ def test_a_run_told_to_stop_finishes_what_is_in_flight(tmp_path):
     def slow(_):
         time.sleep(0.2)
 
-    job = resolve(spec(make_faces(tmp_path / "faces", 40), tmp_path / "out", shard_size=2))
+    resolved = resolve(spec(make_faces(tmp_path / "faces", 40), tmp_path / "out", shard_size=2))
     threading.Thread(target=signal_when_busy, args=(tmp_path / "out",)).start()
-    outcome = run_with(stand_in(slow), job, batch_size=2)
-    done = committed(Store(job.spec.output), "boost")
+    outcome = run_with(stand_in(slow), resolved, batch_size=2)
+    done = committed(Store(resolved.spec.output), "boost")
     assert outcome.drained and not outcome.finished and 0 < len(done) < 20
     assert len(digests(tmp_path / "out")) == 2 * len(done)
 
@@ -246,10 +246,10 @@ def test_more_actors_than_gpus_is_refused(faces, tmp_path):
 
 
 def test_the_state_of_a_run_is_read_from_storage_alone(faces, tmp_path):
-    job = resolve(spec(faces(6), tmp_path / "out", shard_size=2))
-    run(job.spec)
+    resolved = resolve(spec(faces(6), tmp_path / "out", shard_size=2))
+    run(resolved.spec)
     (tmp_path / "out" / "commit" / "boost" / "000002.json").unlink()
-    state = StateReader(Store(job.spec.output), {"boost": (3, 6)}).read()
+    state = StateReader(Store(resolved.spec.output), {"boost": (3, 6)}).read()
     assert (state.stages["boost"].shards_done, state.images_done, state.complete) == (2, 4, False)
     assert state.stages["boost"].rows == {"ok": 4}
     assert state.actors == []

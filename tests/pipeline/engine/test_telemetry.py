@@ -41,9 +41,9 @@ def told(tmp_path_factory, ray_cluster):  # noqa: ARG001
     folder = tmp_path_factory.mktemp("telemetry")
     source = make_faces(folder / "faces", 5)
     (source / "0003.png").write_bytes(b"never an image")
-    job = resolve(spec(source, folder / "run", edits=["glasses=1", "smile=1"], shard_size=3))
-    store = Store(job.spec.output)
-    open_run(store, job)
+    resolved = resolve(spec(source, folder / "run", edits=["glasses=1", "smile=1"], shard_size=3))
+    store = Store(resolved.spec.output)
+    open_run(store, resolved)
 
     def make_functions():
         return {"fused": lambda batch, keys: torch.cat([batch, batch], 1)}  # noqa: ARG005
@@ -52,9 +52,9 @@ def told(tmp_path_factory, ray_cluster):  # noqa: ARG001
     driver.actors_alive(1)
     driver.shard_failed("boost")
     actor = ray.remote(EditActor).options(num_cpus=0).remote("here")
-    ray.get(actor.start.remote(store.url, make_functions, job.image_format, WorkerOptions(4, 2, 2)))
+    ray.get(actor.start.remote(store.url, make_functions, resolved.image_format, WorkerOptions(4, 2, 2)))
     for shard in (0, 1):
-        ray.get(actor.run.remote(job.final, shard))
+        ray.get(actor.run.remote(resolved.final, shard))
         driver.shard_done("boost")
     ray.get(actor.close.remote())
     deadline = time.monotonic() + SCRAPE_SECONDS

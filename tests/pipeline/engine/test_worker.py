@@ -106,10 +106,10 @@ BAD = {
 @pytest.mark.parametrize("stages", ["fused", "staged"])
 def test_a_bad_image_gets_its_row_and_does_not_cost_its_neighbours(odd_folder, tmp_path, stages):
     (odd_folder / "gone.png").write_bytes(b"x")
-    job = resolve(spec(odd_folder, tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=7, stages=stages))
-    open_run(Store(job.spec.output), job)
+    resolved = resolve(spec(odd_folder, tmp_path / "out", edits=["glasses=1", "smile=1"], shard_size=7, stages=stages))
+    open_run(Store(resolved.spec.output), resolved)
     (odd_folder / "gone.png").unlink()
-    run_here(job)
+    run_here(resolved)
     found = rows(tmp_path / "out")
     keys = {str(path.relative_to(odd_folder)) for path in odd_folder.rglob("*.*")} | {"gone.png"}
     assert {(key, edit) for key, edit, _ in found} == {(key, edit) for key in keys for edit in ("glasses", "smile")}
@@ -157,7 +157,7 @@ def test_an_error_of_the_stage_reaches_the_caller_and_leaves_no_commit(faces, tm
 
 
 def test_a_store_that_fails_reaches_the_caller(faces, tmp_path, monkeypatch):
-    job = resolve(spec(faces(5), tmp_path / "out"))
+    resolved = resolve(spec(faces(5), tmp_path / "out"))
     write = Store.write
 
     def full(self, name, data):
@@ -167,21 +167,21 @@ def test_a_store_that_fails_reaches_the_caller(faces, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Store, "write", full)
     with pytest.raises(OSError, match="No space"):
-        run_here(job, make=StandIn())
+        run_here(resolved, make=StandIn())
 
 
 def test_a_batch_spans_shards_and_the_last_one_does_not_wait(faces, tmp_path):
     batches = []
-    job = resolve(spec(faces(9), tmp_path / "out", shard_size=3))
-    plan = open_run(Store(job.spec.output), job)
+    resolved = resolve(spec(faces(9), tmp_path / "out", shard_size=3))
+    plan = open_run(Store(resolved.spec.output), resolved)
     gate = threading.Event()
 
     def record(_, keys):
         gate.wait(60)  # the first batch may be short: what comes after it finds all the shards on their way
         batches.append(len(set(keys)))
 
-    worker = Worker(job.spec.output, "here", StandIn(record), job.image_format, WorkerOptions(4, 2, 2))
-    calls = [threading.Thread(target=worker.run, args=(job.stages[0], shard)) for shard in range(plan.shards)]
+    worker = Worker(resolved.spec.output, "here", StandIn(record), resolved.image_format, WorkerOptions(4, 2, 2))
+    calls = [threading.Thread(target=worker.run, args=(resolved.stages[0], shard)) for shard in range(plan.shards)]
     for call in calls:
         call.start()
     while len(worker.jobs) < plan.shards:
@@ -222,9 +222,9 @@ def test_half_precision_latents_are_close_and_half_as_large(faces, tmp_path):
 
 
 def test_a_node_with_other_weights_is_refused(faces, tmp_path):
-    job = resolve(spec(faces(2), tmp_path / "out"))
+    resolved = resolve(spec(faces(2), tmp_path / "out"))
     with pytest.raises(UserError, match="other weights here"):
-        replace(job.settings, model_digest="0" * 64)()
+        replace(resolved.settings, model_digest="0" * 64)()
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])

@@ -169,8 +169,8 @@ def test_a_later_run_reads_them(made, tmp_path, sink):
 def test_the_contact_sheet_is_the_same(made, sink):
     drawn = []
     for name in ("files", sink):
-        job = resolve(spec(made / "faces", made / name, edits=EDITS, shard_size=5, preview=2, sink=name))
-        sheet.write_sheet(Store(job.spec.output), job.stages, job.image_format, 2)
+        resolved = resolve(spec(made / "faces", made / name, edits=EDITS, shard_size=5, preview=2, sink=name))
+        sheet.write_sheet(Store(resolved.spec.output), resolved.stages, resolved.image_format, 2)
         drawn.append((made / name / sheet.NAME).read_bytes())
     assert drawn[0] == drawn[1]
 
@@ -262,8 +262,8 @@ def test_a_damaged_image_in_a_tar_is_never_read(made, tmp_path, harm, message):
 
 
 def test_another_sink_is_another_run(cli, made, tmp_path):
-    job = resolve(spec(made / "faces", tmp_path / "out"))
-    open_run(Store(job.spec.output), job)
+    resolved = resolve(spec(made / "faces", tmp_path / "out"))
+    open_run(Store(resolved.spec.output), resolved)
     other = ("--sink", "webdataset", "--n-inv", "3", "--n-gen", "4", "--preview", "0")
     code, _, err = cli("run", "-s", made / "faces", "-o", tmp_path / "out", "-e", "glasses=1", *other)
     assert code == 2 and "sink: files there, webdataset here" in err
@@ -272,7 +272,7 @@ def test_another_sink_is_another_run(cli, made, tmp_path):
 
 
 def test_an_attempt_that_fails_leaves_nothing(made, tmp_path, sink):
-    job = resolve(spec(made / "faces", tmp_path / "out", edits=EDITS, sink=sink))
+    resolved = resolve(spec(made / "faces", tmp_path / "out", edits=EDITS, sink=sink))
 
     def failing() -> dict[str, Callable[..., Any]]:
         def fused(*_: Any) -> None:
@@ -281,8 +281,8 @@ def test_an_attempt_that_fails_leaves_nothing(made, tmp_path, sink):
         return {**stand_in_stages(), "fused": fused}
 
     with pytest.raises(RuntimeError, match="no device"):
-        run_here(job, make=failing)
-    assert not Store(job.spec.output).files("data")
+        run_here(resolved, make=failing)
+    assert not Store(resolved.spec.output).files("data")
 
 
 def test_images_come_in_any_order_and_wait_on_disk_where_they_are_many(tmp_path, monkeypatch):

@@ -309,11 +309,11 @@ def test_a_condition_that_makes_no_sense_is_one_sentence(tmp_path):
 def test_a_sample_is_the_same_images_wherever_they_are_and_about_the_share(tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(f"https://host/{n}.png" for n in range(2000)))
     (tmp_path / "part.txt").write_text("\n".join(f"https://host/{n}.png" for n in range(1999, 999, -1)))
-    whole = {image.key for image in list_images(str(tmp_path / "list.txt"), Selection(sample=0.1))}
-    part = {image.key for image in list_images(str(tmp_path / "part.txt"), Selection(sample=0.1))}
+    whole = {image.key for image in list_images(str(tmp_path / "list.txt"), Selection(share=0.1))}
+    part = {image.key for image in list_images(str(tmp_path / "part.txt"), Selection(share=0.1))}
     assert 150 < len(whole) < 250
     assert part < whole
-    assert len(list(list_images(str(tmp_path / "list.txt"), Selection(sample=0.1, limit=7)))) == 7
+    assert len(list(list_images(str(tmp_path / "list.txt"), Selection(share=0.1, limit=7)))) == 7
 
 
 # Runs

@@ -196,8 +196,8 @@ def test_what_a_finding_says_to_do_mends_the_run(root):
     run = root("fused")
     delete_all_images(run)
     (run / "commit" / "boost" / "000001.json").unlink()
-    job = resolve(spec(read_run(Store(str(run)))["spec"]["source"], run, edits=EDITS, shard_size=5, preview=3))
-    run_here(job, make=stand_in_stages)
+    resolved = resolve(spec(read_run(Store(str(run)))["spec"]["source"], run, edits=EDITS, shard_size=5, preview=3))
+    run_here(resolved, make=stand_in_stages)
     assert check(run, deep=True).whole
 
 
@@ -242,11 +242,11 @@ def test_a_stage_made_from_a_commit_that_was_replaced_is_told(root):
     messages = [finding.message for finding in check(run).findings]
     assert messages[0].startswith("edit: 1 of 3 shards are not committed (1)")
     assert messages[1:] == [f"boost shard 1: the commit of edit that it was made from is gone{REDO}"]
-    job = resolve(
+    resolved = resolve(
         spec(read_run(Store(str(run)))["spec"]["source"], run, edits=EDITS, shard_size=5, preview=3, stages="staged")
     )
-    edit = [stage for stage in job.stages if stage.name == "edit"]
-    run_here(job, make=stand_in_stages, stages=edit)
+    edit = [stage for stage in resolved.stages if stage.name == "edit"]
+    run_here(resolved, make=stand_in_stages, stages=edit)
     assert only(check(run)) == f"boost shard 1: it was made from another commit of edit than there is now{REDO}"
 
 
