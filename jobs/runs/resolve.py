@@ -1,4 +1,4 @@
-"""From a spec to a job: the model, the directions and the stages that it names, found and checked."""
+"""From a spec to a resolved run: the model, the directions and the stages that it names, found and checked."""
 
 import logging
 from dataclasses import dataclass, replace

@@ -52,7 +52,7 @@ Halving = Annotated[BisectionSpec, Tag("halving")]
 
 
 class InspectionSpec(BaseModel):
-    """What is measured: the metrics that `asyrp evaluate --help` names, and those of the gates. All of it is identity."""
+    """What is measured: metrics that `asyrp evaluate --help` names, and those of the gates. All of it is identity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
