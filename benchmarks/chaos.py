@@ -36,10 +36,11 @@ from jobs.runs.record import open_run
 from jobs.runs.resolve import ResolvedRun, resolve
 from jobs.runs.run import compute, no_display
 from jobs.spec.run import EngineSpec, RunSpec
-from pipeline.engine import worker
+from pipeline.engine import reading
 from pipeline.engine.driver import Outcome
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed, committed_rows
+from pipeline.run.plan import stage_sizes
 from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import collect_garbage
@@ -190,7 +191,7 @@ class Net:
 
 def lay_traps(trap: Trap) -> None:
     """Around what the worker of this process reads, writes and commits with."""
-    fetch, write, create = worker.fetch, Store.write, Store.create
+    fetch, write, create = reading.fetch, Store.write, Store.create
 
     def trapped_fetch(image: Any) -> bytes:
         trap("read")
@@ -207,7 +208,7 @@ def lay_traps(trap: Trap) -> None:
         trap("after commit")
         return created
 
-    worker.fetch, Store.write, Store.create = trapped_fetch, trapped_write, trapped_create
+    reading.fetch, Store.write, Store.create = trapped_fetch, trapped_write, trapped_create
 
 
 # The driver
@@ -219,7 +220,7 @@ def drive(place: Place, address: str, kills: Sequence[Kill]) -> Outcome:
     plan = open_run(place.store, resolved)
     values = {"address": address, "device": "cuda", "actors": NODES, "batch_size": BATCH_SIZE}
     knobs = EngineSpec.model_validate(values)
-    display = no_display(StateReader(place.store, resolved.stage_sizes(plan)))
+    display = no_display(StateReader(place.store, stage_sizes(resolved.stages, plan)))
     net = Net(place.folder, tuple(kills))
     return compute(place.store, resolved.stages, net, resolved.image_format, knobs, range(plan.shards), display)
 
@@ -231,10 +232,10 @@ def run_calmly(place: Place) -> None:
     """The whole run in this process."""
     resolved = place.resolved(place.calm)
     plan = open_run(place.calm, resolved)
-    calm = Worker(place.calm.url, "calm", lambda: {"fused": picture}, resolved.image_format, WorkerOptions(BATCH_SIZE))
-    for shard in range(plan.shards):
-        calm.run(resolved.stages[0], shard)
-    calm.close()
+    options = WorkerOptions(BATCH_SIZE)
+    with Worker(place.calm.url, "calm", {"fused": picture}, resolved.image_format, options) as calm:
+        for shard in range(plan.shards):
+            calm.run(resolved.stages[0], shard)
 
 
 def run_in_chaos(place: Place, arguments: Sequence[str], spare: int) -> Counter[int]:
@@ -294,7 +295,7 @@ class Proof:
 def prove(place: Place) -> Proof:
     resolved = place.resolved(place.store)
     plan = open_run(place.store, resolved)
-    sizes = resolved.stage_sizes(plan)
+    sizes = stage_sizes(resolved.stages, plan)
     wanted, found = outputs(place.calm), outputs(place.store)
     report = verify(place.store, plan, resolved.stages, sizes, deep=True)
     freed = collect_garbage(place.store, sizes, older_than=0).freed

@@ -65,8 +65,7 @@ def write_run(root: Path, rows: int) -> None:
 
     plan = open_root(
         store,
-        RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity),
-        resolved.stage_sizes,
+        RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity, resolved.stages),
         lambda: write_plan(store, listing(), SHARD_SIZE, lambda key: [key]),
     )
     digests = [hashlib.sha256(picture.read_bytes()).hexdigest() for picture in pictures]

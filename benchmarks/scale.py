@@ -44,7 +44,7 @@ from pipeline.run.plan import write_plan
 from pipeline.run.progress import StateReader, device_time
 from pipeline.run.stage import BatchFunction, MakeFunctions
 from pipeline.sources.listing import SourceImage, list_images
-from pipeline.stages.functions import Method
+from pipeline.stages.functions import Functions
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
@@ -61,7 +61,7 @@ def overhead(root: Path, batch_size: int = 8) -> None:
 
     Each twice, in the order bare, worker, worker, bare: a machine that slows down favours neither.
     """
-    method = Method(job_at(root).settings)
+    functions = Functions(job_at(root).settings)
     images = [decode(fetch(image), 32, "crop").pixels for image in list_images(str(SAMPLES))]
     pixels, keys = torch.from_numpy(np.stack(images))[:, None], [str(i) for i in range(len(images))]
 
@@ -69,25 +69,26 @@ def overhead(root: Path, batch_size: int = 8) -> None:
         start = time.perf_counter()
         with torch.inference_mode():
             for i in range(0, len(keys), batch_size):
-                method.fused(pixels[i : i + batch_size], keys[i : i + batch_size])
+                functions.fused(pixels[i : i + batch_size], keys[i : i + batch_size])
         return time.perf_counter() - start
 
     def engine(name: str) -> float:
         resolved = job_at(root / name, shard_size=16)
         plan = open_run(Store(resolved.spec.output), resolved)
         options = WorkerOptions(batch_size)
-        worker = Worker(resolved.spec.output, "bench", lambda: {"fused": method.fused}, resolved.image_format, options)
-        start = time.perf_counter()
-        for shard in range(plan.shards):
-            worker.run(resolved.stages[0], shard)
-        seconds = time.perf_counter() - start
-        spent = worker.close()["seconds"]
+        fused = {"fused": functions.fused}
+        with Worker(resolved.spec.output, "bench", fused, resolved.image_format, options) as worker:
+            start = time.perf_counter()
+            for shard in range(plan.shards):
+                worker.run(resolved.stages[0], shard)
+            seconds = time.perf_counter() - start
+        spent = worker.state()["seconds"]
         waits = spent["wait_for_reader"] + spent["wait_for_writer"]
         print(f"device busy {100 * spent['device'] / (spent['device'] + waits):.1f} % of the worker's time")
         return seconds
 
     with torch.inference_mode():
-        method.fused(pixels[:batch_size], keys[:batch_size])
+        functions.fused(pixels[:batch_size], keys[:batch_size])
     times = [bare(), engine("one"), engine("two"), bare()]
     loop, worker = times[0] + times[3], times[1] + times[2]
     print("seconds: " + ", ".join(f"{seconds:.1f}" for seconds in times))

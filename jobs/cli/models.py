@@ -81,7 +81,7 @@ def models_check(
     **Example:** asyrp models check celeba_hq.ckpt --images faces/
     """
     from asyrp.models.load import load_model
-    from pipeline.stages.functions import self_check
+    from pipeline.stages.editor import self_check
 
     folder = fetch_model(name)
     digest = folder.digest

@@ -6,7 +6,7 @@ from itertools import islice
 
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
-from jobs.runs.record import output_names, read_run
+from jobs.runs.record import output_names, read_run, recorded_sizes, recorded_stages
 from jobs.runs.resolve import ResolvedRun
 from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.datasets.known_images import KnownImages, version_text
@@ -38,7 +38,7 @@ def spec_of(root: str, engine: EngineSpec) -> RunSpec:
         UserError: if there is no run of edits at the root.
     """
     record = read_run(Store(root))
-    if "edits" not in record["spec"]:
+    if FINAL not in recorded_sizes(record):
         raise UserError(f"what is at {root} is no run of edits")
     return RunSpec.model_validate(record["spec"] | {"output": root}).model_copy(update={"engine": engine})
 
@@ -55,7 +55,7 @@ def retry(root: str, statuses: frozenset[str]) -> Addition | None:
     if unknown := statuses - (STATUSES - {OK}):
         raise UserError(f"--status {min(unknown)}: give {', '.join(sorted(STATUSES - {OK}))}")
     store, record = Store(root), read_run(Store(root))
-    stages = [name for name in record["stages"] if name != SAMPLE_STAGE]
+    stages = [stage.name for stage in recorded_stages(record) if stage.name != SAMPLE_STAGE]
     current = CurrentRows(store)
     keys = {row["key"] for row in current.of(FINAL) if row["status"] in statuses} - current.waiting(FINAL)
     if not keys:

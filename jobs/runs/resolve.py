@@ -12,7 +12,6 @@ from asyrp.measures.intervals import Intervals
 from asyrp.models.folder import ModelFolder
 from jobs.runs.inspection import judged_by, resolve_inspection
 from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, RunSpec
-from pipeline.run.plan import PlanSummary
 from pipeline.run.stage import FINAL, ImageFormat, Stage, drawn_variants
 from pipeline.stages.models import direction_path, fetch, fetch_model
 from pipeline.stages.settings import (
@@ -42,16 +41,6 @@ class ResolvedRun:
     def final(self) -> Stage:
         """The stage whose images are the run's result, fused or staged."""
         return next(stage for stage in self.stages if stage.name == FINAL)
-
-    def stage_sizes(self, plan: PlanSummary) -> dict[str, tuple[int, int]]:
-        """Shards and images of each stage."""
-        return {stage.name: stage_size(stage, plan) for stage in self.stages}
-
-
-def stage_size(stage: Stage, plan: PlanSummary) -> tuple[int, int]:
-    if stage.first_images is None:
-        return plan.shards, plan.images
-    return 1, min(stage.first_images, plan.images, plan.shard_size)
 
 
 def resolve(spec: RunSpec) -> ResolvedRun:

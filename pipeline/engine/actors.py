@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import ray
+import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from asyrp.errors import UserError
@@ -54,11 +55,19 @@ class EditActor:
         self.metrics: ActorMetrics | None = None
 
     def start(
-        self, root: str, make_functions: MakeFunctions, image_format: ImageFormat, options: WorkerOptions
+        self,
+        root: str,
+        make_functions: MakeFunctions,
+        image_format: ImageFormat,
+        options: WorkerOptions,
+        threads: int | None,
     ) -> None:
-        """Load the net. Apart from __init__, so that its errors arrive as they are."""
+        """Load the net. Apart from __init__, so that its errors arrive as they are. `threads` of torch, on a CPU."""
+        if threads:
+            torch.set_num_threads(threads)
         self.metrics = ActorMetrics(root)
-        self.worker = Worker(root, self.name, make_functions, image_format, options, self.metrics.heartbeat)
+        self.worker = Worker(root, self.name, make_functions(), image_format, options, self.metrics.heartbeat)
+        self.worker.start()
 
     def run(self, stage: Stage, shard: int) -> ShardReport:
         assert self.worker is not None and self.metrics is not None
@@ -116,15 +125,11 @@ class Actors:
             .options(num_gpus=int(on_gpu), num_cpus=reserved, max_concurrency=SHARDS_IN_FLIGHT + 2)
             .remote(uuid.uuid4().hex[:8])
         )
-        options = WorkerOptions(
-            self.options.batch_size,
-            self.options.readers,
-            self.options.writers,
-            threads=None if on_gpu else max(1, int(cpus)),
-        )
+        options = WorkerOptions(self.options.batch_size, self.options.readers, self.options.writers)
+        threads = None if on_gpu else max(1, int(cpus))
         actor = Actor(handle, broken)
         self.alive.append(actor)
-        call = handle.start.remote(self.root, self.make_functions, self.image_format, options)
+        call = handle.start.remote(self.root, self.make_functions, self.image_format, options, threads)
         self.calls[call] = Call(actor, None, time.monotonic())
 
     def send(self, actor: Actor, stage: Stage, unit: Unit) -> None:

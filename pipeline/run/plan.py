@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
 from pipeline.images.source import EXTENSIONS, Draw, SourceImage
+from pipeline.run.stage import Stage
 from pipeline.storage.store import Store
 
 RUN = "run.json"
@@ -87,6 +88,15 @@ class PlanSummary:
     digest: str
     folder: str = FOLDER
     census: Mapping[str, Any] | None = None
+
+
+def stage_sizes(stages: Iterable[Stage], plan: PlanSummary) -> dict[str, tuple[int, int]]:
+    """Shards and images of each stage, by name, without what was added to the plan."""
+    few = {stage.name: stage.first_images for stage in stages}
+    return {
+        name: (plan.shards, plan.images) if first is None else (1, min(first, plan.images, plan.shard_size))
+        for name, first in few.items()
+    }
 
 
 def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames) -> PlanSummary:

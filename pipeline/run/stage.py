@@ -1,7 +1,7 @@
 """What the engine knows of a stage: its name, what it reads and writes, and its variants."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     from torch import Tensor
 
 SinkName = Literal["files", "webdataset", "parquet"]
+
+INVERT = "invert"
+"""The stage of a staged run that keeps x_T."""
 
 FINAL = "boost"
 """The stage whose images are a run's result, fused or staged."""
@@ -112,6 +115,15 @@ class Stage:
     first_images: int | None = None
     with_source: bool = False
     new_reducer: str | None = None  # of a stage that writes statistics: the function that makes a shard's Reducer
+
+    def as_json(self) -> dict[str, Any]:
+        """The declaration as run.json records it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, declaration: Mapping[str, Any]) -> "Stage":
+        """The stage that `as_json` recorded."""
+        return cls(**{**declaration, "variants": tuple(Variant(**variant) for variant in declaration["variants"])})
 
     def shards(self, planned: Sequence[int]) -> Sequence[int]:
         """The shards that the stage covers, of those in the plan and its additions."""

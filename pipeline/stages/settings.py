@@ -1,4 +1,4 @@
-"""What a run is made of: the method's settings, and the stages that they declare. No torch here.
+"""The settings of a run, which are data, and the stages that it declares with them. No torch here.
 
 fused     boost(images)                     invert, edit and boost in one pass; latents stay on the device
 augment   boost(images)                     the same, with the edits that each image has drawn
@@ -14,7 +14,7 @@ from asyrp.directions.search import Search
 from asyrp.measures.names import METRICS, Judges
 from pipeline.images.selection import Condition
 from pipeline.images.source import Draw
-from pipeline.run.stage import FINAL, SAMPLE_STAGE, BatchFunction, Stage, Variant
+from pipeline.run.stage import FINAL, SAMPLE_STAGE, Stage, Variant
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ImageDistances:
     distances: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodSettings:
     """All that the pixels depend on, except what images draw (each up to `most_draws` of the edits).
 
@@ -135,12 +135,6 @@ class MethodSettings:
             "image_size": self.image_size,
             "dtype": self.dtype,
         }
-
-    def __call__(self) -> Mapping[str, BatchFunction]:
-        """Load the frozen net and the directions; the function of every stage by name."""
-        from pipeline.stages.functions import Method
-
-        return Method(self).functions()
 
 
 def edit_variant(edit: Edit, searched: bool, columns: Mapping[str, object]) -> Variant:

@@ -16,7 +16,7 @@ from asyrp.models.adm import fuse_qkv, split_qkv
 from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED, WEIGHTS
 from asyrp.models.load import Model, load_model
-from pipeline.stages.functions import self_check
+from pipeline.stages.editor import self_check
 from pipeline.stages.models import check_images
 from tests.support.official import OFFICIAL, needs_official
 from tests.support.runs import SAMPLES, asyrp

@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import read_run, recorded_sizes, recorded_stages
 from jobs.runs.resolve import resolve
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
@@ -49,7 +49,7 @@ def root(made, tmp_path) -> Callable[[str], Path]:
 def check(root: Path | str, deep: bool = False) -> Report:
     store = Store(str(root))
     record = read_run(store)
-    return verify(store, PlanSummary(**record["plan"]), recorded_stages(record), record["stages"], deep)
+    return verify(store, PlanSummary(**record["plan"]), recorded_stages(record), recorded_sizes(record), deep)
 
 
 def only(report: Report) -> str:
@@ -328,7 +328,7 @@ def set_age(path: Path, seconds: float) -> None:
 
 
 def stages_of(run: Path) -> list[str]:
-    return list(read_run(Store(str(run)))["stages"])
+    return list(recorded_sizes(read_run(Store(str(run)))))
 
 
 def test_gc_deletes_what_a_killed_actor_left_and_keeps_what_is_committed(cli, root):
