@@ -128,14 +128,15 @@ def _derived_stages(record: dict[str, Any]) -> list[Stage]:
     """The stages that the spec of a run implies, without manifest columns."""
     spec = record["spec"]
     if "edits" not in spec:  # a run that collects statistics
-        return [Stage(name, name, None, "statistics", (Variant(),), {}) for name in record["stages"]]
+        [name] = record["stages"]
+        return [Stage(name=name, function=name, writes="statistics", variants=(Variant(),))]
     if augmentation := spec.get("augmentation"):
         variants = drawn_variants(augmentation["draws"])
     else:
         searched = bool((spec.get("inspection") or {}).get("search"))
         variants = tuple(edit_variant(parse_edit(text), searched, {}) for text in spec["edits"])
     staged = spec["stages"] == "staged" or spec["inversions"] is not None
-    return declare_stages(variants, {}, staged, spec["inversions"], spec["preview"])
+    return declare_stages(variants, {}, staged=staged, inversions=spec["inversions"], first_images=spec["preview"])
 
 
 def _resume(store: Store, run: RunRecord) -> PlanSummary:

@@ -53,16 +53,7 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     infos, sources = _directions(spec, folder)
     spec = _with_learned_intervals(spec, infos, folder)
     edits = _bind_all(spec, infos)
-    size = spec.image_size or folder.image_size
-    step = 2 ** (len(folder.config["block_out_channels"]) - 1)
-    if size % step:
-        raise UserError(f"image_size {size}: the model {spec.model} takes sizes that are multiples of {step}")
-    own = [name for name, info in infos.items() if info.form != "implicit"]
-    if size != folder.image_size and own:
-        raise UserError(
-            f"image_size {size}: direction '{own[0]}' holds shifts of h at the model's own size, {folder.image_size}; "
-            "only implicit directions, as learned from texts, act at others"
-        )
+    size = _image_size(spec, folder, infos)
     staged = spec.stages == "staged" or spec.inversions is not None
     inspection = resolve_inspection(spec, folder, infos, [bound.edit for bound in edits], staged)
     ends = spec.t_edit
@@ -83,24 +74,60 @@ def resolve(spec: RunSpec) -> ResolvedRun:
         per_image=ImageDistances(ends.measure, ends.distances) if isinstance(ends, DistancesSpec) else None,
         most_draws=spec.augmentation.draws if spec.augmentation else 0,
     )
-    columns = {bound: edit_columns(bound, sources) for bound in edits}
-    variants = tuple(edit_variant(bound.edit, spec.searches, columns[bound]) for bound in edits)
     if spec.augmentation:
         variants = drawn_variants(spec.augmentation.draws)
+    else:
+        variants = tuple(edit_variant(bound.edit, spec.searches, edit_columns(bound, sources)) for bound in edits)
     stages = declare_stages(
-        variants, settings.columns(), staged, spec.inversions, spec.preview, measured=inspection is not None
+        variants,
+        settings.columns(),
+        staged=staged,
+        inversions=spec.inversions,
+        first_images=spec.preview,
+        measured=inspection is not None,
     )
-    image_format = ImageFormat(size, spec.fit, spec.codec, spec.quality, spec.name, spec.latent_dtype, spec.sink)
+    image_format = ImageFormat(
+        size=size,
+        fit=spec.fit,
+        codec=spec.codec,
+        quality=spec.quality,
+        name=spec.name,
+        latent_dtype=spec.latent_dtype,
+        sink=spec.sink,
+    )
+    return ResolvedRun(spec, settings, stages, image_format, _identity(spec, settings))
+
+
+def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionInfo]) -> int:
+    """Pixels a side. Raises UserError for a size that the net or a direction does not take."""
+    size = spec.image_size or folder.image_size
+    step = 2 ** (len(folder.config["block_out_channels"]) - 1)
+    if size % step:
+        raise UserError(f"image_size {size}: the model {spec.model} takes sizes that are multiples of {step}")
+    own = [name for name, info in infos.items() if info.form != "implicit"]
+    if size != folder.image_size and own:
+        raise UserError(
+            f"image_size {size}: direction '{own[0]}' holds shifts of h at the model's own size, {folder.image_size}; "
+            "only implicit directions, as learned from texts, act at others"
+        )
+    return size
+
+
+def _identity(spec: RunSpec, settings: MethodSettings) -> dict[str, Any]:
+    """What the outputs depend on, with digests in place of names and numbers in place of suggestions."""
     identity = spec.identity() | {
-        "edits": [bound.edit.id for bound in edits],
-        "image_size": size,
-        "model_digest": folder.digest,
-        "directions": {name: source.digest for name, source in sources.items()},
-        "intervals": {bound.edit.id: [columns[bound]["t_edit"], bound.t_boost] for bound in edits},
+        "edits": [bound.edit.id for bound in settings.edits],
+        "image_size": settings.image_size,
+        "model_digest": settings.model_digest,
+        "directions": {name: source.digest for name, source in settings.directions.items()},
+        "intervals": {
+            bound.edit.id: [edit_columns(bound, settings.directions)["t_edit"], bound.t_boost]
+            for bound in settings.edits
+        },
     }
-    if inspection:
-        identity |= {"judged_by": judged_by(inspection)}
-    return ResolvedRun(spec, settings, stages, image_format, identity)
+    if settings.inspection:
+        identity |= {"judged_by": judged_by(settings.inspection)}
+    return identity
 
 
 def _directions(spec: RunSpec, folder: ModelFolder) -> tuple[dict[str, DirectionInfo], dict[str, DirectionSource]]:

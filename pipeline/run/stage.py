@@ -95,7 +95,7 @@ class Planned(NamedTuple):
     draw: Draw | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A declared stage, computed by the batch function named `function`.
 
@@ -107,10 +107,10 @@ class Stage:
 
     name: str
     function: str
-    reads: str | None
+    reads: str | None = None
     writes: Literal["images", "latents", "statistics", "metrics"]
     variants: tuple[Variant, ...]
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any] = field(default_factory=dict)
     input_root: str | None = None
     first_images: int | None = None
     with_source: bool = False

@@ -63,7 +63,9 @@ def read_evaluations(store: Store) -> list[Evaluation]:
 def evaluation_stage(evaluation: Evaluation, final: Stage) -> Stage:
     """The stage that measures what `final` made."""
     variants = tuple(replace(variant, columns={}) for variant in final.variants)
-    return Stage(evaluation.stage, FUNCTION, FINAL, "metrics", variants, {}, with_source=True)
+    return Stage(
+        name=evaluation.stage, function=FUNCTION, reads=FINAL, writes="metrics", variants=variants, with_source=True
+    )
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,14 @@ def statistics_functions(settings: CollectSettings) -> Mapping[str, Callable[...
 
 def statistics_stage(settings: CollectSettings) -> Stage:
     """The stage whose shards hold what the reducer makes of what is read of their images."""
-    columns = {"model_digest": settings.model_digest}
-    return Stage(STAGE, READ, None, "statistics", (Variant(),), columns, new_reducer=NEW_REDUCER)
+    return Stage(
+        name=STAGE,
+        function=READ,
+        writes="statistics",
+        variants=(Variant(),),
+        columns={"model_digest": settings.model_digest},
+        new_reducer=NEW_REDUCER,
+    )
 
 
 class Statistics:

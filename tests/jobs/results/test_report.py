@@ -263,7 +263,8 @@ def committed_rows_of(store: Store, strengths: list[float], **columns: object) -
         for row, strength in enumerate(strengths)
     ]
     Attempt(store, "boost", 0).commit(rows, len(rows), None)
-    return ResultReader(store, [Stage("boost", "fused", None, "images", (Variant("smile"),), {})]).read()
+    stage = Stage(name="boost", function="fused", writes="images", variants=(Variant("smile"),))
+    return ResultReader(store, [stage]).read()
 
 
 def test_an_edit_with_a_strength_for_each_image_is_one_edit_and_its_strengths_are_measured(tmp_path):
