@@ -1,11 +1,11 @@
-"""The worker on a full-size net: images/s, device-busy share, peak memory, over dtypes and batch sizes.
+"""Measures the worker on a full-size net: images/s, device-busy share and peak memory, by dtype and batch size.
 
     python -m benchmarks.full_size                         # the 256 px Ho net, on a GPU
     python -m benchmarks.full_size --size 64 --steps 3 --images 4 --batches 2 --channels 32 --device cpu   # a try
 
-The net has the architecture of google/ddpm-ema-celebahq-256 and random weights: speed does not depend on them. One
-edit per image, 40 + 40 steps. The engine is the worker alone; Ray only wraps it. The float32 and bfloat16
-predictions of one batch are compared first.
+The net has the architecture of google/ddpm-ema-celebahq-256 and random weights, because speed does not depend on the
+weights. Each image gets one edit, with 40 + 40 steps. The worker runs alone, without Ray, which only wraps it. First
+the float32 and bfloat16 predictions of one batch are compared.
 """
 
 import argparse
