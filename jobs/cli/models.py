@@ -16,7 +16,7 @@ from jobs.display import console, out, print_facts, report
 from pipeline.stages.models import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
-    from asyrp.models.selfcheck import Report
+    from asyrp.models.selfcheck import SelfCheckReport
 
 models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
 
@@ -93,7 +93,7 @@ def models_check(
         raise UserError(f"model {name} fails its self-check: {check.mistake}")
 
 
-def _print_check(name: str, check: "Report") -> None:
+def _print_check(name: str, check: "SelfCheckReport") -> None:
     table = Table("t", "error of eps", "of a linear filter", "passes up to")
     for level in check.levels:
         error = f"{level.error:.4f}" if level.passes else f"[red]{level.error:.4f}[/red]"

@@ -148,7 +148,7 @@ def test_a_short_name_that_is_nearly_right_is_guessed():
 def test_a_fetch_happens_once_for_many_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("ASYRP_CACHE", str(tmp_path))
     script = (
-        "import sys, time; from pathlib import Path; from asyrp.cache import made_once\n"
+        "import sys, time; from pathlib import Path; from asyrp.files import made_once\n"
         "def make(path):\n"
         "    time.sleep(0.3); path.write_text('made'); (Path(sys.argv[1]) / f'{time.time_ns()}.call').touch()\n"
         "assert made_once('a/thing', make).read_text() == 'made'"
