@@ -149,7 +149,7 @@ def directions_import(
     """
     from asyrp.directions.edits import parse_edit
     from asyrp.directions.forms import save_direction
-    from asyrp.directions.released import Facts, facts_of_name, import_direction
+    from asyrp.directions.released import ReleaseDetails, details_from_name, import_direction
 
     if parse_edit(name).name != name:
         raise UserError(
@@ -157,8 +157,10 @@ def directions_import(
         )
     released = fetch(file)
     if clip and text_cosine is None:
-        text_cosine = _text_cosine(clip, texts or facts_of_name(released.name).texts)
-    stated = Facts(n_steps, data_set, texts, text_cosine, t_edit, t_boost)
+        text_cosine = _text_cosine(clip, texts or details_from_name(released.name).texts)
+    stated = ReleaseDetails(
+        n_steps=n_steps, data_set=data_set, texts=texts, text_cosine=text_cosine, t_edit=t_edit, t_boost=t_boost
+    )
     direction = import_direction(released, fetch_model(model), name, stated, block)
     path = output or Path(f"{name}.safetensors")
     save_direction(direction, path)
