@@ -38,12 +38,13 @@ from pipeline.engine.driver import Engine, pending_units
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.images.codec import decode
 from pipeline.images.fetch import fetch
+from pipeline.images.source import SourceImage
 from pipeline.results import sheet
 from pipeline.run.commit import Commit, commit_name
 from pipeline.run.plan import write_plan
 from pipeline.run.progress import StateReader, device_time
 from pipeline.run.stage import BatchFunction, MakeFunctions
-from pipeline.sources.listing import SourceImage, list_images
+from pipeline.sources.listing import list_images
 from pipeline.stages.functions import Functions
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store

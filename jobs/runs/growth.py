@@ -57,12 +57,12 @@ def retry(root: str, statuses: frozenset[str]) -> Addition | None:
     store, record = Store(root), read_run(Store(root))
     stages = [stage.name for stage in recorded_stages(record) if stage.name != SAMPLE_STAGE]
     current = CurrentRows(store)
-    keys = {row["key"] for row in current.of(FINAL) if row["status"] in statuses} - current.waiting(FINAL)
+    keys = {row["key"] for row in current.of_stage(FINAL) if row["status"] in statuses} - current.waiting(FINAL)
     if not keys:
         return None
     rows = {row.key: row for row in read_everything(store) if row.key in keys}
     replaces = {
-        stage: dict(Counter(row["status"] for row in current.of(stage) if row["key"] in keys)) for stage in stages
+        stage: dict(Counter(row["status"] for row in current.of_stage(stage) if row["key"] in keys)) for stage in stages
     }
     images = (_as_it_is_now(source_image(row)) for row in rows.values())
     return add(store, "retry", images, record["plan"]["shards"], record["plan"]["shard_size"], replaces)

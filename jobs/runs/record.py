@@ -15,10 +15,11 @@ from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
 from jobs.runs.resolve import ResolvedRun
 from jobs.spec.run import RunSpec
+from pipeline.images.source import SourceImage
 from pipeline.run.plan import RUN, PlanSummary, planned, read_plan, source_image, stage_sizes, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import INVERT, Stage, Variant, drawn_variants
-from pipeline.sources.listing import SourceImage, list_images
+from pipeline.sources.listing import list_images
 from pipeline.stages.settings import declare_stages, edit_variant
 from pipeline.storage.store import Store, explained, open_filesystem
 

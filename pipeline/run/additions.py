@@ -115,7 +115,7 @@ class CurrentRows:
         self._retried = [(row.key, row.shard) for retry in retries for row in read_addition(store, retry)]
         self._committed: dict[str, set[int]] = {}
 
-    def of(self, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
+    def of_stage(self, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
         """The rows of a stage, of its committed shards or of these, as if there were no others."""
         there = self._done(stage) if shards is None else set(shards)
         standing = self.standing(there)

@@ -89,8 +89,8 @@ def test_current_rows_of_some_shards_are_as_if_there_were_no_others(tmp_path):
     assert CurrentRows(store).waiting("boost") == {"0001.png"}
     run_here(resolved, make=stand_in_stages, shards=[SHARDS_PER_PART])
     current = CurrentRows(store)
-    assert {row["shard"] for row in current.of("boost") if row["key"] == "0001.png"} == {SHARDS_PER_PART}
-    assert {row["shard"] for row in current.of("boost", [0, 1]) if row["key"] == "0001.png"} == {0}
+    assert {row["shard"] for row in current.of_stage("boost") if row["key"] == "0001.png"} == {SHARDS_PER_PART}
+    assert {row["shard"] for row in current.of_stage("boost", [0, 1]) if row["key"] == "0001.png"} == {0}
     assert current.waiting("boost") == set()
 
 
@@ -116,7 +116,7 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     assert added is not None and (added.images, added.replaces["boost"]) == (2, {"decode_error": 2})
     assert retry(str(root), frozenset({"decode_error"})) is None, "they are waiting to be done already"
     assert exit_code(run(resolved).outcome) == 0
-    now = {row["key"]: row for row in CurrentRows(Store(str(root))).of("boost")}
+    now = {row["key"]: row for row in CurrentRows(Store(str(root))).of_stage("boost")}
     assert {key: row["output_sha256"] for key, row in now.items()} == {key: sha for (key, _, _), sha in whole.items()}
     assert sum(now[key]["attempt"] != attempt for key, attempt in before.items()) == 2
     state = read_state(Store(str(root)))
@@ -138,7 +138,7 @@ def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_
     for _ in range(2):
         assert retry(resolved.output, frozenset({"decode_error"})) is not None
         assert exit_code(run(resolved).outcome) == 0
-        found = [(row["key"], row["status"]) for row in CurrentRows(Store(resolved.output)).of("boost")]
+        found = [(row["key"], row["status"]) for row in CurrentRows(Store(resolved.output)).of_stage("boost")]
         assert sorted(found) == [("0000.png", "ok"), ("0001.png", "decode_error"), ("0002.png", "ok")]
         assert dict(read_state(Store(resolved.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
 
