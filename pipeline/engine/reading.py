@@ -35,11 +35,11 @@ class ItemReader:
             with self.meter.time("fetch"):
                 data = fetch(item.plan)
         except (OSError, EOFError) as error:
-            item.failure = Failure.of("fetch_error", error)
+            item.failure = Failure.from_error("fetch_error", error)
             return
         edited_from, item.sha256 = item.sha256, hashlib.sha256(data).hexdigest()
         if edited_from not in (None, item.sha256):
-            item.failure = Failure.of("fetch_error", Changed("the source has other bytes than when it was edited"))
+            item.failure = Failure.from_error("fetch_error", Changed("the source has other bytes than when it was edited"))
             return
         fetched = time.perf_counter()
         item.fetch_ms = 1000 * (fetched - start)
@@ -63,9 +63,9 @@ class ItemReader:
                 return
         try:
             with self.meter.time("fetch"):
-                read = shard.item(item.plan.row)
+                read = shard.outputs(item.plan.row)
         except (OSError, DamagedOutput) as error:
-            item.pixels, item.failure = None, Failure.of("fetch_error", error)
+            item.pixels, item.failure = None, Failure.from_error("fetch_error", error)
             return
         item.pixels = read if item.pixels is None else np.concatenate([read, item.pixels])
 
