@@ -120,7 +120,16 @@ def finished_run(root: Store, source: Path, shards: int) -> ResolvedRun:
     plan = open_run(root, resolved)
 
     def commit(shard: int) -> None:
-        record = Commit("boost", shard, "a", 1, {"ok": 1}, "manifest/x.parquet", [], None)
+        record = Commit(
+            stage="boost",
+            shard=shard,
+            attempt="a",
+            images=1,
+            statuses={"ok": 1},
+            manifest="manifest/x.parquet",
+            files=[],
+            input_digest=None,
+        )
         root.create(commit_name("boost", shard), json.dumps(vars(record)).encode())
 
     for _ in read_ahead(commit, range(plan.shards)):

@@ -65,7 +65,8 @@ def retry(root: str, statuses: frozenset[str]) -> Addition | None:
         stage: dict(Counter(row["status"] for row in current.of_stage(stage) if row["key"] in keys)) for stage in stages
     }
     images = (_as_it_is_now(source_image(row)) for row in rows.values())
-    return add(store, "retry", images, record["plan"]["shards"], record["plan"]["shard_size"], replaces)
+    plan = record["plan"]
+    return add(store, "retry", images, planned=plan["shards"], shard_size=plan["shard_size"], replaces=replaces)
 
 
 def _as_it_is_now(image: SourceImage) -> SourceImage:
@@ -109,6 +110,7 @@ def extend(root: str, resolved: ResolvedRun) -> Extension:
     everything = (row.key for rows in (read_images(store), new) for row in rows)
     names.check(lambda: everything, lambda key: output_names(resolved, key))
     plan = record["plan"]
-    addition = add(store, "extend", new, plan["shards"], plan["shard_size"], {}) if new else None
+    size = plan["shard_size"]
+    addition = add(store, "extend", new, planned=plan["shards"], shard_size=size, replaces={}) if new else None
     gone = (row.key for row in read_everything(store) if known.is_gone(row.key)) if known.gone else iter(())
     return Extension(addition, changed, known.gone, {"changed": examples, "deleted": list(islice(gone, EXAMPLES))})

@@ -16,7 +16,7 @@ from jobs.runs.draws import Augmenter
 from jobs.runs.resolve import ResolvedRun
 from jobs.spec.run import RunSpec
 from pipeline.images.source import SourceImage
-from pipeline.run.plan import RUN, PlanSummary, planned, read_plan, source_image, stage_sizes, write_plan
+from pipeline.run.plan import RUN, PlanSummary, current_plan, read_plan, source_image, stage_sizes, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import INVERT, Stage, Variant, drawn_variants
 from pipeline.sources.listing import list_images
@@ -68,7 +68,7 @@ def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]
         "versions": {name: version(name) for name in ("asyrp", "torch", "diffusers", "ray")},
     }
     store.create(RUN, json.dumps(record, indent=1).encode())
-    if planned(store).folder != plan.folder:  # another driver was first
+    if current_plan(store).folder != plan.folder:  # another driver was first
         store.delete(plan.folder)
     return _resume(store, run)
 

@@ -407,7 +407,7 @@ def add_parts(run: Path, age: float = 7200) -> Path:
 def test_gc_deletes_the_parts_of_an_addition_without_a_record_and_keeps_those_of_another(cli, root):
     run = root("fused")
     store = Store(str(run))
-    kept = add(store, "extend", [SourceImage("kept.png", "/nowhere/kept.png")], 3, 5, {})
+    kept = add(store, "extend", [SourceImage("kept.png", "/nowhere/kept.png")], planned=3, shard_size=5, replaces={})
     set_age(run / kept.parts[0], 7200)
     dead = add_parts(run)
     (run / "additions" / ".0123.tmp").write_bytes(b"torn")
@@ -447,7 +447,16 @@ def test_gc_leaves_an_addition_alone_that_is_being_made(root, monkeypatch):
     def entries_then_record(folder):
         found = entries(folder)
         if folder == "additions/parts" and not late:
-            late.append(add(Store(str(run)), "extend", [SourceImage("late.png", "/nowhere")], 3, 5, {}))
+            late.append(
+                add(
+                    Store(str(run)),
+                    "extend",
+                    [SourceImage("late.png", "/nowhere")],
+                    planned=3,
+                    shard_size=5,
+                    replaces={},
+                )
+            )
         return found
 
     monkeypatch.setattr(store, "entries", entries_then_record)
@@ -457,7 +466,9 @@ def test_gc_leaves_an_addition_alone_that_is_being_made(root, monkeypatch):
 
 def test_parts_of_an_addition_that_are_gone_are_told(root):
     run = root("fused")
-    added = add(Store(str(run)), "extend", [SourceImage("new.png", "/nowhere/new.png")], 3, 5, {})
+    added = add(
+        Store(str(run)), "extend", [SourceImage("new.png", "/nowhere/new.png")], planned=3, shard_size=5, replaces={}
+    )
     (run / added.parts[0]).unlink()
     assert only(check(run)) == f"{added.parts[0]} is missing: bring it back from a copy"
 
