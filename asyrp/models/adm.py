@@ -41,9 +41,10 @@ LABELS = frozenset({"label_emb.weight"})
 
 
 def read_layout(state: dict[str, Tensor]) -> Layout:
-    """The architecture of the net. Raises KeyError if a tensor is missing that every such net has.
+    """The architecture of the net.
 
     Raises:
+        KeyError: if a tensor is missing that every such net has.
         UserError: if UNet2DModel cannot express the net.
     """
     outputs = count_numbered(state, r"output_blocks\.(\d+)\.")

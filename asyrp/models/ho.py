@@ -27,7 +27,12 @@ RENAMED = (
 
 
 def read_layout(state: dict[str, Tensor]) -> Layout:
-    """The architecture of the net. Raises KeyError if a tensor is missing that every such net has."""
+    """The architecture of the net.
+
+    Raises:
+        KeyError: if a tensor is missing that every such net has.
+        UserError: if UNet2DModel cannot express the net.
+    """
     levels = count_numbered(state, r"down\.(\d+)\.")
     channels = tuple(len(state[f"down.{i}.block.0.conv1.weight"]) for i in range(levels))
     blocks = count_numbered(state, r"down\.0\.block\.(\d+)\.")

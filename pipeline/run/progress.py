@@ -64,7 +64,7 @@ class RunState:
 
 
 @dataclass
-class Tally:
+class StageTally:
     """The sums over the commits of one stage. Commits are immutable, so each is read once."""
 
     shards: set[int] = field(default_factory=set)
@@ -83,15 +83,15 @@ class StateReader:
     def __init__(self, store: Store, stages: Mapping[str, tuple[int, int]]) -> None:
         """`stages` gives the shards and images of each stage by name."""
         self.store, self.stages = store, stages
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[str, StageTally] = {}
 
     def read(self) -> RunState:
         kept = self._kept_tallies() if not self._tallies else {}
         for name in self.stages:
             done = committed(self.store, name)
             # Somebody may have deleted commits to redo their shards. A tally that counts such a shard is void.
-            tally = self._tallies.get(name) or kept.get(name) or Tally()
-            self._tallies[name] = tally = tally if tally.shards <= done else Tally()
+            tally = self._tallies.get(name) or kept.get(name) or StageTally()
+            self._tallies[name] = tally = tally if tally.shards <= done else StageTally()
             for commit in read_ahead(partial(read_commit, self.store, name), sorted(done - tally.shards)):
                 tally.add(commit)
         actors = [actor for actor in read_heartbeats(self.store) if is_at_work(actor)]
@@ -106,12 +106,13 @@ class StateReader:
         }
         self.store.write(TALLY, json.dumps(tallies).encode())
 
-    def _kept_tallies(self) -> dict[str, Tally]:
+    def _kept_tallies(self) -> dict[str, StageTally]:
         if not self.store.exists(TALLY):
             return {}
         kept = self.store.read_json(TALLY, remedy=DISPENSABLE)
         return {
-            name: Tally(set(tally["shards"]), tally["images"], Counter(tally["rows"])) for name, tally in kept.items()
+            name: StageTally(set(tally["shards"]), tally["images"], Counter(tally["rows"]))
+            for name, tally in kept.items()
         }
 
     def _state(self, name: str, actors: Sequence[dict[str, Any]], additions: Sequence[Addition]) -> StageState:

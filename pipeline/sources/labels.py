@@ -1,4 +1,4 @@
-"""Reads labels of images: a table of numbers by key, from a file or from folder names."""
+"""Reads and writes labels of images: tables of numbers by key, which come from files, folder names or scores."""
 
 import hashlib
 import io

@@ -64,12 +64,12 @@ def _images(
 ) -> Iterator[SourceImage]:
     if has_magic(path):
         root, entries = glob_files(fs, path, url)
-        yield from _of_files(fs, root, entries, selection)
+        yield from _images_in_files(fs, root, entries, selection)
     elif is_folder:
         if fs.exists(f"{path.rstrip('/')}/{RUN}"):
             yield from images_of_run(url, selection)
         else:
-            yield from _of_files(fs, path.rstrip("/"), walk(fs, path.rstrip("/")), selection)
+            yield from _images_in_files(fs, path.rstrip("/"), walk(fs, path.rstrip("/")), selection)
     elif reader := READERS.get(_suffix(path)):
         if not fs.exists(path):
             raise UserError(f"there is no source {url}")
@@ -83,7 +83,7 @@ def _images(
         )
 
 
-def _of_files(
+def _images_in_files(
     fs: AbstractFileSystem, root: str, entries: Iterator[dict[str, Any]], selection: Selection
 ) -> Iterator[SourceImage]:
     """The image files, and the images inside tars and Parquet files. The keys of those begin with the file's own."""
