@@ -316,7 +316,7 @@ class Engine:
     def _retry(self, unit: Unit, reason: str, free: bool = False) -> None:
         """Put a unit back behind the others, or quarantine it if it has failed too often.
 
-        Nothing happens to a unit that is done or in flight elsewhere. With `free` no failure is counted.
+        A unit that is done or in flight elsewhere is not put back. With `free` no failure is counted.
         """
         if not free:
             self.failures[unit] += 1
