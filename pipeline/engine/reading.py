@@ -39,7 +39,8 @@ class ItemReader:
             return
         edited_from, item.sha256 = item.sha256, hashlib.sha256(data).hexdigest()
         if edited_from not in (None, item.sha256):
-            item.failure = Failure.from_error("fetch_error", Changed("the source has other bytes than when it was edited"))
+            changed = Changed("the source has other bytes than when it was edited")
+            item.failure = Failure.from_error("fetch_error", changed)
             return
         fetched = time.perf_counter()
         item.fetch_ms = 1000 * (fetched - start)

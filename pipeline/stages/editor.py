@@ -19,7 +19,7 @@ from pipeline.stages.models import check_images, direction_path, fetch_model
 from pipeline.stages.settings import BoundEdit, DirectionSource, MethodSettings
 
 
-def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> selfcheck.Report:
+def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> selfcheck.SelfCheckReport:
     """Check a model on `images` of its own domain, else on its samples, else on stand-ins."""
     pixels, own_domain = check_images(folder, images)
     return selfcheck.check(model, torch.from_numpy(pixels), own_domain)
@@ -101,7 +101,7 @@ class Editor:
             ends: for each edit the t_edit of each of its directions on each image [B].
         """
         different = list(dict.fromkeys(edits))
-        shifts = [self.shifts[bound].of_images(factors, ends[bound] if ends else None) for bound in different]
+        shifts = [self.shifts[bound].for_images(factors, ends[bound] if ends else None) for bound in different]
         of_image = torch.tensor([different.index(bound) for bound in edits], device=self.device)
         shift = shifts[0] if len(shifts) == 1 else MixedShift(tuple(shifts), of_image)
         return self.below_boost(self.down_to_boost(x_T, edits[0].t_boost, shift), edits, shift, keys)
