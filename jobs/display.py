@@ -1,5 +1,7 @@
-"""What a person sees of a run: a bar in a terminal, a line every 30 s elsewhere, and tables, all on stderr. And what
-commands report on stdout."""
+"""Shows a run to a person, and reports what a command found.
+
+Progress and tables go to stderr: in a terminal as a bar, elsewhere as a line every 30 s. Reports go to stdout.
+"""
 
 import json
 import threading
@@ -7,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,9 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from pipeline.run.progress import RunState, StateReader
-
-if TYPE_CHECKING:  # Ray loads only where there is something to compute
-    pass
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0

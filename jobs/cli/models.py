@@ -11,7 +11,7 @@ from asyrp.directions import presets
 from asyrp.errors import UserError
 from asyrp.models.find import HUB_MODELS
 from asyrp.models.folder import bundled_names
-from jobs.cli.options import AsJson, ModelArgument
+from jobs.cli.options import COSINES, AsJson, ModelArgument
 from jobs.display import console, out, print_facts, report
 from pipeline.stages.models import fetch, fetch_model
 
@@ -59,8 +59,7 @@ def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> Non
 
 def intervals(data_set: str) -> dict[str, object]:
     """The released intervals of a data set: t_edit by the cosine of the texts, and t_boost."""
-    cosines = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-    t_edit = {f"{cosine:.2f}": presets.t_edit(data_set, cosine) for cosine in cosines}
+    t_edit = {f"{cosine:.2f}": presets.t_edit(data_set, cosine) for cosine in COSINES}
     return {"t_edit": presets.t_edit(data_set), "t_edit_by_text_cosine": t_edit, "t_boost": presets.t_boost(data_set)}
 
 

@@ -1,15 +1,17 @@
 """Options and arguments that several commands share."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from asyrp.directions.presets import data_sets
 from asyrp.errors import UserError
-from jobs.completion import complete_model
+from asyrp.models.find import HUB_MODELS
+from asyrp.models.folder import BUNDLED, bundled_names
 from jobs.display import MODEL_HELP, out
 from jobs.spec.paths import absolute_model, absolute_url
 from jobs.spec.run import EngineSpec, load_engine
@@ -23,7 +25,28 @@ from jobs.targets.placement import (
 )
 from pipeline.stages.models import fetch, fetch_model
 
+Complete = Callable[[str], list[str]]
+"""The values that begin with what was typed so far."""
+
+
+def among(values: Callable[[], Iterable[str]]) -> Complete:
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def _bundled_directions() -> list[str]:
+    return sorted(path.stem for path in BUNDLED.glob("*/directions/*.safetensors"))
+
+
+complete_model = among(lambda: [*bundled_names(), *HUB_MODELS])
+complete_direction = among(_bundled_directions)
+complete_data_set = among(data_sets)
+
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
+COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""The cosines of two texts for which tables list t_edit."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Root = Annotated[str, typer.Argument(help="The root of a run, on any fsspec URL.")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyrp.measures.names import RECONSTRUCTION_PSNR
 from jobs.display import bound_text, console, live, out, report, state_table
@@ -10,12 +10,14 @@ from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.runs.record import read_run, recorded_sizes
 from jobs.runs.run import cost, exit_code, run, summary
 from jobs.spec.run import EngineSpec, RunSpec
-from pipeline.engine.driver import Outcome
 from pipeline.run.additions import grown
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.progress import RunState, StateReader, device_time
 from pipeline.run.stage import SAMPLE_STAGE
 from pipeline.storage.store import Store
+
+if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
+    from pipeline.engine.driver import Outcome
 
 GOOD_PSNR = 30.0
 """dB from which on hardly anybody sees a difference."""

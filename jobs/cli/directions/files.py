@@ -13,8 +13,15 @@ from asyrp.errors import UserError
 from jobs.cli.directions.algebra import average, begin, combine, compare, preview, project, scale
 from jobs.cli.directions.learn import learn_app
 from jobs.cli.directions.score import score
-from jobs.cli.options import CLIP_HELP, AsJson, ModelArgument, direction_file
-from jobs.completion import complete_data_set, complete_direction, complete_model
+from jobs.cli.options import (
+    CLIP_HELP,
+    AsJson,
+    ModelArgument,
+    complete_data_set,
+    complete_direction,
+    complete_model,
+    direction_file,
+)
 from jobs.display import MODEL_HELP, console, out, print_facts, report
 from pipeline.stages.models import fetch, fetch_model
 
