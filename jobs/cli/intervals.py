@@ -157,5 +157,5 @@ def chart(intervals: Intervals, text_cosine: float) -> "Figure":
             axes.axhline(threshold, color=line.get_color(), linestyle="--")
     axes.set(xlabel="t", xlim=(0, LAST_T), ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     return figure

@@ -11,7 +11,8 @@ from asyrp.measures import intervals
 from asyrp.measures.intervals import Intervals
 from asyrp.models.folder import ModelFolder
 from jobs.runs.inspection import judged_by, resolve_inspection
-from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, RunSpec
+from jobs.spec.ends import AUTO
+from jobs.spec.run import RunSpec
 from pipeline.run.stage import FINAL, ImageFormat, Stage, drawn_variants
 from pipeline.stages.models import direction_path, fetch, fetch_model
 from pipeline.stages.settings import (
@@ -56,7 +57,7 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     size = _image_size(spec, folder, infos)
     staged = spec.stages == "staged" or spec.inversions is not None
     inspection = resolve_inspection(spec, folder, infos, [bound.edit for bound in edits], staged)
-    ends = spec.t_edit
+    ends = spec.t_edit.per_image
     settings = MethodSettings(
         model=spec.model,
         model_digest=folder.digest,
@@ -71,7 +72,7 @@ def resolve(spec: RunSpec) -> ResolvedRun:
         device="cpu",
         check=spec.engine.check,
         inspection=inspection,
-        per_image=ImageDistances(ends.measure, ends.distances) if isinstance(ends, DistancesSpec) else None,
+        per_image=ImageDistances(ends.measure, ends.distances) if ends else None,
         most_draws=spec.augmentation.draws if spec.augmentation else 0,
     )
     if spec.augmentation:
@@ -151,20 +152,19 @@ def _directions(spec: RunSpec, folder: ModelFolder) -> tuple[dict[str, Direction
 
 def _with_learned_intervals(spec: RunSpec, infos: dict[str, DirectionInfo], folder: ModelFolder) -> RunSpec:
     """The spec with the timesteps that learned intervals say in place of 'auto', so that a run is known by numbers."""
-    if isinstance(spec.t_edit, dict) and (unknown := spec.t_edit.keys() - infos.keys()):
+    if unknown := set(spec.t_edit.directions) - infos.keys():
         raise UserError(f"t_edit: no edit uses a direction '{min(unknown)}'")
-    if spec.t_edit not in (AUTO, PER_IMAGE) and spec.t_boost != AUTO:
+    if not spec.t_edit.learned and spec.t_boost != AUTO:
         if spec.intervals:
             raise UserError("--intervals is of no use without --t-edit auto (or per-image) or --t-boost auto")
         return spec
     path = fetch(spec.intervals) if spec.intervals else None
     learned = intervals.load_for(path, folder.digest, spec.model)
     found: dict[str, Any] = {"intervals": None}
-    if spec.t_edit in (AUTO, PER_IMAGE):
-        found["t_edit"] = {name: _learned_t_edit(learned, name, info) for name, info in infos.items()}
-    if spec.t_edit == PER_IMAGE:
+    if spec.t_edit.learned:
+        timesteps = {name: _learned_t_edit(learned, name, info) for name, info in infos.items()}
         distances = {name: learned.thresholds.t_edit * _text_cosine(name, info) for name, info in infos.items()}
-        found["t_edit"] = DistancesSpec(measure=learned.measure, distances=distances, otherwise=found["t_edit"])
+        found["t_edit"] = spec.t_edit.settled(timesteps, learned.measure, distances)
     if spec.t_boost == AUTO:
         found["t_boost"] = _reached(learned.t_boost(), "t_boost", learned.thresholds.t_boost)
         log.info("t_boost is %d, measured by %s", found["t_boost"], learned.measure)
@@ -220,9 +220,8 @@ def _bind(edit: Edit, spec: RunSpec, infos: dict[str, DirectionInfo]) -> BoundEd
 def _t_edit(name: str, spec: RunSpec, infos: dict[str, DirectionInfo]) -> int:
     """The end of a direction's interval: as the spec says, else as its file suggests."""
     info = infos[name]
-    by_direction = spec.t_edit.otherwise if isinstance(spec.t_edit, DistancesSpec) else spec.t_edit
-    given = by_direction.get(name) if isinstance(by_direction, dict) else by_direction
-    t_edit = info.t_edit if given is None else int(given)
+    given = spec.t_edit.of(name)
+    t_edit = info.t_edit if given is None else given
     if t_edit is None:
         raise UserError(f"direction '{info.name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
     if not info.begun(t_edit):

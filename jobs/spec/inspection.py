@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
 
 from asyrp.directions.search import Bisection, Ladder, Search
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
+from jobs.spec.mistakes import alternative
 from jobs.spec.paths import Net
 from pipeline.images.selection import Condition
 
@@ -43,12 +44,11 @@ class ClassifierSpec(BaseModel):
 
 
 def _kind(value: Any) -> str:
-    return "halving" if isinstance(value, dict | BisectionSpec) else "strengths"
+    return "(halving)" if isinstance(value, dict | BisectionSpec) else "(strengths)"
 
 
-SEARCH_KINDS = ("halving", "strengths")
-Rungs = Annotated[list[Strength], Field(min_length=1), Tag("strengths")]
-Halving = Annotated[BisectionSpec, Tag("halving")]
+Rungs = Annotated[list[Strength], Field(min_length=1), alternative("strengths")]
+Halving = Annotated[BisectionSpec, alternative("halving")]
 
 
 class InspectionSpec(BaseModel):

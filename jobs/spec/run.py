@@ -1,28 +1,18 @@
 """The spec of a run: one YAML file (or the flags that override it), checked, and what of it is identity."""
 
-import difflib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
-from jobs.spec.augmentation import AUGMENTATION_KINDS, AugmentationSpec
-from jobs.spec.inspection import SEARCH_KINDS, InspectionSpec
+from jobs.spec.augmentation import AugmentationSpec
+from jobs.spec.ends import Ends, OneEnd
+from jobs.spec.inspection import InspectionSpec
+from jobs.spec.mistakes import validated
 from jobs.spec.paths import Url, absolute_model, without_credentials
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
@@ -30,43 +20,6 @@ from pipeline.run.stage import SinkName
 
 LOGGERS = ("wandb", "mlflow")
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
-
-
-Timestep = Annotated[int, Field(ge=0, le=999)]
-Auto = Literal["auto"]
-AUTO: Auto = "auto"
-"""In place of a timestep: the one that learned intervals say."""
-
-
-PerImage = Literal["per-image"]
-PER_IMAGE: PerImage = "per-image"
-"""In place of a timestep: for each image the one that its own distances say, held against learned intervals."""
-
-
-class DistancesSpec(BaseModel):
-    """What 'per-image' is settled to: by direction, the distance at which it ends, and the t_edit `otherwise`, for
-    images that never are that far from their P_t."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    measure: str
-    distances: dict[str, float]
-    otherwise: dict[str, Timestep]
-
-
-def _kind(value: Any) -> str:
-    if value in (AUTO, PER_IMAGE):
-        return str(value)
-    if isinstance(value, DistancesSpec) or (isinstance(value, dict) and "distances" in value):
-        return "distances"
-    return "by direction" if isinstance(value, dict) else "timestep"
-
-
-One = Annotated[Timestep, Tag("timestep")] | Annotated[Auto, Tag("auto")]
-Each = Annotated[dict[str, Timestep], Tag("by direction")]
-OfEach = Annotated[PerImage, Tag(PER_IMAGE)] | Annotated[DistancesSpec, Tag("distances")]
-KINDS = ("timestep", AUTO, PER_IMAGE, "distances", "by direction", *SEARCH_KINDS, *AUGMENTATION_KINDS)
-"""Tags of unions, which are no fields."""
 
 
 class EngineSpec(BaseModel):
@@ -123,11 +76,11 @@ class RunSpec(BaseModel):
     n_inv: int = Field(40, ge=2, le=1000)
     refine: int = Field(0, ge=0, le=10, description="fixed-point iterations per inversion step; 0 as in the papers")
     n_gen: int = Field(40, ge=2, le=1000)
-    t_edit: Annotated[One | Each | OfEach, Discriminator(_kind)] | None = Field(
-        None,
+    t_edit: Ends = Field(
+        Ends(None),
         description="where edits end; 'auto' or 'per-image': as learned intervals say; a mapping: of each direction",
     )
-    t_boost: Annotated[One, Discriminator(_kind)] | None = None
+    t_boost: OneEnd | None = None
     intervals: Url | None = Field(None, description="for 'auto': their file; default: those learned for the model here")
     seed: int = Field(0, ge=0, lt=2**63)
     stages: Literal["fused", "staged"] = "fused"
@@ -210,22 +163,12 @@ def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -
     Raises:
         UserError: naming the field, what is wrong with it, and the nearest name for an unknown one.
     """
-    return _validated(RunSpec, _gathered(config, flags, settings), config)
+    return validated(RunSpec, _gathered(config, flags, settings), config)
 
 
 def load_inspection(config: Path | None, flags: dict[str, Any], settings: list[str]) -> InspectionSpec:
     """What is to be measured, as `load_spec`; the fields are those of a spec's `inspection`. Raises as it does."""
-    return _validated(InspectionSpec, _gathered(config, flags, settings), config)
-
-
-Loaded = TypeVar("Loaded", bound=BaseModel)
-
-
-def _validated(model: type[Loaded], data: dict[str, Any], config: Path | None) -> Loaded:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise UserError(_sentence(error, config, model)) from None
+    return validated(InspectionSpec, _gathered(config, flags, settings), config)
 
 
 def _gathered(config: Path | None, flags: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -243,7 +186,7 @@ def _gathered(config: Path | None, flags: dict[str, Any], settings: list[str]) -
 
 def load_engine(knobs: dict[str, Any]) -> EngineSpec:
     """The speed knobs of a command that has no spec. Raises UserError as `load_spec` does."""
-    return _validated(EngineSpec, knobs, None)
+    return validated(EngineSpec, knobs)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -265,42 +208,3 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(data, dict):
             raise UserError(f"--set {dotted}: '{parent}' has no fields of its own")
     data[leaf] = value
-
-
-def path_of(error: ErrorDetails) -> tuple[int | str, ...]:
-    """Where in a document an error is: pydantic's location without the names of alternatives."""
-    return tuple(part for part in error["loc"] if part not in KINDS)
-
-
-def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """One sentence on an error in a document that `model` describes: which field, what is wrong, the nearest name for
-    an unknown one."""
-    path = path_of(error)
-    where = ".".join(map(str, path))
-    if error["type"] == "extra_forbidden":
-        *parents, name = path
-        fields = _model_at(model, parents).model_fields
-        near = difflib.get_close_matches(str(name), fields, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
-        return f"unknown field '{where}': {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], dict):  # of fields that do not go together
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message} (it is {error['input']!r})"
-
-
-def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
-    for name in (part for part in path if part in model.model_fields):
-        annotation = model.model_fields[str(name)].annotation
-        kinds = (annotation, *get_args(annotation))
-        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
-    return model
-
-
-def _sentence(error: ValidationError, config: Path | None, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, path_of(first)))
-    prefix = f"{config}: " if config else ""
-    if first["type"] == "missing":
-        return f"{prefix}{where} is missing: give --{where} or '{where}:' in the config"
-    return prefix + explain(first, model)

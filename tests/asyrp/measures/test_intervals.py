@@ -251,7 +251,7 @@ def test_a_run_takes_the_intervals_learned_for_its_model_and_is_known_by_their_n
     given = {"directions": {"glasses": save_glasses(tmp_path / "g.safetensors")}, "t_edit": "auto", "t_boost": "auto"}
     auto = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=edits, **given)
     resolved = resolve(auto)
-    assert (resolved.spec.t_edit, resolved.spec.t_boost) == ({"glasses": 750, "long_hair": 750}, 500)
+    assert (resolved.spec.t_edit.model_dump(), resolved.spec.t_boost) == ({"glasses": 750, "long_hair": 750}, 500)
     assert "auto" not in json.dumps(resolved.identity)
     assert (
         resolved.identity == resolve(auto.model_copy(update={"t_edit": resolved.spec.t_edit, "t_boost": 500})).identity
