@@ -24,8 +24,6 @@ LINE_SECONDS = 30.0
 console = Console(stderr=True)
 out = Console()
 
-MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders and files on any fsspec URL."
-
 
 def report(facts: Any, as_json: bool, show: Callable[[], None]) -> None:
     """What a command has found, to stdout: as one line of JSON and nothing else, or as `show` prints it."""

@@ -1,16 +1,17 @@
 """`asyrp evaluate` and `asyrp fid`: what is measured of images that are finished."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from asyrp.measures.names import METRICS
+from jobs.cli.fields import Flag, from_fields
 from jobs.cli.options import CLIP_HELP, AsJson, ModelOption, Root, engine_from_flags, takes
 from jobs.display import console, live, out, report
 from jobs.runs.run import exit_code
 from jobs.runs.session import show_summary
+from jobs.spec.inspection import InspectionSpec
 from jobs.spec.paths import absolute_model, absolute_url
 from jobs.spec.run import EngineSpec, load_inspection
 
@@ -18,19 +19,25 @@ if TYPE_CHECKING:  # numpy and pyarrow load only when a command needs them
     from jobs.results.tables import Table as ReportTable
 
 
-@takes(engine_from_flags)
-def evaluate(
-    engine: EngineSpec,
-    root: Root,
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", help=f"What to measure. Repeat. Known: {', '.join(METRICS)}.")
-    ] = None,
+@takes(from_fields(InspectionSpec, Flag("metrics", "metric")))
+def inspection_from_flags(
+    flags: dict[str, Any],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML with the fields of a spec's `inspection`.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of such a field: identity=face.onnx. Repeat.")
     ] = None,
+) -> InspectionSpec:
+    """What is to be measured, as the options say."""
+    return load_inspection(config, flags, set_ or [])
+
+
+@takes(engine_from_flags, inspection_from_flags)
+def evaluate(
+    engine: EngineSpec,
+    asked: InspectionSpec,
+    root: Root,
     again: Annotated[
         bool, typer.Option("--again", help="Also the shards with images that could not be read the last time.")
     ] = False,
@@ -46,7 +53,6 @@ def evaluate(
     from jobs.results.evaluate import evaluate
     from jobs.results.tables import measured
 
-    asked = load_inspection(config, {"metrics": metric or None}, set_ or [])
     found = evaluate(absolute_url(root), asked, engine, again, live)
     show_summary(found.outcome, found.state, engine)
     for reason, rows in found.unread.items():

@@ -52,12 +52,14 @@ class OptionSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     edit: str
-    strength: Annotated[Strengths, Discriminator(_strength_kind)] = Field(1.0, description="times the edit's own")
+    strength: Annotated[Strengths, Discriminator(_strength_kind)] = Field(
+        1.0, description="Strengths, times the edit's own."
+    )
     weight: Strength = 1.0
-    where: list[str] = Field(default_factory=list, description="conditions on labels, all to be met")
+    where: list[str] = Field(default_factory=list, description="Conditions on labels: all must hold.")
     sets: dict[str, float] = Field(
         default_factory=dict,
-        description="labels of the result; default: 1 or 0 of those that directions are named like",
+        description="Labels of the result. [default: 1 or 0 for labels that are called like a direction]",
     )
 
     @field_validator("edit")
@@ -95,13 +97,14 @@ class AugmentationSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     edits: list[OptionSpec] = Field(min_length=1)
-    draws: int = Field(1, ge=1, le=100, description="edits of one image, at most")
+    draws: int = Field(1, ge=1, le=100, description="The most edits that one image draws.")
     labels: Annotated[
         Annotated[list[str], alternative("source columns")] | Annotated[Url, alternative("label table")],
         Discriminator(_labels_kind),
-    ] = Field(default_factory=list, description="a table by key, or columns of the source")
+    ] = Field(default_factory=list, description="Labels of the images: a table by key, or columns of the source.")
     balance: list[str] = Field(
-        default_factory=list, description="draw as many as make all groups of these labels equally large"
+        default_factory=list,
+        description="Labels whose groups are to be equally large: images draw as many edits as that takes.",
     )
     seed: int = Field(0, ge=0, lt=2**63)
 

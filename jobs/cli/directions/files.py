@@ -22,7 +22,8 @@ from jobs.cli.options import (
     complete_model,
     direction_file,
 )
-from jobs.display import MODEL_HELP, console, out, print_facts, report
+from jobs.display import console, out, print_facts, report
+from jobs.spec.run import MODEL_HELP
 from pipeline.stages.models import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
