@@ -29,7 +29,7 @@ from jobs.runs.resolve import resolve
 from jobs.spec.run import EngineSpec
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
-from tests.support.official import OFFICIAL, needs_official
+from tests.support.official import OFFICIAL
 from tests.support.runs import FEW_STEPS, SAMPLES, make_faces, rows, run_here, spec
 
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
@@ -77,7 +77,6 @@ def released_intervals(name: str, measure: str = "lpips") -> Intervals:
     return replace(KNOWN, timesteps=grid, thresholds=found, measure=measure, **curves)
 
 
-@needs_official
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_the_rules_make_the_presets_of_the_released_curves(name):
     found = released_intervals(name)
@@ -86,7 +85,6 @@ def test_the_rules_make_the_presets_of_the_released_curves(name):
         assert found.t_edit(percent / 100) == presets.t_edit(name, percent / 100)
 
 
-@needs_official
 def test_the_heights_for_other_measures_are_the_median_of_the_released_curves():
     def heights(kind: str, level: float) -> list[float]:
         curves = [released(name, kind)[1] for name in DATA_SETS]

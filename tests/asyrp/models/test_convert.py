@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from asyrp.models.checkpoint import Checkpoint, read_checkpoint
 from asyrp.models.convert import convert, write_folder
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from tests.support.official import GOLDEN, needs_golden, read_config, read_tensors
+from tests.support.official import read_config, read_tensors, write_unet
 from tests.support.reference_nets import AdmNet, HoNet, randomised
 from tests.support.runs import asyrp
 
@@ -103,9 +104,9 @@ WRONG_KNOBS = {
 }
 
 
-def golden_unet(family: str) -> UNet2DModel:
+def golden_unet(family: str, folder: Path) -> UNet2DModel:
     config = read_config(family)
-    found = read_checkpoint(GOLDEN / family / "unet.safetensors")
+    found = read_checkpoint(write_unet(family, folder))
     return convert(found, config["image_size"], config["num_head_channels"]).unet
 
 
@@ -116,20 +117,18 @@ def golden_error(unet: UNet2DModel, family: str) -> float:
     return ((ours - tensors["eps.t499"]).norm() / tensors["eps.t499"].norm()).item()
 
 
-@needs_golden
 @pytest.mark.parametrize(("family", "knob"), [(f, knob) for f, knobs in WRONG_KNOBS.items() for knob in knobs])
-def test_every_wrong_knob_shows_on_the_golden_tensors(family, knob):
-    right = golden_unet(family)
+def test_every_wrong_knob_shows_on_the_golden_tensors(family, knob, tmp_path):
+    right = golden_unet(family, tmp_path)
     wrong = UNet2DModel.from_config({**right.config, **knob})
     wrong.load_state_dict(right.state_dict())
     assert golden_error(right, family) < 3e-6
     assert golden_error(wrong.eval(), family) > 6e-6
 
 
-@needs_golden
 @pytest.mark.parametrize("family", ["iddpm", "adm"])
-def test_without_the_groups_of_the_mid_attention_nothing_loads(family):
-    right = golden_unet(family)
+def test_without_the_groups_of_the_mid_attention_nothing_loads(family, tmp_path):
+    right = golden_unet(family, tmp_path)
     wrong = UNet2DModel.from_config({**right.config, "attn_norm_num_groups": None})
     with pytest.raises(RuntimeError, match=r"mid_block\.attentions\.0\.group_norm"):
         wrong.load_state_dict(right.state_dict())
