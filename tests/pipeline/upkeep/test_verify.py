@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
@@ -494,7 +495,12 @@ def test_gc_works_on_a_store_in_memory(faces):
 def test_on_a_store_without_times_gc_wants_to_be_told_that_no_run_is_at_work(root, monkeypatch):
     run = root("fused")
     dead = leave(run)
-    monkeypatch.setattr("pipeline.storage.store._modified", lambda _: None)
+    info = LocalFileSystem.info
+
+    def info_without_times(fs: LocalFileSystem, path: Any, **options: Any) -> dict[str, Any]:
+        return {name: fact for name, fact in info(fs, path, **options).items() if name not in ("created", "mtime")}
+
+    monkeypatch.setattr(LocalFileSystem, "info", info_without_times)
     with pytest.raises(UserError, match="does not say when its files were written"):
         collect_garbage(Store(str(run)), stages_of(run), older_than=3600)
     assert (run / dead.folder).exists()
