@@ -1,6 +1,6 @@
-"""The two U-Nets of the papers written out from their descriptions, under the checkpoints' key names.
+"""Gives the two U-Nets of the papers without diffusers, written from their descriptions, with the official key names.
 
-A second opinion for the converters: any configuration, random weights, no diffusers.
+They are a second opinion for the converters, in any configuration, with random weights.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What tests of runs share: small images, fast specs, stand-ins for the net, the command line."""
+"""Gives what tests of runs share: small images, fast specs, stand-ins for the net, the command line."""
 
 import io
 import json

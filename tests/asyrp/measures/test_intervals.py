@@ -32,6 +32,7 @@ from pipeline.storage.store import Store
 from tests.support.official import OFFICIAL
 from tests.support.runs import FEW_STEPS, SAMPLES, make_faces, rows, run_here, spec
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
 DIGEST = find_model("avatars").digest
 GRID = (0, 250, 500, 750, 999)
@@ -45,11 +46,6 @@ KNOWN = Intervals(
     x_t=Curve((0.0, 0.9, 1.25, 1.3, 1.4), (0.0,) * 5),
     thresholds=Thresholds(0.33, 1.2),
 )
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

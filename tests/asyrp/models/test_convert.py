@@ -277,8 +277,8 @@ def test_the_written_folder_opens_with_diffusers_and_keeps_its_digest(ho, tmp_pa
     assert len(load_model(folder).schedule) == 1000
 
 
-def test_convert_show_and_the_same_file_named_directly(tmp_path, monkeypatch):
-    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("own_cache")
+def test_convert_show_and_the_same_file_named_directly(tmp_path):
     net = randomised(HoNet(128, (1, 2, 2, 2), 2, (1,)), 0)  # the layout of DDPM's CIFAR-10 net, so nothing is asked
     torch.save(net.state_dict(), tmp_path / "net.ckpt")
     done = asyrp("models", "convert", tmp_path / "net.ckpt", "-o", tmp_path / "m")
