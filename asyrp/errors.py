@@ -1,5 +1,5 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""Defines the exception whose message is written for the user."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one sentence: what is wrong, where, and what to do."""
+    """A mistake that the user can correct. Its message is one sentence: what is wrong, where, and what to do."""

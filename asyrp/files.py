@@ -1,4 +1,4 @@
-"""Files on the local disk, whole or not at all."""
+"""Writes complete files on the local disk, and keeps a cache of things that are made once per machine."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from filelock import FileLock
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, and its folder where it is not there; who reads it meanwhile sees what was there before."""
+    """Write a file, and its folder if there is none. A reader sees the old file until the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_bytes(data)
@@ -18,17 +18,17 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def cache_root() -> Path:
-    """`ASYRP_CACHE`, else `asyrp` in the user's cache folder (`XDG_CACHE_HOME`, `~/.cache`)."""
+    """The cache folder: `ASYRP_CACHE`, or else `asyrp` in the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`)."""
     if own := os.environ.get("ASYRP_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyrp"
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """The path `name` in the cache, which `make(path)` fills the first time it is asked for.
+    """The path of the file or folder `name` in the cache. `make(path)` makes it if it is not there yet.
 
-    Of many processes on a machine one makes it and the others wait. What is there is complete: it is made beside
-    its place and moved there.
+    If several processes on a machine ask at once, one makes it and the others wait. The cache only holds complete
+    things: `make` writes to a path beside the target, which is then moved to it.
     """
     target = cache_root() / name
     if target.exists():

@@ -1,19 +1,20 @@
 """Does a data set that was balanced by edits make a better classifier? Worst-group accuracy on unbiased faces.
 
     python -m benchmarks.augmentation              # the tables of docs/augmentation.md, some 15 minutes on one core
-    python -m benchmarks.augmentation --work DIR   # keep the run and the data set, and go on with them
+    python -m benchmarks.augmentation --work DIR   # keep the run and the data set, and continue with them
 
-The training faces are biased: 95 % of those with glasses have a beard, and 95 % of those without have none. An
-augmentation of one draw, `balance: [beard, glasses]`, puts glasses on and takes them off; what it exports is read with
-`datasets`. Classifiers of glasses and of beards, nets of two layers and of one, are trained for as many steps on
+The training faces are biased: 95 % of the faces with glasses have a beard, and 95 % of the faces without have none. An
+augmentation of one draw, with `balance: [beard, glasses]`, puts glasses on and takes them off. Its export is read with
+`datasets`. Classifiers of glasses and of beards, nets of two layers and of one, are trained for the same number of
+steps on
 
 - the biased faces as they are,
-- the same, each of the four groups drawn as often as any other (oversampling),
-- the same with their edits,
-- as many real faces of each group: what edits could reach at best.
+- the biased faces, with each of the four groups drawn equally often (oversampling),
+- the biased faces with their edits,
+- as many real faces of each group: the best that edits could reach.
 
-All faces are renders that neither the diffusion model nor its directions have seen. Worst-group accuracy is that of
-the group (beard x glasses) with the lowest.
+All faces are renders that neither the diffusion model nor its directions have seen. Worst-group accuracy is the lowest
+accuracy of a group (beard x glasses).
 """
 
 import argparse
@@ -47,12 +48,12 @@ STEPS, BATCH, RATE = 400, 32, 2e-3
 
 
 def groups(faces: Faces) -> np.ndarray:
-    """The group [N] of each face: 0 neither, 1 a beard, 2 glasses, 3 both."""
+    """The group [N] of each face: 0 for neither, 1 for a beard, 2 for glasses, 3 for both."""
     return 2 * faces["glasses"] + faces["beard"]
 
 
 def chosen(faces: Faces, sizes: Mapping[int, int]) -> np.ndarray:
-    """Indices of the first so many faces of each group."""
+    """Indices of the first faces of each group, as many as `sizes` says."""
     return np.concatenate([np.nonzero(groups(faces) == group)[0][:size] for group, size in sizes.items()])
 
 
@@ -63,7 +64,7 @@ def biased_sizes(count: int) -> dict[int, int]:
 
 
 def augmented(faces: Faces, index: np.ndarray, work: Path, steps: int) -> dict[str, np.ndarray]:
-    """The data set that an augmentation makes of some faces: images, labels, and whether they are edited."""
+    """The data set that an augmentation makes from the faces at `index`: images, labels, and `is_augmented`."""
     source, lines = work / "faces", ["key,glasses,beard"]
     source.mkdir(parents=True, exist_ok=True)
     for place in index:
@@ -100,7 +101,7 @@ NETS = {"two layers": small_net, "one layer": linear_net}
 
 
 class Task(NamedTuple):
-    """An attribute to be told by a net that sees faces at so many pixels a side."""
+    """An attribute that a net learns from faces of `pixels` a side."""
 
     attribute: str
     pixels: int
@@ -113,7 +114,7 @@ def seen(faces: Faces, pixels: int) -> Tensor:
 
 
 def trained(task: Task, faces: Faces, weights: np.ndarray) -> nn.Module:
-    """A net after STEPS batches of faces drawn by weight."""
+    """A net, trained on STEPS batches of faces drawn by weight."""
     net = NETS[task.net](task.pixels)
     x, y, odds = seen(faces, task.pixels), torch.from_numpy(faces[task.attribute]).float(), torch.from_numpy(weights)
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.1)
@@ -133,7 +134,7 @@ def worst_group_accuracy(task: Task, net: nn.Module, faces: Faces) -> float:
 
 
 def accuracies(task: Task, faces: Faces, test: Faces, oversampled: bool = False) -> np.ndarray:
-    """Worst-group accuracy for each of SEEDS."""
+    """Worst-group accuracy [len(SEEDS)], one for each seed."""
     group = groups(faces)
     weights = 1 / np.bincount(group, minlength=4)[group] if oversampled else np.ones(len(group))
     found = []

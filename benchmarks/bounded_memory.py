@@ -1,9 +1,9 @@
-"""Statistics of h over 10,000 images: does memory stay put, and do one actor, two and a killed one find the same?
+"""Checks that memory stays bounded over 10,000 images, and that one, two and a killed actor find the same directions.
 
     python -m benchmarks.bounded_memory        # about 15 minutes on 2 cores; --ways pca for a part of it
 
-Label sums and a PCA sketch of rendered faces at five timesteps. Prints the peak of resident memory of the driver and of
-the largest actor, for a tenth of the images and for all, and the largest difference between directions.
+Computes label sums and a PCA sketch of rendered faces at five timesteps. Prints the peak of resident memory of the
+driver and of the largest actor, for a tenth of the images and for all, and the relative difference of the directions.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def resident(pid: int) -> float:
 
 @contextmanager
 def watched(work: Path, kill_after: int | None) -> Iterator[dict[str, float]]:
-    """Peaks of memory while the block runs; the first actor is killed after so many commits."""
+    """Peaks of memory in MB while the block runs. Kills the first actor after `kill_after` commits, if it is given."""
     peaks, stop, store = {"driver": 0.0, "actor": 0.0}, threading.Event(), Store(str(work))
 
     def watch() -> None:
@@ -66,7 +66,7 @@ def watched(work: Path, kill_after: int | None) -> Iterator[dict[str, float]]:
 
 
 def learn(folder: Path, way: str, name: str, actors: int, kill_after: int | None = None) -> torch.Tensor:
-    """The directions of one way over a folder of faces; prints what it took."""
+    """The directions that one way finds on a folder of faces. Prints the time and the memory that it took."""
     work = folder / f"{way}-{name}"
     engine = EngineSpec.model_validate({"actors": actors, "check": False})
     request = LearnRequest(

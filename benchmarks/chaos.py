@@ -1,13 +1,13 @@
-"""Kill a run at random points again and again, and see that nothing is missing, doubled or changed.
+"""Kills a run at random points again and again, and checks that no output is missing, doubled or changed.
 
 python -m benchmarks.chaos                          # 100 kills in a run of 2,000 images: 8 minutes on 2 cores
 python -m benchmarks.chaos --kills 5 --images 200   # a short one
 
-The three nodes are raylets of this machine and their GPUs are counted only; the net is a stand-in, the rest is what
-every run uses. Drawn from --seed, and spread over the run: an actor, its whole node or the driver is killed (SIGKILL)
-while an actor is about to read, compute or write an image, or just before or after it commits a shard. A node that is
-gone is replaced; a driver that is gone is started again, as a scheduler does. At the end the outputs are held against
-those of an undisturbed run. The exit code is 1 if anything is wrong.
+The three nodes are raylets of this machine, with GPUs that are only counted. The net is a stand-in; everything else is
+what every run uses. The kills are drawn from --seed and spread over the run. Each kills (SIGKILL) an actor, its whole
+node or the driver, while an actor is about to read, compute or write an image, or just before or after it commits a
+shard. A dead node is replaced. A dead driver is started again, as a scheduler does. At the end the outputs are compared
+with those of an undisturbed run. The exit code is 1 if anything is wrong.
 """
 
 import argparse
@@ -36,10 +36,11 @@ from jobs.runs.record import open_run
 from jobs.runs.resolve import ResolvedRun, resolve
 from jobs.runs.run import compute, no_display
 from jobs.spec.run import EngineSpec, RunSpec
-from pipeline.engine import worker
+from pipeline.engine import reading
 from pipeline.engine.driver import Outcome
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed, committed_rows
+from pipeline.run.plan import stage_sizes
 from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import collect_garbage
@@ -48,16 +49,16 @@ from pipeline.upkeep.verify import Report, verify
 NODES, NODE = 3, {"num_cpus": 1, "num_gpus": 1}
 SHARD_SIZE, BATCH_SIZE = 8, 4
 SECONDS_A_BATCH = 0.1
-WHO = ("actor", "actor", "node", "driver")  # actors die twice as often
+WHO = ("actor", "actor", "node", "driver")  # actors are killed twice as often
 WHERE = ("read", "compute", "write", "before commit", "after commit")
-SPARE_SHARDS = 15  # what is left when the last kill is due
+SPARE_SHARDS = 15  # shards that are left when the last kill is due
 SPARE_DRIVERS = 10
 STAGE = "boost"
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is killed and where, once so many shards are committed and an actor has been there `skip` times more."""
+    """Who is killed and where. Due once `shards` are committed and an actor has then passed the place `skip` times."""
 
     who: str
     where: str
@@ -66,7 +67,7 @@ class Kill:
 
 
 def draw_kills(count: int, shards: int, seed: int) -> list[Kill]:
-    """Everybody everywhere, in random order, and then all over again."""
+    """Every pair of WHO and WHERE in random order, repeated until there are `count` kills."""
     rng = random.Random(seed)
     kinds = list(itertools.product(WHO, WHERE))
     drawn = [kind for _ in range(0, count, len(kinds)) for kind in rng.sample(kinds, len(kinds))][:count]
@@ -75,12 +76,12 @@ def draw_kills(count: int, shards: int, seed: int) -> list[Kill]:
     return [Kill(*kind, after, skip) for kind, after, skip in zip(drawn, due, skips, strict=True)]
 
 
-# What is edited
+# The run and its files
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where things lie: the images, the run, an undisturbed one, the kills that were carried out, what was computed."""
+    """The paths: the images, the run, an undisturbed run, the kills that were carried out, the computed images."""
 
     folder: Path
 
@@ -122,7 +123,7 @@ class Place:
 
 
 def picture(batch: Tensor, keys: Sequence[str]) -> Tensor:
-    """Stands in for the net: a picture that depends on every pixel and on the key."""
+    """Stands in for the net: makes a picture that depends on every pixel and on the key."""
     shades = torch.tensor([zlib.crc32(key.encode()) % 101 / 100 for key in keys])
     return batch.flip(-1) * 0.5 + (shades - 0.5)[:, None, None, None, None]
 
@@ -131,7 +132,7 @@ def picture(batch: Tensor, keys: Sequence[str]) -> Tensor:
 
 
 class Trap:
-    """Called by an actor wherever it can be killed; strikes when it is time, in one actor only."""
+    """An actor calls it at every place where it can be killed. It strikes when a kill is due, in one actor only."""
 
     def __init__(self, place: Place, kills: Sequence[Kill]) -> None:
         self.place, self.kills = place, kills
@@ -167,13 +168,13 @@ class Trap:
 
 @dataclass(frozen=True)
 class Net:
-    """Lays the traps in the actor that loads it, and counts the images that it computes."""
+    """Lays the traps in the actor that loads it, and counts the images that the actor computes."""
 
     folder: Path
     kills: tuple[Kill, ...]
     device: str = "cuda"
 
-    def __call__(self) -> Mapping[str, Callable[..., Any]]:
+    def functions(self) -> Mapping[str, Callable[..., Any]]:
         place = Place(self.folder)
         trap = Trap(place, self.kills)
         lay_traps(trap)
@@ -189,8 +190,8 @@ class Net:
 
 
 def lay_traps(trap: Trap) -> None:
-    """Around what the worker of this process reads, writes and commits with."""
-    fetch, write, create = worker.fetch, Store.write, Store.create
+    """Put the trap around the functions with which the worker of this process reads, writes and commits."""
+    fetch, write, create = reading.fetch, Store.write, Store.create
 
     def trapped_fetch(image: Any) -> bytes:
         trap("read")
@@ -207,38 +208,47 @@ def lay_traps(trap: Trap) -> None:
         trap("after commit")
         return created
 
-    worker.fetch, Store.write, Store.create = trapped_fetch, trapped_write, trapped_create
+    reading.fetch, Store.write, Store.create = trapped_fetch, trapped_write, trapped_create
 
 
 # The driver
 
 
 def drive(place: Place, address: str, kills: Sequence[Kill]) -> Outcome:
-    """What `asyrp run --address` does, with the stand-in for the net."""
+    """Do what `asyrp run --address` does, with the stand-in for the net."""
     resolved = place.resolved(place.store)
     plan = open_run(place.store, resolved)
     values = {"address": address, "device": "cuda", "actors": NODES, "batch_size": BATCH_SIZE}
-    knobs = EngineSpec.model_validate(values)
-    display = no_display(StateReader(place.store, resolved.stage_sizes(plan)))
+    engine = EngineSpec.model_validate(values)
+    display = no_display(StateReader(place.store, stage_sizes(resolved.stages, plan)))
     net = Net(place.folder, tuple(kills))
-    return compute(place.store, resolved.stages, net, resolved.image_format, knobs, range(plan.shards), display)
+    return compute(
+        place.store,
+        resolved.stages,
+        load=Net.functions,
+        settings=net,
+        image_format=resolved.image_format,
+        knobs=engine,
+        shards=range(plan.shards),
+        display=display,
+    )
 
 
-# The machine room
+# The nodes and the drivers
 
 
 def run_calmly(place: Place) -> None:
-    """The whole run in this process."""
+    """Compute the whole run in this process, undisturbed."""
     resolved = place.resolved(place.calm)
     plan = open_run(place.calm, resolved)
-    calm = Worker(place.calm.url, "calm", lambda: {"fused": picture}, resolved.image_format, WorkerOptions(BATCH_SIZE))
-    for shard in range(plan.shards):
-        calm.run(resolved.stages[0], shard)
-    calm.close()
+    options = WorkerOptions(BATCH_SIZE)
+    with Worker(place.calm.url, "calm", {"fused": picture}, resolved.image_format, options) as calm:
+        for shard in range(plan.shards):
+            calm.run(resolved.stages[0], shard)
 
 
 def run_in_chaos(place: Place, arguments: Sequence[str], spare: int) -> Counter[int]:
-    """Start drivers until one has finished the run; how they ended, by exit code."""
+    """Start drivers until one has finished the run. Returns how many drivers ended with each exit code."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(**NODE) for _ in range(NODES)]
     ended: Counter[int] = Counter()
@@ -254,7 +264,7 @@ def run_in_chaos(place: Place, arguments: Sequence[str], spare: int) -> Counter[
 
 
 def drive_once(place: Place, command: Sequence[str], cluster: Cluster, nodes: list[Any]) -> int:
-    """One driver from its start to its end; its exit code."""
+    """Run one driver from its start to its end. Returns its exit code."""
     with (place.folder / "drivers.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as driver:
         place.driver.write_text(str(driver.pid))
         while driver.poll() is None:
@@ -275,7 +285,7 @@ def replace_dead_nodes(cluster: Cluster, nodes: list[Any]) -> None:
 
 @dataclass(frozen=True)
 class Proof:
-    """The run held against its plan and against the undisturbed one."""
+    """The run compared with its plan and with the undisturbed run: counts of images, and reports of verify and gc."""
 
     images: int
     missing: int
@@ -294,7 +304,7 @@ class Proof:
 def prove(place: Place) -> Proof:
     resolved = place.resolved(place.store)
     plan = open_run(place.store, resolved)
-    sizes = resolved.stage_sizes(plan)
+    sizes = stage_sizes(resolved.stages, plan)
     wanted, found = outputs(place.calm), outputs(place.store)
     report = verify(place.store, plan, resolved.stages, sizes, deep=True)
     freed = collect_garbage(place.store, sizes, older_than=0).freed
@@ -310,7 +320,7 @@ def prove(place: Place) -> Proof:
 
 
 def outputs(store: Store) -> dict[str, list[str]]:
-    """The SHA-256 of the outputs of every image by its key: one each, if all is well."""
+    """The SHA-256 of the outputs of every image, by its key. Each image has one if all is well."""
     found: dict[str, list[str]] = {}
     for row in committed_rows(store, STAGE, sorted(committed(store, STAGE))):
         found.setdefault(row["key"], []).append(row["output_sha256"])
@@ -318,7 +328,7 @@ def outputs(store: Store) -> dict[str, list[str]]:
 
 
 def tell(place: Place, kills: Sequence[Kill], ended: Counter[int], proof: Proof, minutes: float) -> bool:
-    """Print what happened; whether all is well."""
+    """Print what happened. Returns whether all is well."""
     struck = kills[: len(list(place.struck.iterdir()))]
     counts = Counter((kill.who, kill.where) for kill in struck)
     print(f"{len(struck)} of {len(kills)} kills in {minutes:.1f} minutes")

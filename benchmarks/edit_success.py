@@ -1,12 +1,12 @@
-"""How often does an edit do what it says, and nothing else? A judge of rendered faces counts.
+"""Counts how often an edit does what it says and nothing else, with a judge of rendered faces.
 
     python -m benchmarks.edit_success             # the table of the README, about 15 minutes on 2 cores
     python -m benchmarks.edit_success --faces 32  # a quick look
 
 The judge (tools/judge.py) is trained on rendered faces only. For every attribute, held-out faces that lack it are
-edited at several strengths, with the asymmetric step and with the symmetric one; faces that have it, at -1.
-"present" is the share of edited faces that have the attribute; "others kept" the share of the other three
-labels that are as before. No boosting, 40 + 40 steps.
+edited at several strengths, with the asymmetric step and with the symmetric one. Faces that have it are edited at -1.
+"as wanted" is the share of edited faces that have the attribute (at -1: that lack it). "others kept" is the share of
+the other three labels that are as before. No boosting, 40 + 40 steps.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STEPS = {"asymmetric": asyrp_step, "symmetric": symmetric_step}
 
 @dataclass(frozen=True)
 class Question:
-    """One cell of the table: an edit at a strength by a kind of step, on so many faces."""
+    """One cell of the table: an edit at a strength, with a kind of step, on `faces` faces."""
 
     attribute: str
     strength: float
@@ -54,7 +54,7 @@ def loaded() -> tuple[ModelFolder, Model]:
 
 
 def trial_of(attribute: str, adds: bool, count: int) -> Trial:
-    """Held-out faces that lack the attribute, or that have it where it is to be removed."""
+    """Held-out faces that lack the attribute, if it `adds`, or that have it, if it is to be removed."""
     faces = load_or_render(CACHE / "edit_success.npz", COUNT, SEED)
     chosen = np.nonzero(faces[attribute] != adds)[0][:count]
     return Trial(loaded()[1], load_or_train(), {name: column[chosen] for name, column in faces.items()}, N_STEPS)
@@ -68,7 +68,10 @@ def answer(question: Question, trial: Trial) -> Score:
 
 
 def answer_all(questions: list[Question]) -> tuple[float, list[Score]]:
-    """The questions on one attribute, in one process with one inversion per face; first, what inversion keeps."""
+    """The share of labels that inversion keeps, and the answers to the questions on one attribute.
+
+    All in one process, with one inversion per face.
+    """
     trials = {
         adds: trial_of(questions[0].attribute, adds, max(q.faces for q in questions if q.adds == adds))
         for adds in (True, False)
@@ -77,7 +80,7 @@ def answer_all(questions: list[Question]) -> tuple[float, list[Score]]:
 
 
 def questions_on(attribute: str, faces: int, fewer: int) -> list[Question]:
-    """Asymmetric and symmetric side by side at every strength, and the removal."""
+    """The questions on an attribute: both kinds of step at every strength, and the removal."""
     both = [
         Question(attribute, strength, step, faces if (strength, step) == (1.0, "asymmetric") else fewer)
         for strength in (0.5, 1.0, 1.5, 2.0)

@@ -1,16 +1,17 @@
-"""The worker on a full-size net: images/s, device-busy share, peak memory, over dtypes and batch sizes.
+"""Measures the worker on a full-size net: images/s, device-busy share and peak memory, by dtype and batch size.
 
     python -m benchmarks.full_size                         # the 256 px Ho net, on a GPU
     python -m benchmarks.full_size --size 64 --steps 3 --images 4 --batches 2 --channels 32 --device cpu   # a try
 
-The net has the architecture of google/ddpm-ema-celebahq-256 and random weights: speed does not depend on them. One
-edit per image, 40 + 40 steps. The engine is the worker alone; Ray only wraps it. The float32 and bfloat16
-predictions of one batch are compared first.
+The net has the architecture of google/ddpm-ema-celebahq-256 and random weights, because speed does not depend on the
+weights. Each image gets one edit, with 40 + 40 steps. The worker runs alone, without Ray, which only wraps it. First
+the float32 and bfloat16 predictions of one batch are compared.
 """
 
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
 from jobs.spec.run import RunSpec
 from pipeline.engine.worker import Worker, WorkerOptions
+from pipeline.stages.loading import load_functions
 from pipeline.storage.store import Store
 
 
@@ -79,15 +81,16 @@ def measure(root: Path, spec: dict, batch_size: int, device: str) -> None:
     resolved = resolve(RunSpec.model_validate(spec))
     store = Store(resolved.spec.output)
     plan = open_run(store, resolved)
-    settings = type(resolved.settings)(**{**vars(resolved.settings), "device": device})
+    settings = replace(resolved.settings, device=device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    worker = Worker(store.url, root.name, settings, resolved.image_format, WorkerOptions(batch_size))
-    start = time.perf_counter()
-    for shard in range(plan.shards):
-        worker.run(resolved.stages[0], shard)
-    wall = time.perf_counter() - start
-    seconds = worker.close()["seconds"]
+    functions, options = load_functions(settings), WorkerOptions(batch_size)
+    with Worker(store.url, root.name, functions, resolved.image_format, options) as worker:
+        start = time.perf_counter()
+        for shard in range(plan.shards):
+            worker.run(resolved.stages[0], shard)
+        wall = time.perf_counter() - start
+    seconds = worker.state()["seconds"]
     waits = seconds["wait_for_reader"] + seconds["wait_for_writer"]
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
     print(

@@ -1,12 +1,12 @@
-"""Do gates keep the edits that worked? Accepted share against success, with a search for the smallest strength.
+"""Measures whether gates keep the edits that worked: accepted share and success, with a search for the strength.
 
     python -m benchmarks.gates                 # the tables of docs/inspection.md, about 15 minutes on one core
     python -m benchmarks.gates --faces 16
 
 Held-out rendered faces that lack an attribute are edited at every strength of a ladder, and measured as a run measures
-them. A gate then takes for each face the smallest strength that passes, as `asyrp.directions.search` does in a run. The
-judge, which no gate asks, says on how many of the accepted faces the attribute is there ("success") and how many of
-the other labels are as before. No boosting, 40 + 40 steps, `refine: 2`.
+them. For each gate, `asyrp.directions.search` then takes the smallest strength that passes on each face, as in a run.
+The judge, which no gate uses, says on which share of the accepted faces the attribute is present ("success") and which
+share of the other labels is as before ("others kept"). No boosting, 40 + 40 steps, `refine: 2`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ METRICS = ("clip_margin", "s_dir", "segmentation", "edit_clip")
 
 @dataclass(frozen=True)
 class Edited:
-    """One face at one strength: what is measured, and what the judge says."""
+    """One face at one strength: its metrics, and the judge's verdict."""
 
     values: Values
     present: bool
@@ -51,7 +51,7 @@ class Edited:
 
 @torch.inference_mode()
 def sweep(attribute: str, count: int) -> list[dict[float, Edited]]:
-    """Every face at every strength."""
+    """The edits of each face, by strength, at all STRENGTHS."""
     folder = find_model("avatars")
     faces = trial(attribute, count)
     edit = f"{attribute}_1"
@@ -71,7 +71,7 @@ def sweep(attribute: str, count: int) -> list[dict[float, Edited]]:
 
 
 def print_gate(attribute: str, swept: list[dict[float, Edited]], texts: tuple[str, ...]) -> None:
-    """The strength that is found for each face, as by a run, and what the judge says of those that are accepted."""
+    """Find a strength for each face, as a run does, and print the judge's verdict on the accepted faces."""
     gates = [Condition.parse(text) for text in texts]
     ladder = Ladder(STRENGTHS if gates else (1.0,))
     found = ladder.find(

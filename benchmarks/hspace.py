@@ -1,9 +1,10 @@
-"""The four properties of h-space (Kwon et al. 2023, section 5.3) on the bundled model, as numbers and pictures.
+"""Measures the four properties of h-space (Kwon et al. 2023, section 5.3) on the bundled model; draws pictures.
 
     python -m benchmarks.hspace            # about 20 minutes on one core; writes docs/images/hspace-*.png
 
-A direction of glasses is trained from texts (or given with --direction), and put on held-out rendered faces without
-glasses. Homogeneity, linearity, robustness and consistency over timesteps are then measured as docs/hspace.md says.
+A direction of glasses is trained from texts (or given with --direction), and applied to held-out rendered faces
+without glasses. Homogeneity, linearity, robustness and consistency over timesteps are then measured as docs/hspace.md
+says.
 """
 
 import argparse
@@ -38,7 +39,7 @@ DeltaH = Callable[[Encoded, int], Tensor | None]
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a direction did to faces on their way: delta_h and eps_edit - eps at each edited timestep, [N, ...] each."""
+    """delta_h and eps_edit - eps [N, ...] of N faces at each edited timestep of an edit."""
 
     h: Mapping[int, Tensor]
     eps: Mapping[int, Tensor]
@@ -46,7 +47,7 @@ class Recorded:
 
 @torch.inference_mode()
 def record(faces: Trial, shift: EditShift) -> Recorded:
-    """Edit all faces with a direction and keep what it did."""
+    """Edit all faces with a direction, and record delta_h and the change of eps."""
     unet, schedule, x = faces.model.unet, faces.model.schedule, faces.x_T
     h, eps_change = {}, {}
     for t, t_next in faces.pairs:
@@ -69,7 +70,7 @@ def edited_in_h(faces: Trial, delta_h: DeltaH) -> Tensor:
 
 @torch.inference_mode()
 def edited_in_eps(faces: Trial, delta_eps: Mapping[int, Tensor]) -> Tensor:
-    """The same asymmetric step with a change of eps that does not come from h."""
+    """All faces, edited with the same asymmetric step but with given changes of eps in place of a shift of h."""
     unet, schedule, x = faces.model.unet, faces.model.schedule, faces.x_T
     for t, t_next in faces.pairs:
         a, a_next = schedule.level(t), schedule.level(t_next)
@@ -84,7 +85,7 @@ def given(tensors: Mapping[int, Tensor]) -> DeltaH:
 
 
 class Report:
-    """Prints tables of shares and keeps the pictures of a property."""
+    """Prints the tables of shares, and collects the pictures of a property."""
 
     def __init__(self, faces: Trial) -> None:
         self.faces = faces
@@ -92,7 +93,7 @@ class Report:
         self.rows: list[Tensor] = []
 
     def row(self, name: str, images: Tensor) -> None:
-        """A row of the table: glasses present, other labels kept, change in pixels, fine structure."""
+        """Print a row of the table: glasses present, other labels kept, change in pixels, roughness."""
         seen = judged(self.faces.judge, images)
         others = [i for i in range(len(LABELS)) if i != GLASSES]
         present = 100 * seen[:, GLASSES].float().mean()
@@ -102,7 +103,7 @@ class Report:
         self.rows.append(images[:SHOWN])
 
     def roughness(self, images: Tensor) -> float:
-        """What a small blur takes away, relative to the faces without an edit: 1 is as natural, more is noise."""
+        """What a small blur removes, relative to the faces without an edit. 1 is as natural, more is noise."""
 
         def fine(x: Tensor) -> float:
             blurred = torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
@@ -116,7 +117,7 @@ class Report:
         self.rows = [self.plain[:SHOWN]]
 
     def picture(self, name: str) -> None:
-        """The rows so far, below the faces without an edit."""
+        """Save the rows so far as one picture, below the faces without an edit."""
         side = self.plain.shape[-1]
         sheet = torch.cat([torch.cat(list(images), dim=2) for images in self.rows], dim=1)
         image = Image.fromarray(to_uint8(sheet.clamp(-1, 1).numpy()))
@@ -128,7 +129,7 @@ class Report:
 
 
 def homogeneity(report: Report, done: Recorded) -> None:
-    """One face's delta_h on all faces; one face's change of eps on all faces."""
+    """Apply one face's delta_h to all faces, and one face's change of eps to all faces."""
     report.begin("Homogeneity")
     report.row("each face's own delta_h", edited_in_h(report.faces, given(done.h)))
     for donor in range(3):
@@ -145,7 +146,7 @@ def homogeneity(report: Report, done: Recorded) -> None:
 
 
 def linearity(report: Report, direction: Direction) -> None:
-    """Strengths from -2 to 2, and the sum with another direction."""
+    """Apply strengths from -2 to 2, and the sum with another direction."""
     report.begin("Linearity")
     images = {s: edited_in_h(report.faces, shift_of(direction, s)) for s in STRENGTHS}
     for strength in STRENGTHS:
@@ -172,7 +173,7 @@ def linearity(report: Report, direction: Direction) -> None:
 
 
 def robustness(report: Report, done: Recorded) -> None:
-    """Random shifts as long as the direction's own, in h and in eps."""
+    """Apply random shifts of one, two and three times the length of the direction's own, in h and in eps."""
     report.begin("Robustness")
     generator = torch.Generator().manual_seed(0)
 
@@ -189,7 +190,7 @@ def robustness(report: Report, done: Recorded) -> None:
 
 
 def consistency(report: Report, done: Recorded) -> None:
-    """The mean over faces at each timestep, and one tensor for all timesteps."""
+    """Apply the mean of delta_h over faces at each timestep, and one tensor for all timesteps."""
     report.begin("Consistency over timesteps")
     mean = {t: h.mean(0, keepdim=True) for t, h in done.h.items()}
     everything = torch.stack(list(mean.values())).mean(0)
@@ -204,7 +205,7 @@ def consistency(report: Report, done: Recorded) -> None:
 
 
 def mean_cosine(rows: Tensor) -> float:
-    """The mean cosine of two different rows."""
+    """The mean cosine over all pairs of different rows."""
     units = torch.nn.functional.normalize(rows, dim=1)
     n = len(units)
     return ((units @ units.T).sum().item() - n) / (n * (n - 1))
@@ -213,7 +214,7 @@ def mean_cosine(rows: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--direction", type=Path, help="an implicit direction of glasses; default: train one")
-    parser.add_argument("--strength", type=float, default=1.25, help="of the direction, where none is named")
+    parser.add_argument("--strength", type=float, default=1.25, help="of the direction, in rows that name no strength")
     parser.add_argument("--faces", type=int, default=32)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

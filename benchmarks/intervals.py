@@ -1,10 +1,10 @@
-"""What t_edit and t_boost do to an edit, and what the rules of Asyrp (section 3.4) make of the bundled faces.
+"""Measures the effect of t_edit and t_boost on an edit, and the values that the rules of Asyrp (section 3.4) pick.
 
     python -m benchmarks.intervals                # about 5 minutes on one core; docs/images/intervals.png
     python -m benchmarks.intervals --strength 2
 
-Intervals are learned on the model's samples. Then held-out rendered faces get glasses by the bundled direction, edited
-down to several t_edit without fresh noise, and with fresh noise from several t_boost, and are judged as in
+Intervals are learned on the bundled model's samples. Then the bundled direction puts glasses on held-out rendered
+faces: down to several t_edit without fresh noise, and with fresh noise from several t_boost. The faces are judged as in
 edit_success.py (32 faces: cells are good to about 10 points). 40 + 40 steps, `refine: 2`.
 """
 
@@ -36,13 +36,13 @@ PLOT = Path("docs/images/intervals.png")
 
 
 def bundled() -> Direction:
-    """The bundled direction, from T on."""
+    """The bundled direction of glasses, made to begin at T."""
     return begin_at(load_direction(find_model("avatars").direction_files()["glasses"]), 999)
 
 
 @torch.inference_mode()
 def edited(faces: Trial, strength: float, t_edit: int, t_boost: int) -> Tensor:
-    """All faces with glasses, fresh noise below t_boost."""
+    """All faces, edited with glasses down to t_edit, with fresh noise below t_boost."""
     unet, schedule = faces.model.unet, faces.model.schedule
     shift = EditShift(((bundled(), strength, t_edit),), N_STEPS)
     above, below = process.split_at_boost(faces.pairs, t_boost)

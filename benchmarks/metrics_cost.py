@@ -1,10 +1,10 @@
-"""The share of a run's time that metrics take.
+"""Measures the share of a run's time that metrics take.
 
     python -m benchmarks.metrics_cost              # about 10 minutes on one core
 
-The bundled faces are edited with nothing measured, with the metrics of edits, with those of reconstructions as well,
-and with all of them on 1 % of the images; twice, in both orders, and the faster counts. Device time is that of the
-actor's device thread (report/summary.json). The nets that are asked are those that come with the model.
+The bundled faces are edited without metrics, with the metrics of edits, with those of reconstructions as well, and with
+all of them on 1 % of the images. Each case runs twice, in both orders, and the faster run counts. Device time is that
+of the actor's device thread (report/summary.json). The metrics use the nets that come with the model.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CASES = {
 
 
 def device_seconds(inspection: dict | None, images: int) -> float:
-    """Of a run of its own, per image."""
+    """Seconds of the device thread per image, in one run with this inspection."""
     with tempfile.TemporaryDirectory() as folder:
         values = {
             "source": str(BUNDLED / "avatars" / "samples"),

@@ -1,8 +1,8 @@
-"""The papers' nets at full size: convert a raw checkpoint strictly, write and open the folder, one forward.
+"""Converts the papers' nets at full size: strict conversion of a raw checkpoint, its folder, and one forward.
 
     python -m benchmarks.nets                  # Ho (DDPM++), iDDPM/ADM-P2, ADM ImageNet, at 256 px, random weights
 
-Needs about 6 GB of memory and 5 GB of disk for the largest. Prints seconds and the peak of resident memory so far.
+The largest net needs about 6 GB of memory and 5 GB of disk. Prints seconds and the peak of resident memory so far.
 """
 
 import resource

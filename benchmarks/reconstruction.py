@@ -1,9 +1,9 @@
-"""What an inversion loses and what a better one costs.
+"""Measures how much an inversion loses, and how much a better one costs.
 
     python -m benchmarks.reconstruction           # the table of docs/inspection.md, about 10 minutes on one core
 
-Held-out rendered faces are inverted and generated again without an edit, in 40 generation steps: PSNR of the image
-against the source, and calls of the net per image for the inversion.
+Held-out rendered faces are inverted and generated again without an edit, in 40 generation steps. Prints the PSNR of
+the image against the source, and the calls of the net per image for the inversion.
 """
 
 import argparse

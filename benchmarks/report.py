@@ -1,7 +1,7 @@
-"""The report of a large run: size of the page, time and memory of its making, how fast it opens and filters.
+"""Measures the report of a large run: size of the page, time and memory to make it, time to open and to filter.
 
 python -m benchmarks.report                    # 100,000 rows; --rows 1_000_000 for more
-python -m benchmarks.report --keep FOLDER      # leaves the run and its report there, to be looked at
+python -m benchmarks.report --keep FOLDER      # keeps the run and its report in FOLDER
 """
 
 import argparse
@@ -47,11 +47,11 @@ METRICS = {
     "segmentation": (0.9, 0.05),
     "kept": (0.9, 0.05),
 }
-"""Mean and deviation of made-up values."""
+"""Mean and standard deviation of the made-up values of each metric."""
 
 
 def write_run(root: Path, rows: int) -> None:
-    """A run whose manifests have so many rows, each with an output: links to a few noisy pictures."""
+    """Write a run whose manifests have `rows` rows. Each output is a link to one of a few noisy pictures."""
     images = rows // len(EDITS)
     pictures = write_pictures(root / "pictures")
     values = {"source": str(root / "pictures"), "output": str(root / "run"), "edits": EDITS, "preview": 0}
@@ -65,8 +65,7 @@ def write_run(root: Path, rows: int) -> None:
 
     plan = open_root(
         store,
-        RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity),
-        resolved.stage_sizes,
+        RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity, resolved.stages),
         lambda: write_plan(store, listing(), SHARD_SIZE, lambda key: [key]),
     )
     digests = [hashlib.sha256(picture.read_bytes()).hexdigest() for picture in pictures]
@@ -76,7 +75,7 @@ def write_run(root: Path, rows: int) -> None:
 
 
 def write_pictures(folder: Path) -> list[Path]:
-    """Faces at PIXELS with noise, so that a picture takes as many bytes as a photograph."""
+    """Write faces at PIXELS with noise, so that a picture takes as many bytes as a photograph."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     paths = []
@@ -138,7 +137,7 @@ def measured(random: np.random.Generator) -> Row:
 
 
 def build(root: Path) -> dict[str, float]:
-    """`asyrp report` in a process of its own: its time, and the most memory it took."""
+    """Run `asyrp report` in a process of its own. Returns its seconds, its peak of memory, and the size of the page."""
     command = [sys.executable, "-c", "from jobs.cli.app import main; main()", "report", str(root / "run")]
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
@@ -164,7 +163,7 @@ SORT = """() => new Promise((done) => {
 
 
 def look(root: Path) -> dict[str, float]:
-    """Open the page twice and use it; milliseconds until the next picture is on the screen."""
+    """Open the page twice, filter and sort. Returns the time of each until the result is on the screen."""
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         found = {"open_first_s": opened(page, root), "open_again_s": opened(page, root)}

@@ -1,8 +1,8 @@
-"""What the engine costs beside the net, and how that grows: ratios and rates of one run on one machine.
+"""Measures the cost of the engine beside the net, and how that cost grows, on one machine.
 
 python -m benchmarks.scale plan        # a plan of 1,000,000 images; --images 10_000_000 for more
-python -m benchmarks.scale rerun       # a finished run of 10,000 shards on the local disk: its state, and called again
-python -m benchmarks.scale calls       # the same on an S3 server on loopback: which calls that takes
+python -m benchmarks.scale rerun       # a finished run of 10,000 local shards: read its state, and call it again
+python -m benchmarks.scale calls       # the same on an S3 server on loopback: counts the calls to S3
 python -m benchmarks.scale actors      # 1 and 8 actors with a net that takes a fixed time
 python -m benchmarks.scale reader      # fetch + decode + resize of 1024 px JPEG to 256 px, one core
 python -m benchmarks.scale overhead    # the worker against the bare sampling loop, same batch
@@ -38,30 +38,31 @@ from pipeline.engine.driver import Engine, pending_units
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.images.codec import decode
 from pipeline.images.fetch import fetch
+from pipeline.images.source import SourceImage
 from pipeline.results import sheet
 from pipeline.run.commit import Commit, commit_name
 from pipeline.run.plan import write_plan
 from pipeline.run.progress import StateReader, device_time
 from pipeline.run.stage import BatchFunction, MakeFunctions
-from pipeline.sources.listing import SourceImage, list_images
-from pipeline.stages.functions import Method
+from pipeline.sources.listing import list_images
+from pipeline.stages.functions import Functions
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
 SAMPLES = BUNDLED / "avatars" / "samples"
 
 
-def job_at(root: Path | str, **changes: object) -> ResolvedRun:
+def resolved_at(root: Path | str, **changes: object) -> ResolvedRun:
     values = {"source": str(SAMPLES), "output": str(root), "edits": ["glasses=1"], "preview": 0, **changes}
     return resolve(RunSpec.model_validate(values))
 
 
 def overhead(root: Path, batch_size: int = 8) -> None:
-    """All 64 samples, 40 + 40 steps: the bare loop in this thread, and the worker with its threads and files.
+    """Compare the bare loop in this thread with the worker and its threads and files: 64 samples, 40 + 40 steps.
 
-    Each twice, in the order bare, worker, worker, bare: a machine that slows down favours neither.
+    Each runs twice, in the order bare, worker, worker, bare, so that a machine that slows down favours neither.
     """
-    method = Method(job_at(root).settings)
+    functions = Functions(resolved_at(root).settings)
     images = [decode(fetch(image), 32, "crop").pixels for image in list_images(str(SAMPLES))]
     pixels, keys = torch.from_numpy(np.stack(images))[:, None], [str(i) for i in range(len(images))]
 
@@ -69,25 +70,26 @@ def overhead(root: Path, batch_size: int = 8) -> None:
         start = time.perf_counter()
         with torch.inference_mode():
             for i in range(0, len(keys), batch_size):
-                method.fused(pixels[i : i + batch_size], keys[i : i + batch_size])
+                functions.fused(pixels[i : i + batch_size], keys[i : i + batch_size])
         return time.perf_counter() - start
 
     def engine(name: str) -> float:
-        resolved = job_at(root / name, shard_size=16)
+        resolved = resolved_at(root / name, shard_size=16)
         plan = open_run(Store(resolved.spec.output), resolved)
         options = WorkerOptions(batch_size)
-        worker = Worker(resolved.spec.output, "bench", lambda: {"fused": method.fused}, resolved.image_format, options)
-        start = time.perf_counter()
-        for shard in range(plan.shards):
-            worker.run(resolved.stages[0], shard)
-        seconds = time.perf_counter() - start
-        spent = worker.close()["seconds"]
+        fused = {"fused": functions.fused}
+        with Worker(resolved.spec.output, "bench", fused, resolved.image_format, options) as worker:
+            start = time.perf_counter()
+            for shard in range(plan.shards):
+                worker.run(resolved.stages[0], shard)
+            seconds = time.perf_counter() - start
+        spent = worker.state()["seconds"]
         waits = spent["wait_for_reader"] + spent["wait_for_writer"]
         print(f"device busy {100 * spent['device'] / (spent['device'] + waits):.1f} % of the worker's time")
         return seconds
 
     with torch.inference_mode():
-        method.fused(pixels[:batch_size], keys[:batch_size])
+        functions.fused(pixels[:batch_size], keys[:batch_size])
     times = [bare(), engine("one"), engine("two"), bare()]
     loop, worker = times[0] + times[3], times[1] + times[2]
     print("seconds: " + ", ".join(f"{seconds:.1f}" for seconds in times))
@@ -96,7 +98,7 @@ def overhead(root: Path, batch_size: int = 8) -> None:
 
 
 def reader(root: Path, count: int = 100) -> None:
-    """One thread, from the local disk."""
+    """Measure fetch + decode + resize in one thread, from the local disk."""
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).resize((1024, 1024))
     buffer = io.BytesIO()
@@ -110,15 +112,24 @@ def reader(root: Path, count: int = 100) -> None:
 
 
 def finished_run(root: Store, source: Path, shards: int) -> ResolvedRun:
-    """A run as one of so many shards leaves it, one image each, without its images and manifests."""
+    """Write the plan and commits of a finished run of `shards` shards of one image, without images and manifests."""
     source.mkdir()
     for index in range(shards):
         (source / f"{index:05d}.png").write_bytes(b"x")
-    resolved = job_at(root.url, source=str(source), shard_size=1)
+    resolved = resolved_at(root.url, source=str(source), shard_size=1)
     plan = open_run(root, resolved)
 
     def commit(shard: int) -> None:
-        record = Commit("boost", shard, "a", 1, {"ok": 1}, "manifest/x.parquet", [], None)
+        record = Commit(
+            stage="boost",
+            shard=shard,
+            attempt="a",
+            images=1,
+            statuses={"ok": 1},
+            manifest="manifest/x.parquet",
+            files=[],
+            input_digest=None,
+        )
         root.create(commit_name("boost", shard), json.dumps(vars(record)).encode())
 
     for _ in read_ahead(commit, range(plan.shards)):
@@ -128,7 +139,7 @@ def finished_run(root: Store, source: Path, shards: int) -> ResolvedRun:
 
 
 def keep_state(store: Store, shards: int) -> None:
-    """What a run does when it ends."""
+    """Keep the state of the run, as a run does when it ends."""
     reader = StateReader(store, {"boost": (shards, shards)})
     reader.read()
     reader.keep()
@@ -141,7 +152,7 @@ def timed(what: str, act: Callable[[], object]) -> None:
 
 
 def rerun(root: Path, shards: int = 10_000) -> None:
-    """The first call opens every commit, later ones only what is new."""
+    """Time the status of a finished run, and the run itself. The first call opens every commit, later ones only new."""
     store = Store(str(root / "out"))
     resolved = finished_run(store, root / "source", shards)
     timed(f"status of a run of {shards:,} committed shards, none of them known", lambda: read_state(store))
@@ -151,7 +162,7 @@ def rerun(root: Path, shards: int = 10_000) -> None:
 
 
 def calls(root: Path, shards: int = 10_000) -> None:
-    """Counted where s3fs sends them."""
+    """Count the calls to S3 where s3fs sends them."""
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -183,7 +194,7 @@ def calls(root: Path, shards: int = 10_000) -> None:
 
 
 def fixed_time(seconds: float) -> MakeFunctions:
-    """A net that takes so many seconds per image and gives it back."""
+    """A stand-in for the net that takes `seconds` per image and returns the image."""
 
     def load() -> dict[str, BatchFunction]:
         def fused(batch: torch.Tensor, keys: Sequence[str]) -> torch.Tensor:
@@ -196,7 +207,10 @@ def fixed_time(seconds: float) -> MakeFunctions:
 
 
 def actors(root: Path, counts: tuple[int, ...] = (1, 8), seconds: float = 0.1, shard_size: int = 8) -> None:
-    """Images/s between the first fifth and the last of the commits: without the start of the actors and the tail."""
+    """Measure images/s between the first fifth and the last fifth of the commits.
+
+    This leaves out the start of the actors and the tail.
+    """
     rates = []
     for count in counts:
         source, out = root / f"source-{count}", root / f"out-{count}"
@@ -204,7 +218,7 @@ def actors(root: Path, counts: tuple[int, ...] = (1, 8), seconds: float = 0.1, s
         sample = next(SAMPLES.glob("*.png")).read_bytes()
         for index in range(count * 40 * shard_size):
             (source / f"{index:05d}.png").write_bytes(sample)
-        resolved, store = job_at(out, source=str(source), shard_size=shard_size), Store(str(out))
+        resolved, store = resolved_at(out, source=str(source), shard_size=shard_size), Store(str(out))
         plan = open_run(store, resolved)
         options = EngineOptions(actors=count, batch_size=shard_size)
         engine = Engine(store, resolved.stages, fixed_time(seconds), resolved.image_format, options)
@@ -220,7 +234,7 @@ def actors(root: Path, counts: tuple[int, ...] = (1, 8), seconds: float = 0.1, s
 
 
 def plan(root: Path, count: int) -> None:
-    """The listing is made up, so that this measures the plan and not a disk."""
+    """Time the plan of `count` images. The listing is made up, so that no disk is measured."""
 
     def listing() -> Iterator[SourceImage]:
         for index in range(count):

@@ -1,14 +1,15 @@
-"""Every way to find a direction, side by side: does it do what it says, and nothing else?
+"""Compares all ways to find a direction: how often a direction does what it says, and nothing else.
 
     python -m benchmarks.ways                       # about four hours on one core; --ways labels pca for a part
 
 Directions are found on rendered faces of the training set with the commands' own functions, and judged on held-out
-faces (tools/judge.py) as in edit_success.py: the share that has the attribute after the edit, and the share of the
-other three labels that is kept. An attribute's direction acts in the interval of the bundled direction of that name,
-one from texts where its training did. A way's strength is that of STRENGTHS which does best by the worse of the two on
-other faces, those that the bundled directions are calibrated on.
-Principal components and singular vectors have no attribute: each is named, in both senses, by the label that it changes
-on most of the faces that can change so.
+faces (tools/judge.py) as in edit_success.py: by the share of faces that have the attribute after the edit, and by the
+share of the other three labels that is kept. A direction acts in the interval of the bundled direction of its name; a
+direction from texts acts in the interval of its training. The strength is chosen from STRENGTHS on other faces, those
+on which the bundled directions are calibrated: the one with the best value of the worse share.
+
+Principal components and singular vectors have no attribute. Each is named, in both senses, after the label that it
+changes on the largest share of the faces on which that label can change.
 """
 
 import argparse
@@ -52,7 +53,7 @@ TEXTS = {
     "long_hair": ("person with short hair", "person with long hair"),
 }
 TEXT_INTERVALS = {"glasses": {"t_start": 450}, "long_hair": {"t_start": 614, "t_edit": 307}}
-"""Where a training by text with the preset of the bundled model begins and ends, if not where that says."""
+"""The attributes whose training by text has another interval than the preset of the bundled model, and the interval."""
 
 PRESET = PRESETS["avatars"]
 EXTREMES = 0.2
@@ -60,7 +61,7 @@ EXTREMES = 0.2
 
 @dataclass(frozen=True)
 class Bench:
-    """Rendered faces in a folder with labels.csv beside it, and how much to do with them."""
+    """Rendered faces in a folder with labels.csv beside it, and the sizes of a benchmark on them."""
 
     folder: Path
     images: int
@@ -80,7 +81,7 @@ class Bench:
 
 
 def write_faces(folder: Path, count: int) -> None:
-    """The first rendered training faces as PNG files, and labels.csv beside them."""
+    """Write the first `count` rendered training faces as PNG files, and labels.csv beside them."""
     faces = load_or_render(CACHE / "train.npz", 24_000, 0)
     (folder / "faces").mkdir()
     rows = ["key," + ",".join(LABELS)]
@@ -93,13 +94,13 @@ def write_faces(folder: Path, count: int) -> None:
 
 @cache
 def trial(attribute: str | None, count: int) -> Trial:
-    """Held-out faces that lack the attribute; of all kinds for None."""
+    """Held-out faces that lack the attribute; faces of all kinds for None."""
     return trial_on(load_or_render(CACHE / "edit_success.npz", 640, 5), attribute, count)
 
 
 @cache
 def calibration_trial(attribute: str) -> Trial:
-    """Faces that strengths are chosen on."""
+    """The faces on which strengths are chosen."""
     faces = load_or_render(CACHE / "calibration.npz", CALIBRATION_FACES, CALIBRATION_SEED)
     return trial_on(faces, attribute, STRENGTH_FACES)
 
@@ -115,14 +116,14 @@ def shift_of(direction: Direction, strength: float) -> EditShift:
 
 
 def in_interval(direction: Direction, attribute: str) -> Direction:
-    """The direction from the timestep on that the bundled one begins at, down to where that ends."""
+    """The direction, limited to the interval of the bundled direction of that attribute."""
     bundled = load_direction(find_model("avatars").direction_files()[attribute]).info
     ending = replace(direction, info=replace(direction.info, t_edit=bundled.t_edit))
     return ending if bundled.t_start is None else algebra.begin_at(ending, bundled.t_start)
 
 
 def best(direction: Direction, attribute: str, count: int) -> tuple[float, Score]:
-    """The strength at which the worse of the two shares is best on calibration faces, and the shares on others."""
+    """The strength with the best worse share on calibration faces, and its score on held-out faces."""
     chosen_on = calibration_trial(attribute)
     scores = {s: chosen_on.score(attribute, shift_of(direction, s)) for s in STRENGTHS}
     strength = max(scores, key=lambda s: min(scores[s].target, scores[s].others))
@@ -159,7 +160,7 @@ def judge_classifier(bench: Bench) -> None:
 
 
 def judge_scores(bench: Bench) -> None:
-    """CLIP scores the faces, then samples of the model; the extremes make a direction."""
+    """Let CLIP score the faces, then samples of the model. The images with extreme scores make a direction."""
     drawn = str(bench.folder / "samples")
     sample("avatars", drawn, bench.images // 2, 0, 0, N_STEPS, "cpu", 16, check=False)
     for way, source in {"CLIP scores": bench.source, "CLIP scores of samples": drawn}.items():
@@ -173,7 +174,7 @@ def judge_scores(bench: Bench) -> None:
 
 
 def text_request(bench: Bench, name: str) -> TextRequest:
-    """The training of an attribute from its texts."""
+    """The request to train the direction of an attribute from its texts."""
     recipe = TextRecipe(*TEXTS[name], **PRESET.recipe | TEXT_INTERVALS.get(name, {}))
     path = bench.folder / f"text-{name}.safetensors"
     numbers = (PRESET.images, PRESET.epochs)
@@ -181,7 +182,7 @@ def text_request(bench: Bench, name: str) -> TextRequest:
 
 
 def judge_text(bench: Bench) -> None:
-    """The block, and what is left of it in its average over images, and over time too."""
+    """Judge f_t, its average over images, and its average over images and time."""
     for name in bench.attributes:
         path = learn_text(text_request(bench, name))
         print_best("text", name, load_direction(path), bench.faces)
@@ -205,7 +206,7 @@ def judge_jacobian(bench: Bench) -> None:
 
 
 def print_named(way: str, direction: Direction, count: int) -> None:
-    """The label that a direction changes most in each sense, at strengths 1 and 2."""
+    """Print the label that a direction changes most in each sense, at strengths 1 and 2."""
     faces = trial(None, count)
     everyone = torch.arange(len(faces.x_T))
     for strength in (1.0, -1.0, 2.0, -2.0):
@@ -223,7 +224,10 @@ def print_named(way: str, direction: Direction, count: int) -> None:
 
 
 def judge_projection(bench: Bench) -> None:
-    """Faces on which beards mostly come with glasses teach a direction of glasses that leaks into beards."""
+    """Learn a direction of glasses that leaks into beards, and project the beard out of it.
+
+    It leaks because on its faces beards mostly come with glasses.
+    """
     faces = load_or_render(CACHE / "train.npz", 24_000, 0)
     alike = faces["glasses"][: bench.images] == faces["beard"][: bench.images]
     kept = alike | (np.arange(bench.images) % 8 == 0)

@@ -1,5 +1,7 @@
-"""What a person sees of a run: a bar in a terminal, a line every 30 s elsewhere, and tables, all on stderr. And what
-commands report on stdout."""
+"""Shows a run to a person, and reports what a command found.
+
+Progress and tables go to stderr: in a terminal as a bar, elsewhere as a line every 30 s. Reports go to stdout.
+"""
 
 import json
 import threading
@@ -7,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -16,16 +18,11 @@ from rich.table import Table
 
 from pipeline.run.progress import RunState, StateReader
 
-if TYPE_CHECKING:  # Ray loads only where there is something to compute
-    pass
-
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
 
 console = Console(stderr=True)
 out = Console()
-
-MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders and files on any fsspec URL."
 
 
 def report(facts: Any, as_json: bool, show: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tenacity import wait_none
 
 from tests.support.runs import asyrp, make_faces
 
@@ -27,6 +28,18 @@ def cli() -> Callable[..., tuple[int, str, str]]:
         return done.returncode, done.stdout, done.stderr
 
     return call
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty cache of models and what was learned of them."""
+    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch that fails is tried again at once."""
+    monkeypatch.setattr("pipeline.images.fetch.wait_random_exponential", lambda *_: wait_none())
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The judge of edits: a small conv net that says which attributes a rendered face has.
+"""The judge of edits: a small convolutional net that says which attributes a rendered face has.
 
     python -m tools.judge            # train it and print its accuracy on held-out renders
 
@@ -22,7 +22,7 @@ HELD_OUT_SEED, HELD_OUT_COUNT = 7, 2_000
 
 
 def new_judge() -> nn.Sequential:
-    """Images [B, 3, 32, 32] in [-1, 1] to logits [B, 4] in the order of LABELS."""
+    """A new net from images [B, 3, 32, 32] in [-1, 1] to logits [B, 4], in the order of LABELS."""
     widths, layers = (3, 32, 64, 128), []
     for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
@@ -30,7 +30,7 @@ def new_judge() -> nn.Sequential:
 
 
 def to_batch(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] to float [N, 3, H, W] in [-1, 1]."""
+    """Images uint8 [N, H, W, 3] as floats [N, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -39,7 +39,7 @@ def label_matrix(faces: dict[str, np.ndarray]) -> Tensor:
 
 
 def augmented(x: Tensor) -> Tensor:
-    """A little noise and brightness: a judge must not trip over what a diffusion model leaves behind."""
+    """Images with some noise and other brightness, so that artefacts of a diffusion model do not mislead a judge."""
     gain = 1 + 0.1 * torch.randn(len(x), 1, 1, 1)
     return x * gain + 0.05 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
 
@@ -68,12 +68,12 @@ def train(epochs: int = 4, batch_size: int = 128) -> nn.Sequential:
 
 @torch.inference_mode()
 def judged(judge: nn.Module, x: Tensor) -> Tensor:
-    """Which attributes the judge sees: bool [B, 4]."""
+    """The attributes that the judge sees, in the order of LABELS: bool [B, 4]."""
     return judge(x.clamp(-1, 1)) > 0
 
 
 def accuracy(judge: nn.Module) -> dict[str, float]:
-    """On held-out renders, by label."""
+    """The share of held-out renders on which the judge is right, by label."""
     faces = load_or_render(CACHE / "judge_test.npz", HELD_OUT_COUNT, HELD_OUT_SEED)
     right = judged(judge, to_batch(faces["images"])) == label_matrix(faces).bool()
     return dict(zip(LABELS, right.float().mean(0).tolist(), strict=True))

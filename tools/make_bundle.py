@@ -1,12 +1,12 @@
-"""Make what the package ships beside the trained weights: sample faces, and directions found by labels.
+"""Makes the files that the package ships beside the trained weights: sample faces, and directions found by labels.
 
     python -m tools.make_bundle --unet tools/cache/model      # all of asyrp/bundled/avatars
     python -m tools.make_bundle --scan                        # intervals and strengths, for CALIBRATION below
 
 The directions come from 240 identities, each drawn with 8 combinations of the four labels (a half-fraction
-factorial design, 1,920 labelled faces), h regressed on all four labels at once. Every combination of an identity
-shares hair colour, skin, clothes and noise, so what a mean over few hundred unrelated faces mostly is, chance
-differences in hair and skin, cancels exactly.
+factorial design, 1,920 labelled faces). h is regressed on all four labels at once. All combinations of an identity
+share hair colour, skin, clothes and noise. So chance differences in hair and skin, of which a mean over a few hundred
+unrelated faces mostly consists, cancel exactly.
 """
 
 import argparse
@@ -40,13 +40,13 @@ COMBINATIONS = [c for c in itertools.product((0, 1), repeat=len(LABELS)) if sum(
 N_STEPS, LOWEST_T_EDIT = 40, 100
 
 CALIBRATION = {"smile": (204, 1.6), "glasses": (128, 1.4), "beard": (128, 1.1), "long_hair": (537, 0.85)}
-"""t_edit and the factor on the change of h per label that strength 1 stands for, from --scan."""
+"""t_edit, and the factor on the change of h per label at strength 1. Both from --scan."""
 
 COMPENSATION = {"long_hair": {"beard": 0.6, "smile": 0.2}}
-"""What is added of other labels' changes. Long hair hides the chin, and alone would shave every second beard."""
+"""The share of other labels' changes that is added. Long hair hides the chin; alone it removes every second beard."""
 
 START = {"smile": 450, "glasses": 450, "beard": 410}
-"""Where a direction begins, if not at T: above, it cannot be seen yet, and its direction moves the rest of the face."""
+"""Where a direction begins, if not at T. Above, its label cannot be seen and it moves the rest of the face."""
 
 SCAN = {
     "smile": [(204, 1.4), (204, 1.6), (204, 1.8)],
@@ -66,7 +66,7 @@ def copy_weights(source: Path) -> None:
 
 
 def write_samples() -> None:
-    """Held-out faces as PNG files, and labels.csv with the table that `directions learn labels` takes."""
+    """Write held-out faces as PNG files, and labels.csv with the table that `directions learn labels` takes."""
     faces = load_or_render(CACHE / "samples.npz", SAMPLES, SAMPLES_SEED)
     folder = BUNDLE / "samples"
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def compensated(changes: torch.Tensor) -> torch.Tensor:
 def make_direction(
     folder: ModelFolder, name: str, change: torch.Tensor, grid: list[int], t_edit: int, scale: float
 ) -> Direction:
-    """A direction whose strength 1 is `scale` times the change of h, kept down to t_edit only."""
+    """A direction whose strength 1 is `scale` times the change of h, with the timesteps from t_edit up."""
     info = DirectionInfo(
         name=name,
         form="timestep",
@@ -143,7 +143,7 @@ def write_directions(folder: ModelFolder, changes: torch.Tensor, grid: list[int]
 
 
 def scan(folder: ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
-    """What the judge says of candidates, on faces that nothing else has seen."""
+    """Print the judge's verdict on the candidates of SCAN, on faces that nothing else has seen."""
     faces = load_or_render(CACHE / "calibration.npz", CALIBRATION_FACES, CALIBRATION_SEED)
     trial = Trial(load_model(folder), load_or_train(), faces)
     for name, change in zip(LABELS, changes.half().float(), strict=True):
@@ -160,8 +160,8 @@ def scan(folder: ModelFolder, changes: torch.Tensor, grid: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--unet", type=Path, help="a trained net to ship in place of the one that is there")
-    parser.add_argument("--scan", action="store_true", help="only print what the judge says of the candidates")
+    parser.add_argument("--unet", type=Path, help="a trained net to ship in place of the present one")
+    parser.add_argument("--scan", action="store_true", help="only print the judge's verdict on the candidates")
     arguments = parser.parse_args()
     if arguments.unet:
         copy_weights(arguments.unet)

@@ -1,4 +1,4 @@
-"""Write `asyrp/directions/presets.json` from the LPIPS curves of the official release.
+"""Writes `asyrp/directions/presets.json` from the LPIPS curves of the official release.
 
 python -m tools.make_presets FOLDER     # the release's utils/: {data set}_LPIPS_distance_{x,x0_t}.tsv
 """
@@ -11,7 +11,7 @@ from asyrp.measures.intervals import T_BOOST_LPIPS, T_EDIT_LPIPS, first_at_least
 
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
 NO_TEXT_LPIPS = 0.30
-"""What the release's own table of t_edit without a text amounts to."""
+"""The LPIPS to which the release's own table of t_edit without a text corresponds."""
 
 COSINES = [round(1 - step / 100, 2) for step in range(61)]
 SOURCE = (
@@ -22,7 +22,7 @@ SOURCE = (
 
 
 def read_curve(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Timesteps, ascending, and mean LPIPS."""
+    """The timesteps of a curve, ascending, and its mean LPIPS at each."""
     rows = (line.split("\t") for line in path.read_text().splitlines() if line.strip())
     timesteps, values = zip(*sorted((int(t), float(value)) for t, value in rows), strict=True)
     return timesteps, values

@@ -1,9 +1,10 @@
-"""Render labelled cartoon faces: the data the bundled `avatars` model, its directions and its judge come from.
+"""Renders labelled cartoon faces: the data of the bundled `avatars` model, of its directions and of its judge.
 
     python -m tools.render_avatars --count 24000 --seed 0 --output tools/cache/train.npz
 
-Faces are drawn with `python_avatars` (MIT) and rasterised by resvg. Every attribute is drawn independently,
-so that no label predicts another. A face is a function of (seed, index) alone.
+Faces are drawn with `python_avatars` (MIT) and rasterised by resvg. Every attribute is drawn independently, so that no
+label predicts another. A face depends on (seed, index) alone.
+
 The npz holds `images` uint8 [N, 32, 32, 3] and one integer array [N] per label.
 """
 
@@ -52,7 +53,7 @@ CROP_SIDE, CROP_LEFT, CROP_TOP, CROP_JITTER = 200, 32, 17, 4
 
 
 def draw_labels(rng: np.random.Generator) -> dict[str, int]:
-    """The attributes of one face; presence for LABELS, an index into the tables above for NUISANCES."""
+    """The attributes of one face: presence for LABELS, an index into the tables above for NUISANCES."""
     long_hair = int(rng.random() < len(LONG_HAIR) / len(HAIR))
     styles = range(len(LONG_HAIR)) if long_hair else range(len(LONG_HAIR), len(HAIR))
     sizes = {"hair_color": HAIR_COLORS, "skin": SKINS, "clothing": CLOTHING, "clothing_color": CLOTHING_COLORS}
@@ -68,7 +69,7 @@ def draw_labels(rng: np.random.Generator) -> dict[str, int]:
 
 
 def avatar_svg(labels: dict[str, int], rng: np.random.Generator) -> str:
-    """The face with these labels; variants inside a label (which glasses, which smile) come from `rng`."""
+    """The face with these labels as SVG. Variants inside a label (which glasses, which smile) come from `rng`."""
     hair_color = pa.HairColor[HAIR_COLORS[labels["hair_color"]]]
     return pa.Avatar(
         style=pa.AvatarStyle.TRANSPARENT,
@@ -94,7 +95,7 @@ def render_face(index: int, seed: int) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def render_labels(labels: dict[str, int], rng: np.random.Generator) -> np.ndarray:
-    """One face with these labels: uint8 [32, 32, 3]; what no label says (which glasses, the crop) is from `rng`."""
+    """One face with these labels: uint8 [32, 32, 3]. Its other properties (which glasses, the crop) come from `rng`."""
     png = resvg_py.svg_to_bytes(svg_string=avatar_svg(labels, rng), width=RASTER_WIDTH, skip_system_fonts=True)
     face = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     canvas = Image.new("RGBA", face.size, (*BACKGROUNDS[labels["background"]], 255))
@@ -114,7 +115,7 @@ def render_faces(count: int, seed: int, workers: int | None = None) -> dict[str,
 
 
 def load_or_render(path: Path, count: int, seed: int) -> dict[str, np.ndarray]:
-    """The data set at `path`, rendered first where it is not there or of another size."""
+    """The data set at `path`. It is rendered first if it does not exist or has another size."""
     if path.exists() and len((faces := dict(np.load(path)))["images"]) == count:
         return faces
     faces = render_faces(count, seed)

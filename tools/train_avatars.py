@@ -1,10 +1,10 @@
-"""Train the bundled `avatars` diffusion model on rendered faces, on a CPU or a GPU.
+"""Trains the bundled `avatars` diffusion model on rendered faces, on a CPU or a GPU.
 
     python -m tools.train_avatars --steps 6000 --output tools/cache/model            # from random weights
-    python -m tools.train_avatars --steps 6000 --init asyrp/bundled/avatars ...      # go on from weights
+    python -m tools.train_avatars --steps 6000 --init asyrp/bundled/avatars ...      # continue from weights
 
-Epsilon prediction on the linear schedule of DDPM; the loss is weighted by min(SNR, 5) / SNR (Hang et al. 2023),
-AdamW with a cosine decay, bf16 autocast, and what is saved is the exponential moving average of the weights.
+The model predicts epsilon on the linear schedule of DDPM. The loss is weighted by min(SNR, 5) / SNR (Hang et al. 2023).
+The optimiser is AdamW with a cosine decay, under bf16 autocast. The saved weights are an exponential moving average.
 """
 
 import argparse
@@ -24,7 +24,7 @@ GRAD_CLIP = 1.0
 
 
 def new_unet() -> UNet2DModel:
-    """Three levels 32/16/8: with h at 8 x 8 one cell is 1/8 of the face, the geometry of the papers' nets."""
+    """A net of three levels 32/16/8. One cell of h (8 x 8) is 1/8 of the face, the geometry of the papers' nets."""
     return UNet2DModel(
         sample_size=IMAGE_SIZE,
         block_out_channels=(32, 64, 160),
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("tools/cache/train.npz"))
     parser.add_argument("--count", type=int, default=24_000)
-    parser.add_argument("--init", type=Path, help="a diffusers folder to go on from")
+    parser.add_argument("--init", type=Path, help="a diffusers folder to continue from")
     parser.add_argument("--output", type=Path, default=Path("tools/cache/model"))
     parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch-size", type=int, default=32)

@@ -1,10 +1,11 @@
-"""Train the small CLIP that the package ships, on rendered faces and captions made from their labels.
+"""Trains the small CLIP that the package ships, on rendered faces and captions made from their labels.
 
     python -m tools.train_clip --steps 2500         # half an hour on one core; writes asyrp/bundled/clip-avatars
 
 It is an `open_clip` model with its own config. A caption states some of a face's labels, so it is true of many faces
-of a batch: every pair of image and caption is a yes or no, as in SigLIP (Zhai et al. 2023). Half of the images are seen
-as the bundled diffusion model predicts them from a noised face, since that is what directions are trained on.
+of a batch. Every pair of image and caption is therefore a yes or a no, as in SigLIP (Zhai et al. 2023). Half of the
+images are seen as the bundled diffusion model predicts them from a noised face, because directions are trained on such
+predictions.
 """
 
 import argparse
@@ -54,13 +55,13 @@ ADJECTIVES = ("smiling", "happy", "bearded", "shaved")
 
 
 def columns(faces: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What captions speak of: the four labels, and the colour of the hair as a word."""
+    """The facts that captions state: the four labels, and the colour of the hair as a word."""
     colors = np.array([COLORS[HAIR_COLORS[i]] for i in faces["hair_color"]])
     return {**{name: faces[name].astype(bool) for name in LABELS}, "color": colors}
 
 
 def caption(face: dict[str, object], rng: np.random.Generator) -> tuple[str, dict[str, object]]:
-    """A caption true of a face, and the conditions under which it is true of another."""
+    """A caption that is true of a face, and the conditions under which it is true of another face."""
     names = [name for name in (*LABELS, "color") if rng.random() < 0.35]
     rng.shuffle(names)
     before, after = [], []
@@ -74,7 +75,7 @@ def caption(face: dict[str, object], rng: np.random.Generator) -> tuple[str, dic
 
 
 def truths(conditions: list[dict[str, object]], faces: dict[str, np.ndarray], chosen: np.ndarray) -> Tensor:
-    """Which caption (column) is true of which image (row)."""
+    """Whether a caption (column) is true of an image (row): bool [images, captions]."""
     true = np.ones((len(chosen), len(conditions)), bool)
     for j, condition in enumerate(conditions):
         for name, value in condition.items():
@@ -84,7 +85,7 @@ def truths(conditions: list[dict[str, object]], faces: dict[str, np.ndarray], ch
 
 @torch.inference_mode()
 def as_predicted(x: Tensor, seed: int) -> Tensor:
-    """The images as the diffusion model predicts them from x_t, at a random t for each batch of 64."""
+    """The images as the diffusion model predicts them from x_t, with one random t < 800 for each batch of 64."""
     model = load_model(find_model("avatars"))
     generator, out = torch.Generator().manual_seed(seed), []
     for part in x.split(64):
@@ -124,7 +125,7 @@ def train(model: torch.nn.Module, tokenizer: object, steps: int, batch: int) -> 
 
 @torch.inference_mode()
 def accuracy(model: torch.nn.Module, tokenizer: object) -> dict[str, tuple[float, float]]:
-    """Zero-shot, on held-out renders and on how the diffusion model predicts them, by label."""
+    """Zero-shot accuracy by label: on held-out renders, and on the diffusion model's predictions of them."""
     faces = load_or_render(CACHE / "judge_test.npz", HELD_OUT_COUNT, HELD_OUT_SEED)
     clean = to_batch(faces["images"])
     found: dict[str, list[float]] = {name: [] for name in LABELS}
@@ -139,7 +140,7 @@ def accuracy(model: torch.nn.Module, tokenizer: object) -> dict[str, tuple[float
 
 
 def save(model: torch.nn.Module) -> None:
-    """In half precision, words that no caption uses zeroed."""
+    """Write the weights in half precision, and the config beside them."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, OUTPUT / "open_clip_model.safetensors")

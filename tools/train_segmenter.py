@@ -1,9 +1,9 @@
-"""Train the segmenter that comes with the bundled faces: which part of a face is each pixel?
+"""Trains the segmenter that comes with the bundled faces. It says to which part of a face each pixel belongs.
 
     python -m tools.train_segmenter     # about 5 minutes on one core; writes asyrp/bundled/avatars/segmenter.pt
 
-What a part is shows when the face is drawn again with another colour of it: the pixels that change are the part. What
-changes with no colour (eyes, mouth, glasses) are the features.
+The truth comes from drawing a face again with another colour of one part: the pixels that change belong to that part.
+Pixels that change with no colour (eyes, mouth, glasses) are the features.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PARTS = {
     "hair_color": HAIR_COLORS,
     "clothing_color": CLOTHING_COLORS,
 }
-"""The colour that shows each class, in their order; the last class is the features."""
+"""The colours of the part of each class, in the order of classes. The last class, the features, has none."""
 CLASSES = len(PARTS) + 1
 TRAIN_SEED, HELD_OUT_SEED, HELD_OUT_COUNT = 11, 12, 300
 LEAST_CHANGE = 12
@@ -53,7 +53,7 @@ def draw_set(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class Segmenter(nn.Module):
-    """Images [B, 3, 32, 32] in [-1, 1] to scores [B, CLASSES, 32, 32]: one level down and up again."""
+    """From images [B, 3, 32, 32] in [-1, 1] to scores [B, CLASSES, 32, 32], through half and quarter size."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()

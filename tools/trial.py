@@ -1,4 +1,4 @@
-"""Edit rendered faces and ask the judge what became of them."""
+"""Edits rendered faces and scores them with the judge."""
 
 from dataclasses import dataclass
 
@@ -17,14 +17,14 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Score:
-    """Shares of faces, in 0..1: the target attribute is as wanted; each other label is unchanged, on average."""
+    """Shares in 0..1: `target`, of faces whose target attribute is as wanted; `others`, of other labels kept."""
 
     target: float
     others: float
 
 
 class Trial:
-    """Rendered faces with their x_T: each edit of them starts from one inversion."""
+    """Rendered faces with their x_T. All edits of a face start from the same inversion."""
 
     def __init__(self, model: Model, judge: nn.Module, faces: dict, n_steps: int = 40, refine: int = 2) -> None:
         self.model, self.judge = model, judge
@@ -44,7 +44,7 @@ class Trial:
         return torch.cat(parts)
 
     def score(self, name: str, shift: Shift, add: bool = True, step: Step = asyrp_step, most: int = 10**6) -> Score:
-        """Add (or remove) attribute `name` on up to `most` faces that lack (or have) it."""
+        """The score of adding (or removing) attribute `name` on up to `most` faces that lack (or have) it."""
         index = LABELS.index(name)
         chosen = torch.nonzero(self.truth[:, index] != add)[:most, 0]
         seen = judged(self.judge, self.edited(chosen, shift, step))

@@ -1,7 +1,7 @@
-"""Counter-based Gaussian noise: a pixel's noise is a function of what it is for, and of nothing else.
+"""Makes counter-based Gaussian noise: a pixel's noise depends only on the seed, the image key, the edit and t.
 
-Philox4x32-10 (Salmon et al. 2011) in torch integer arithmetic, so the same bits come out on every device, and
-no batch, shard, actor or retry changes them. Box-Muller turns the bits into normals.
+The generator is Philox4x32-10 (Salmon et al. 2011) in torch integer arithmetic. It gives the same bits on every device,
+and no batch, shard, actor or retry changes them. The Box-Muller transform turns the bits into normals.
 """
 
 import hashlib
@@ -20,7 +20,11 @@ ROUNDS = 10
 def philox(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor | int, Tensor | int]
 ) -> tuple[Tensor, ...]:
-    """Four 32-bit words, as int64 tensors, for each 128-bit counter given as four such words, under each key."""
+    """Random words for each counter under each key.
+
+    A counter is 128 bits, given as four 32-bit words; a key is two. The result is four 32-bit words. Words are int64
+    tensors, which broadcast.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -37,13 +41,13 @@ def philox(
 
 
 def noise_key(seed: int, image_key: str, edit: str) -> tuple[int, int]:
-    """The Philox key of one image under one edit in one run."""
+    """The Philox key of one image under one edit in a run with this seed."""
     digest = hashlib.blake2b(f"{seed}\0{image_key}\0{edit}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
 def boosting_noise(keys: Sequence[tuple[int, int]], t: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Standard normal noise for timestep `t`: float32 [B, *shape], an item for each key."""
+    """Standard normal noise for timestep `t`: float32 [B, *shape], one item per key."""
     count = math.prod(shape)
     index = torch.arange((count + 3) // 4, device=device)
     zero = torch.zeros_like(index)

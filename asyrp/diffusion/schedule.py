@@ -7,45 +7,45 @@ import torch
 from torch import Tensor
 
 CLEAN = -1
-"""The timestep after 0: the image itself, where alpha_bar is 1."""
+"""The timestep that follows 0 in generation: the clean image, where alpha_bar is 1."""
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Cumulative signal levels of a diffusion process; `alpha_bar` is float64 [T] on the CPU."""
+    """The cumulative signal levels of a diffusion process; `alpha_bar` is float64 [T] on the CPU."""
 
     alpha_bar: Tensor
 
     @classmethod
     def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> "NoiseSchedule":
-        """The linear schedule of DDPM (Ho et al. 2020), which every net of the papers was trained with."""
+        """The linear schedule of DDPM (Ho et al. 2020). Every net of the papers was trained with it."""
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
         return cls(torch.cumprod(1 - betas, dim=0))
 
     @classmethod
     def cosine(cls, steps: int = 1000) -> "NoiseSchedule":
-        """The cosine schedule of iDDPM (Nichol & Dhariwal 2021, eq. 17), betas cut at 0.999."""
+        """The cosine schedule of iDDPM (Nichol & Dhariwal 2021, eq. 17), with betas cut at 0.999."""
         t = torch.arange(steps + 1, dtype=torch.float64) / steps
         signal = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
         betas = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
         return cls(torch.cumprod(1 - betas, dim=0))
 
     def is_close_to(self, other: "NoiseSchedule") -> bool:
-        """Whether no level differs by more than one part in a hundred of the whole range."""
+        """Whether both schedules have as many levels and no level differs by more than 0.01."""
         return len(self) == len(other) and torch.allclose(self.alpha_bar, other.alpha_bar, rtol=0, atol=0.01)
 
     def __len__(self) -> int:
         return len(self.alpha_bar)
 
     def level(self, t: int) -> float:
-        """alpha_bar at timestep `t`; 1 at CLEAN."""
+        """alpha_bar at timestep `t`, which is 1 at CLEAN."""
         return 1.0 if t == CLEAN else self.alpha_bar[t].item()
 
 
 def timesteps(n: int, t_0: int = 999) -> list[int]:
     """`n` timesteps from 0 to `t_0`, ascending, spaced as in the official code.
 
-    The 1e-6 undoes float round-down: without it 58 of 1000 values would fall one short.
+    The added 1e-6 undoes rounding down: without it 58 of 1000 values would be one too small.
 
     Raises:
         ValueError: if `n` distinct steps do not fit into 0..t_0, or n < 2.

@@ -1,4 +1,4 @@
-"""A frozen diffusers U-Net, split at its bottleneck into encode and decode."""
+"""Splits a frozen diffusers U-Net at its bottleneck into encode and decode."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from asyrp.errors import UserError
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the decoder needs of x_t: `h` [B, C, h, w], the skips, and the time embedding [B, E]."""
+    """What the encoder computes from x_t: `h` [B, C, h, w], the skip tensors, and the time embedding `emb` [B, E]."""
 
     h: Tensor
     skips: tuple[Tensor, ...]
@@ -24,7 +24,7 @@ class Encoded:
 
 
 class SplitUNet(Protocol):
-    """Any net that can be split at its bottleneck; all the process knows of a model."""
+    """A net that is split at its bottleneck. `asyrp.diffusion.process` needs nothing else of a model."""
 
     def encode(self, x: Tensor, t: int) -> Encoded: ...
 
@@ -34,11 +34,11 @@ class SplitUNet(Protocol):
 class HSpaceUNet:
     """The encode -> h -> decode view of an unconditional `UNet2DModel`.
 
-    h is the output of the middle block, as in the papers and in all three official code bases. The net is
-    used in place: no copy, no hook, no gradient to its weights.
+    h is the output of the middle block, as in the papers and in all three official code bases. The net is used in
+    place: it is not copied, it gets no hooks, and its weights get no gradients.
 
     Raises:
-        UserError: for a net that is class-conditional, has no middle block or uses Fourier time embeddings.
+        UserError: if the net is class-conditional, has no middle block or uses Fourier time embeddings.
     """
 
     def __init__(self, unet: Any) -> None:
@@ -58,7 +58,7 @@ class HSpaceUNet:
         return self.unet.dtype
 
     def encode(self, x: Tensor, t: int) -> Encoded:
-        """Run x_t [B, 3, H, W] through the encoder and the middle block, at one timestep for the batch."""
+        """Run x_t [B, 3, H, W] through the encoder and the middle block; the whole batch is at timestep `t`."""
         unet = self.unet
         sample = x.to(self.dtype)
         if unet.config.center_input_sample:
@@ -73,9 +73,9 @@ class HSpaceUNet:
         return Encoded(unet.mid_block(sample, emb), tuple(skips), emb)
 
     def decode(self, encoded: Encoded, h: Tensor) -> Tensor:
-        """The noise prediction eps [B, 3, H, W], float32, from a bottleneck and the skips of `encoded`.
+        """The noise prediction eps [B, 3, H, W], float32, from the bottleneck `h` and the skips of `encoded`.
 
-        A net that also predicts a variance (learned sigma) has that half dropped: DDIM does not use it.
+        If the net also predicts a variance (learned sigma), that half of its output is dropped: DDIM does not use it.
         """
         unet = self.unet
         sample, skips = h.to(self.dtype), encoded.skips

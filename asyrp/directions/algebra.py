@@ -1,6 +1,6 @@
-"""What can be done with directions of tensors: project, add, scale, begin later, compare, average over time.
+"""Linear algebra on directions that consist of tensors: project, combine, scale, begin later, compare, average.
 
-All of it is linear algebra on delta_h at strength 1, at the timesteps of a common grid; results keep the units and the
+Every operation works on delta_h at strength 1, at the timesteps of a common grid. A result keeps the unit and the
 number of steps of the first direction.
 """
 
@@ -19,11 +19,12 @@ from asyrp.errors import UserError
 def project(direction: Direction, others: Sequence[Direction], jointly: bool = False) -> Direction:
     """The part of a direction that is orthogonal to all the others (Haas et al. 2024, section 3.3).
 
-    Exact: the others' span is taken out at once, so their order and correlation do not matter. At each timestep on its
-    own, or `jointly` with one coefficient per other direction for all timesteps.
+    The result is exact: the whole span of the others is removed at once, so their order and correlation do not matter.
+    Each timestep is projected on its own or, with `jointly`, all timesteps together, with one coefficient per other
+    direction.
 
     Raises:
-        UserError: for a direction of another model or without tensors, or if nothing is left.
+        UserError: if a direction belongs to another model or has no tensors, or if nothing is left.
     """
     grid, (own, *rest) = on_common_grid([direction, *others])
     if jointly:
@@ -38,7 +39,11 @@ def project(direction: Direction, others: Sequence[Direction], jointly: bool = F
 
 
 def combine(terms: Sequence[tuple[Direction, float]]) -> Direction:
-    """The weighted sum of directions as one direction. Raises UserError as `project` does."""
+    """The weighted sum of directions, as one direction.
+
+    Raises:
+        UserError: if the directions belong to different models, or one has no tensors.
+    """
     grid, tensors = on_common_grid([direction for direction, _ in terms])
     total = torch.stack([weight * tensor for (_, weight), tensor in zip(terms, tensors, strict=True)]).sum(0)
     note = " + ".join(f"{weight:g} {direction.info.name}" for direction, weight in terms)
@@ -52,16 +57,16 @@ def combine(terms: Sequence[tuple[Direction, float]]) -> Direction:
 
 
 def scale(direction: Direction, factor: float) -> Direction:
-    """The direction whose strength 1 is the other's strength `factor`."""
+    """The direction whose strength 1 is strength `factor` of the given one. Raises UserError if it has no tensors."""
     grid, [own] = on_common_grid([direction])
     return _derived(direction.info, grid, factor * own, {"scaled by": f"{factor:g}"})
 
 
 def begin_at(direction: Direction, t_start: int) -> Direction:
-    """The direction, of any form, without its part above timestep `t_start`.
+    """A direction that does not act above timestep `t_start`. The direction can have any form.
 
     Raises:
-        UserError: if it ends above that.
+        UserError: if it already ends above `t_start`.
     """
     t_edit = direction.info.t_edit
     if t_edit is not None and t_start < t_edit:
@@ -70,7 +75,11 @@ def begin_at(direction: Direction, t_start: int) -> Direction:
 
 
 def average_over_time(direction: Direction) -> Direction:
-    """One tensor for all timesteps: delta_h^global of the paper, from one tensor per timestep."""
+    """The mean over the timesteps at which a direction acts, as one tensor for all: delta_h^global of the paper.
+
+    Raises:
+        UserError: if the direction has no tensors.
+    """
     grid, [own] = on_common_grid([direction])
     acts = [index for index, t in enumerate(grid) if _acts(direction.info, t)]
     info = replace(direction.info, form="global", notes=direction.info.notes | {"averaged over": "time"})
@@ -78,25 +87,30 @@ def average_over_time(direction: Direction) -> Direction:
 
 
 def cosines(directions: Sequence[Direction]) -> Tensor:
-    """The cosine of every two directions [N, N], over all timesteps of their common grid. Raises UserError."""
+    """The cosine of every two directions [N, N], over all timesteps of their common grid.
+
+    Raises:
+        UserError: if the directions belong to different models, or one has no tensors.
+    """
     _, tensors = on_common_grid(directions)
     flat = torch.nn.functional.normalize(torch.stack(tensors).flatten(1), dim=1)
     return flat @ flat.T
 
 
 def norms(direction: Direction) -> tuple[list[int], Tensor]:
-    """The timesteps of a direction, and the length of delta_h at each [T]."""
+    """The timesteps of a direction, and the norm of delta_h at each of them [T]."""
     grid, [own] = on_common_grid([direction])
     return grid, own.flatten(1).norm(dim=1)
 
 
 def on_common_grid(directions: Sequence[Direction]) -> tuple[list[int], list[Tensor]]:
-    """delta_h [T, C, h, w] of each direction at the timesteps of the first that has some, in its number of steps.
+    """The timesteps of all directions, ascending, and delta_h [T, C, h, w] of each direction at them.
 
-    Where a direction does not act (above its t_start, below its t_edit) it is zero.
+    delta_h is scaled to the number of generation steps of the first direction. It is zero at timesteps at which the
+    direction does not act (above its t_start, below its t_edit).
 
     Raises:
-        UserError: for directions of different models, or one without tensors.
+        UserError: if the directions belong to different models, or one has no tensors.
     """
     first = directions[0].info
     for direction in directions:
@@ -115,7 +129,7 @@ def on_common_grid(directions: Sequence[Direction]) -> tuple[list[int], list[Ten
 
 
 def _steps(direction: Direction) -> list[int]:
-    """The timesteps that a direction has tensors for: those of its generation, if it has one for all."""
+    """The timesteps that a direction has tensors for. A global direction has one for every generation step."""
     form = direction.form
     return form.steps if isinstance(form, TimestepDirection) else timesteps(direction.info.n_steps)
 
@@ -136,7 +150,7 @@ def _acts(info: DirectionInfo, t: int) -> bool:
 
 
 def _orthogonal_part(own: Tensor, others: Tensor) -> Tensor:
-    """Rows [G, D] less their projection on the span of [G, N, D]; a least-squares problem per group, float64."""
+    """Rows `own` [G, D] without their projections on the spans of `others` [G, N, D]; least squares in float64."""
     basis = others.double().transpose(1, 2)
     target = own.double()[:, :, None]
     solution = torch.linalg.lstsq(basis, target, driver="gelsd").solution

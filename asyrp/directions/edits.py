@@ -1,4 +1,4 @@
-"""Edits: named, weighted sums of directions."""
+"""Defines edits, which are named, weighted sums of directions, and parses them."""
 
 import math
 import re
@@ -12,7 +12,7 @@ TERM = re.compile(r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?:=\s*(?P<weight>[^=\s]+)\s
 
 @dataclass(frozen=True)
 class Edit:
-    """`strength` times the sum of weight times direction. No weights: a plain reconstruction."""
+    """`strength` times the weighted sum of directions. Without weights it is a plain reconstruction."""
 
     name: str
     strength: float
@@ -20,7 +20,7 @@ class Edit:
 
     @property
     def id(self) -> str:
-        """How the edit is called where it must be told from the same edit at another strength."""
+        """A name that differs from that of the same edit at another strength."""
         return f"{self.name}_{self.strength:g}"
 
 
@@ -30,16 +30,16 @@ def reconstruction() -> Edit:
 
 
 def official_sum(edit: Edit) -> Edit:
-    """The edit as the official code sums k directions: every weight divided by sqrt(k)."""
+    """The edit with the official code's weights: it divides every weight of a sum of k directions by sqrt(k)."""
     root = math.sqrt(len(edit.weights))
     return replace(edit, weights=tuple((name, weight / root) for name, weight in edit.weights))
 
 
 def parse_edit(text: str) -> Edit:
-    """An edit from `direction=weight` terms joined by commas: "glasses=1", "smile=1,beard=-0.5".
+    """Parse an edit from `direction=weight` terms joined by commas: "glasses=1", "smile=1,beard=-0.5".
 
-    A single direction is the edit's name and its weight the strength, so that a sweep over strengths is one
-    edit. A sum is named by its terms, in the given order, and has strength 1. A weight left out is 1.
+    An edit of one direction has that direction's name, and its weight is the strength; so a sweep over strengths is one
+    edit. A sum is named by its terms in the given order, and has strength 1. A missing weight is 1.
 
     Raises:
         UserError: if the text does not follow this grammar, or names a direction twice.

@@ -1,4 +1,4 @@
-"""Directions in h-space, in their three forms, and the file they are kept in.
+"""Defines the three forms of a direction in h-space, and reads and writes direction files.
 
 A direction yields delta_h [B, C, h, w] (or [1, C, h, w]) for a bottleneck at a timestep:
 
@@ -6,7 +6,7 @@ A direction yields delta_h [B, C, h, w] (or [1, C, h, w]) for a bottleneck at a 
 - `TimestepDirection`   one tensor per timestep of a grid
 - `HoDeltaBlock`, `AdmDeltaBlock`   a small net f_t(h, t), the paper's implicit function
 
-The file is one safetensors file; its metadata says what it is, which model it belongs to and how to use it.
+A direction file is one safetensors file. Its metadata says which model the direction belongs to and how to use it.
 """
 
 import json
@@ -28,7 +28,7 @@ GROUPS = 32
 
 
 class GlobalDirection(nn.Module):
-    """One tensor [C, h, w], the same at every timestep."""
+    """One tensor [C, h, w] for every timestep."""
 
     delta_h: Tensor
 
@@ -41,7 +41,7 @@ class GlobalDirection(nn.Module):
 
 
 class TimestepDirection(nn.Module):
-    """Tensors [T, C, h, w] on an ascending grid of T timesteps; another timestep takes the nearest one's."""
+    """Tensors [T, C, h, w] on an ascending grid of T timesteps. Other timesteps take the tensor of the nearest one."""
 
     delta_h: Tensor
 
@@ -52,7 +52,7 @@ class TimestepDirection(nn.Module):
         self.steps: list[int] = grid.tolist()
 
     def nearest(self, t: int) -> int:
-        """The index of the grid timestep nearest to `t`; the higher one of two as near."""
+        """The index of the grid timestep nearest to `t`. If two are equally near, the higher timestep counts."""
         right = min(bisect_left(self.steps, t), len(self.steps) - 1)
         left = max(right - 1, 0)
         return left if t - self.steps[left] < abs(self.steps[right] - t) else right
@@ -62,9 +62,9 @@ class TimestepDirection(nn.Module):
 
 
 class HoDeltaBlock(nn.Module):
-    """The paper's f_t for Ho nets: 1x1 conv, plus the time embedding, GroupNorm, SiLU, 1x1 conv.
+    """The paper's f_t for Ho nets: 1x1 conv, addition of the time embedding, GroupNorm, SiLU, 1x1 conv.
 
-    The modules have the names of the released blocks, so that those load as they are.
+    The modules have the names that they have in the released blocks, whose state dicts therefore load unchanged.
     """
 
     def __init__(self, channels: int, emb_channels: int) -> None:
@@ -87,7 +87,7 @@ class HoDeltaBlock(nn.Module):
 
 
 class AdmDeltaBlock(nn.Module):
-    """The paper's f_t for iDDPM and ADM nets: as for Ho nets, with a GroupNorm and SiLU before the first conv."""
+    """The paper's f_t for iDDPM and ADM nets: that for Ho nets with a GroupNorm and SiLU before the first conv."""
 
     def __init__(self, channels: int, emb_channels: int) -> None:
         super().__init__()
@@ -113,15 +113,15 @@ EMB_LAYERS = {"ho": "temb_proj.weight", "adm": "emb_layers.1.weight"}
 
 
 def delta_block_family(state: dict[str, Tensor]) -> str | None:
-    """The family of nets ('ho' or 'adm') whose delta block this state dict is; None if it is none."""
+    """The family of nets ('ho' or 'adm') that a delta block belongs to; None if the state dict is no delta block."""
     return next((family for family, layer in EMB_LAYERS.items() if layer in state), None)
 
 
 def delta_block(state: dict[str, Tensor]) -> DeltaBlock:
-    """The block with these weights, frozen.
+    """The frozen delta block with these weights.
 
     Raises:
-        ValueError: if they are not those of a delta block.
+        ValueError: if the state dict is not that of a delta block.
     """
     family = delta_block_family(state)
     if family is None:
@@ -141,21 +141,21 @@ TENSOR_FORMS = {"global": GlobalDirection, "timestep": TimestepDirection}
 
 @dataclass(frozen=True)
 class Direction:
-    """A form with its metadata."""
+    """A direction: a module of one of the three forms, with its metadata."""
 
     info: DirectionInfo
     form: nn.Module
 
     def delta_h(self, encoded: Encoded, t: int, n_steps: int) -> Tensor:
-        """delta_h at strength 1 for a process of `n_steps` generation steps, in the dtype of h."""
+        """delta_h [B or 1, C, h, w] at strength 1 for a process of `n_steps` generation steps, in the dtype of h."""
         return self.form(encoded, t).to(encoded.h.dtype) * (self.info.n_steps / n_steps)
 
 
 def save_direction(direction: Direction, path: Path) -> None:
-    """Write the direction file, complete or not at all; its metadata values are strings, as the format demands."""
+    """Write a direction file, complete or not at all. Metadata values are JSON, as safetensors only allows strings."""
     entries = {key: json.dumps(value) for key, value in asdict(direction.info).items()}
     tensors = {name: tensor.contiguous() for name, tensor in direction.form.state_dict().items()}
-    # save_file would make a file that nobody else may read.
+    # safetensors' own save_file makes a file that only its owner can read.
     write_whole(path, to_bytes(tensors, metadata={"format": FORMAT, **entries}))
 
 
@@ -163,7 +163,7 @@ def load_direction(path: Path) -> Direction:
     """Read a direction file.
 
     Raises:
-        UserError: if there is no such file, or it is not one of ours.
+        UserError: if there is no such file, it is not a direction file, or this version does not know its form.
     """
     info = read_info(path)
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""What a direction file says of its direction, read without its tensors (and without torch)."""
+"""Reads the metadata of a direction file without its tensors, and without torch."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ FORMAT = "asyrp-direction-1"
 
 @dataclass(frozen=True)
 class DirectionInfo:
-    """What a direction file says of its direction, beside the tensors.
+    """The metadata of a direction.
 
-    `n_steps` is the number of generation steps that strength 1 was set at. Each step adds A_t delta_h, and A_t
-    hardly depends on the step size, so n_steps / n scales delta_h to the same edit in n steps. `t_edit` and
-    `t_boost` are suggestions. Above `t_start` the direction does not act (None: it acts from T on). `unit` says
-    in words what strength 1 is.
+    `n_steps` is the number of generation steps for which strength 1 was set. Each step adds A_t delta_h, and A_t hardly
+    depends on the step size; so the factor n_steps / n scales delta_h to the same edit in n steps. `t_edit` and
+    `t_boost` are suggestions. The direction does not act above `t_start`; with None it acts from T on. `unit` says in
+    words what strength 1 is.
     """
 
     name: str
@@ -35,15 +35,15 @@ class DirectionInfo:
     t_start: int | None = None
 
     def begun(self, t: int) -> bool:
-        """Does the direction act at timestep t already?"""
+        """Whether timestep `t` is at or below `t_start`, so that the direction has begun to act."""
         return self.t_start is None or t <= self.t_start
 
 
 def read_info(path: Path) -> DirectionInfo:
-    """The metadata of a direction file, without its tensors.
+    """The metadata of a direction file.
 
     Raises:
-        UserError: if there is no such file, or it is not one of ours.
+        UserError: if there is no such file, or it is not a direction file.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -58,15 +58,15 @@ def read_info(path: Path) -> DirectionInfo:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a direction file: what a run is bound to."""
+    """SHA-256 of a direction file. A run is bound to it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_model(info: DirectionInfo, model_digest: str, model_name: str) -> None:
-    """Refuse a direction that was found on another model.
+    """Refuse a direction that belongs to another model.
 
     Raises:
-        UserError: if the digests differ.
+        UserError: if the digest of the direction's model is not `model_digest`.
     """
     if info.model_digest != model_digest:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What the official release says of its five data sets and its attributes: intervals and texts."""
+"""Gives the intervals of the official release's five data sets, and the texts of its attributes."""
 
 import json
 from functools import cache
@@ -16,22 +16,22 @@ def _data(name: str) -> dict[str, Any]:
 
 
 def data_sets() -> list[str]:
-    """The data sets with known intervals."""
+    """The names of the data sets with known intervals."""
     return [name for name in _data("presets.json") if name != "source"]
 
 
 def source() -> str:
-    """Where the intervals come from, and what they mean."""
+    """A text that says where the intervals come from and what they mean."""
     return _data("presets.json")["source"]
 
 
 def t_edit(data_set: str, text_cosine: float | None = None) -> int:
-    """The end of the editing interval by the cosine of source and target text in CLIP (Asyrp, section 3.4).
+    """The end of the editing interval, given the CLIP cosine of source and target text (Asyrp, section 3.4).
 
-    The closer the texts, the shorter the interval. Without a cosine: the release's value for the data set.
+    The closer the texts, the shorter the interval. Without a cosine it is the release's value for the data set.
 
     Raises:
-        UserError: for a cosine that no text pair of an edit has.
+        UserError: if the cosine is outside the release's table.
     """
     if text_cosine is None:
         return _data("presets.json")[data_set]["t_edit_without_text"]
@@ -43,11 +43,11 @@ def t_edit(data_set: str, text_cosine: float | None = None) -> int:
 
 
 def t_boost(data_set: str) -> int:
-    """The start of the boosting interval (Asyrp, section 3.4)."""
+    """The start of the boosting interval of a data set (Asyrp, section 3.4)."""
     return _data("presets.json")[data_set]["t_boost"]
 
 
 def texts(attribute: str) -> tuple[str, str] | None:
-    """Source and target text of an attribute of the release, its slips included; None for an unknown one."""
+    """Source and target text of an attribute of the release, with the release's own slips; None for an unknown one."""
     pair = _data("texts.json").get(attribute)
     return (pair[0], pair[1]) if pair else None

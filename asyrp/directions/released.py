@@ -1,7 +1,7 @@
-"""Directions of the official release as our direction files: its delta blocks and its tensors per timestep.
+"""Imports directions of the official release: its delta blocks and its tensors per timestep.
 
-The released files hold weights and no word on how to use them. The step grid is in the file name, the texts are in the
-release's dictionary, the intervals in its LPIPS curves.
+The released files hold weights only. The number of steps is in the file name, the texts are in the release's
+dictionary, and the intervals come from its LPIPS curves.
 """
 
 import re
@@ -33,9 +33,9 @@ TEXT_PREFIXES = {"church": "church_", "bedroom": "bedroom_", "afhq": "dog_", "me
 FAMILY_NAMES = {"ho": "Ho (DDPM++)", "adm": "iDDPM or ADM"}
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a released direction beside its weights; None is looked up or left open."""
+@dataclass(frozen=True, kw_only=True)
+class ReleaseDetails:
+    """Details of a released direction that its weights do not hold. None means not stated: it is looked up or unset."""
 
     n_steps: int | None = None
     data_set: str | None = None
@@ -45,13 +45,17 @@ class Facts:
     t_boost: int | None = None
 
 
-def facts_of_name(file_name: str) -> Facts:
-    """What the release's naming scheme says: {attribute}_LC_{category}_t999_ninv40_ngen40_{iteration}.pth."""
+def details_from_name(file_name: str) -> ReleaseDetails:
+    """The details in a file name of the release's scheme, {attribute}_LC_{category}_t999_ninv40_ngen40_{iteration}.pth.
+
+    Other names give no details.
+    """
     match = FILE_NAME.match(file_name)
     if match is None:
-        return Facts()
+        return ReleaseDetails()
     data_set = next((name for start, name in DATA_SETS.items() if match["category"].lower().startswith(start)), None)
-    return Facts(int(match["n_gen"]), data_set, _texts(match["attribute"], data_set))
+    texts = _texts(match["attribute"], data_set)
+    return ReleaseDetails(n_steps=int(match["n_gen"]), data_set=data_set, texts=texts)
 
 
 def _texts(attribute: str, data_set: str | None) -> tuple[str, str] | None:
@@ -60,19 +64,25 @@ def _texts(attribute: str, data_set: str | None) -> tuple[str, str] | None:
     return presets.texts(prefixed) or presets.texts(plain)
 
 
-def import_direction(path: Path, folder: ModelFolder, name: str, stated: Facts, block: str | None = None) -> Direction:
-    """A released file as a direction of the model in `folder`; what is `stated` wins over what the file name says.
+def import_direction(
+    path: Path, folder: ModelFolder, name: str, stated: ReleaseDetails, block: str | None = None
+) -> Direction:
+    """A released file as a direction of the model in `folder`. `stated` details override those of the file name.
+
+    `block` chooses one of several delta blocks in the file by its official number.
 
     Raises:
-        UserError: if the file holds no direction, one of another family or width than the model, or its number of
-            generation steps is not known.
+        UserError: if the file holds no direction, or several blocks and none is chosen, if the direction has another
+            family or width than the model, or if its number of generation steps or the intervals of its data set are
+            not known.
     """
-    named = facts_of_name(path.name)
-    facts = replace(named, **{key: value for key, value in vars(stated).items() if value is not None})
-    if facts.n_steps is None:
+    named = details_from_name(path.name)
+    details = replace(named, **{key: value for key, value in vars(stated).items() if value is not None})
+    data_set = details.data_set
+    if details.n_steps is None:
         raise UserError(f"the name of {path.name} does not say at how many steps it was trained: give --n-steps")
-    if facts.data_set is not None and facts.data_set not in presets.data_sets():
-        raise UserError(f"no intervals are known for '{facts.data_set}': known are {', '.join(presets.data_sets())}")
+    if data_set is not None and data_set not in presets.data_sets():
+        raise UserError(f"no intervals are known for '{data_set}': known are {', '.join(presets.data_sets())}")
     content, first_of_grid = read_tensors(path), None
     if blocks := _blocks(content):
         form_name = "implicit"
@@ -86,36 +96,36 @@ def import_direction(path: Path, folder: ModelFolder, name: str, stated: Facts, 
         name=name,
         form=form_name,
         model_digest=folder.digest,
-        n_steps=facts.n_steps,
-        t_edit=_t_edit(facts, first_of_grid),
-        t_boost=facts.t_boost if facts.t_boost is not None or not facts.data_set else presets.t_boost(facts.data_set),
-        unit=f"the coefficient 1 of the official code at {facts.n_steps} generation steps",
+        n_steps=details.n_steps,
+        t_edit=_t_edit(details, first_of_grid),
+        t_boost=details.t_boost if details.t_boost is not None or not data_set else presets.t_boost(data_set),
+        unit=f"the coefficient 1 of the official code at {details.n_steps} generation steps",
         found_by="the official training with CLIP (Kwon et al. 2023)",
-        found_on=facts.data_set or "",
-        notes=_notes(path, facts),
+        found_on=data_set or "",
+        notes=_notes(path, details),
     )
     return Direction(info, form)
 
 
-def _t_edit(facts: Facts, first_of_grid: int | None) -> int | None:
-    if facts.t_edit is not None or first_of_grid is not None:
-        return facts.t_edit if facts.t_edit is not None else first_of_grid
-    return presets.t_edit(facts.data_set, facts.text_cosine) if facts.data_set else None
+def _t_edit(details: ReleaseDetails, first_of_grid: int | None) -> int | None:
+    if details.t_edit is not None or first_of_grid is not None:
+        return details.t_edit if details.t_edit is not None else first_of_grid
+    return presets.t_edit(details.data_set, details.text_cosine) if details.data_set else None
 
 
-def _notes(path: Path, facts: Facts) -> dict[str, str]:
+def _notes(path: Path, details: ReleaseDetails) -> dict[str, str]:
     notes = {"file": path.name}
-    if facts.texts:
-        notes |= {"source_text": facts.texts[0], "target_text": facts.texts[1]}
-    if facts.text_cosine is not None:
-        notes["text_cosine"] = f"{facts.text_cosine:g}"
-    if facts.data_set:
+    if details.texts:
+        notes |= {"source_text": details.texts[0], "target_text": details.texts[1]}
+    if details.text_cosine is not None:
+        notes["text_cosine"] = f"{details.text_cosine:g}"
+    if details.data_set:
         notes["intervals"] = presets.source()
     return notes
 
 
 def _blocks(content: Any) -> dict[str, dict[str, Tensor]]:
-    """The delta blocks in a file, by their official number; a file may be one block's state dict itself."""
+    """The delta blocks in a file, by their official number. A file that is one block's state dict gives block 0."""
     if not isinstance(content, dict):
         return {}
     if delta_block_family(content):
@@ -157,9 +167,9 @@ def _fitting_block(path: Path, state: dict[str, Tensor], folder: ModelFolder) ->
 
 
 def _tensors(path: Path, content: Any, folder: ModelFolder) -> tuple[list[int], Tensor]:
-    """The timesteps, ascending, and a tensor for each (delta_h trained directly, or the mean of a block's).
+    """The timesteps, ascending, and a tensor for each: delta_h trained directly, or the mean of a block's delta_h.
 
-    No timesteps: the one tensor is for all.
+    If the file holds one tensor for all timesteps, the list of timesteps is empty.
     """
     entries = content.items() if isinstance(content, dict) else ()
     tensors = {key: value.detach().float() for key, value in entries if isinstance(value, Tensor) and value.ndim >= 3}
@@ -175,7 +185,7 @@ def _tensors(path: Path, content: Any, folder: ModelFolder) -> tuple[list[int], 
     if len(stacked) == 1:
         return [], torch.stack(list(stacked.values()))
     if all(isinstance(key, int) for key in stacked):
-        stacked.pop(0, None)  # in the release's files of means, 0 is the mean over time
+        stacked.pop(0, None)  # in the release's files of means, key 0 holds the mean over time
     by_time = {int(key): tensor for key, tensor in stacked.items()}
     grid = sorted(by_time)
     return grid, torch.stack([by_time[t] for t in grid])

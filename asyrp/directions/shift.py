@@ -1,4 +1,4 @@
-"""The shift of h that an edit makes while denoising."""
+"""Computes the shift of h that an edit makes at each timestep of denoising."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +16,14 @@ from asyrp.errors import UserError
 class EditShift:
     """The shift of h that an edit makes in a process of `n_steps` generation steps.
 
-    Each direction acts in its own interval, from its t_start down to its t_edit; outside all of them there is no shift.
+    Each direction acts in its own interval, from its t_start down to its t_edit. Outside all intervals there is no
+    shift.
     """
 
     terms: tuple[tuple[Direction, float, int], ...]  # direction, coefficient, t_edit
     n_steps: int
-    strengths: Tensor | None = None  # [B], of the images of the batch, in place of 1
-    ends: tuple[Tensor, ...] | None = None  # for each term the t_edit [B] of the images, none below the term's own
+    strengths: Tensor | None = None  # [B], a factor for each image of the batch; None: 1
+    ends: tuple[Tensor, ...] | None = None  # for each term the t_edit [B] of each image, at least that of the term
 
     @property
     def t_edit(self) -> int | None:
@@ -40,13 +41,13 @@ class EditShift:
         deltas = [c * direction.delta_h(encoded, t, self.n_steps) for _, direction, c in active]
         if self.ends is not None:
             deltas = [
-                _of_each(self.ends[index] <= t, delta) for (index, _, _), delta in zip(active, deltas, strict=True)
+                _scaled(delta, self.ends[index] <= t) for (index, _, _), delta in zip(active, deltas, strict=True)
             ]
         delta_h = torch.stack(torch.broadcast_tensors(*deltas)).sum(0) if len(deltas) > 1 else deltas[0]
-        return delta_h if self.strengths is None else _of_each(self.strengths, delta_h)
+        return delta_h if self.strengths is None else _scaled(delta_h, self.strengths)
 
-    def of_images(self, strengths: Tensor | None, ends: tuple[Tensor, ...] | None) -> "EditShift":
-        """The shift with a strength, and with ends for each term, of every image [B] of a batch."""
+    def for_images(self, strengths: Tensor | None, ends: tuple[Tensor, ...] | None) -> "EditShift":
+        """The shift for a batch in which each image has its own strength [B], or its own t_edit [B] for each term."""
         terms = self.terms
         if ends is not None:
             last = zip(terms, ends, strict=True)
@@ -56,7 +57,7 @@ class EditShift:
 
 @dataclass(frozen=True)
 class MixedShift:
-    """The shift of a batch in which every image has its own edit; to an image it is that of its edit, to the bit."""
+    """The shift of a batch in which each image has its own edit. Each image gets exactly the shift of its edit."""
 
     shifts: tuple[EditShift, ...]
     of_image: Tensor  # [B], indices of shifts
@@ -73,18 +74,18 @@ class MixedShift:
         return mixed
 
 
-def _of_each(factors: Tensor, delta_h: Tensor) -> Tensor:
-    """delta_h [B or 1, C, h, w] times the factor [B] of each image."""
+def _scaled(delta_h: Tensor, factors: Tensor) -> Tensor:
+    """delta_h [B or 1, C, h, w] times a factor for each image, [B]."""
     return delta_h * factors.to(delta_h.device, delta_h.dtype)[:, None, None, None]
 
 
 def make_shift(
     edit: Edit, directions: Mapping[str, Direction], n_steps: int, t_edits: Sequence[int] | None = None
 ) -> EditShift:
-    """Bind an edit to its directions; `t_edits`, one for each of its terms, override what the direction files suggest.
+    """Bind an edit to its directions. `t_edits`, one for each term, override those that the direction files suggest.
 
     Raises:
-        UserError: if a direction has no t_edit of its own and none is given.
+        UserError: if a direction suggests no t_edit and none is given.
     """
     terms = []
     for index, (name, weight) in enumerate(edit.weights):

@@ -1,18 +1,17 @@
-"""The iDDPM and ADM (guided diffusion, P2) U-Net: its layout, and its tensors by their diffusers names.
+"""Reads the layout of the iDDPM and ADM (guided diffusion, P2) U-Net, and gives its tensors their diffusers names.
 
-The official net is two flat lists, `input_blocks` and `output_blocks`. Input: stem; then, per level, its res blocks and
-(but for the last level) a down block. Output: per level, deepest first, one res block more than on the way down; an
-up block sits at the end of the last of them (but for the last level).
+The official net has two flat lists. `input_blocks` holds the stem and then, level by level, the res blocks and a down
+block; the last level has no down block. `output_blocks` holds, level by level from the deepest, one res block more than
+on the way down. The last of them ends with an up block; the last level has no up block.
 """
 
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from asyrp.errors import UserError
-from asyrp.models.layout import Attention, Layout, first_level_is_base
+from asyrp.models.layout import Attention, Layout, count_numbered, first_level_is_base
 
 NAME = "iDDPM/ADM"
 
@@ -42,11 +41,17 @@ LABELS = frozenset({"label_emb.weight"})
 
 
 def read_layout(state: dict[str, Tensor]) -> Layout:
-    """The architecture. Raises KeyError for a tensor that every such net has."""
-    outputs = _count(state, "output_blocks")
+    """The architecture of the net.
+
+    Raises:
+        KeyError: if a tensor is missing that every such net has.
+        UserError: if UNet2DModel cannot express the net.
+    """
+    outputs = count_numbered(state, r"output_blocks\.(\d+)\.")
     levels = 1 + sum(_up_block(state, k) is not None for k in range(outputs))
     blocks = outputs // levels - 1
-    if outputs != levels * (blocks + 1) or _count(state, "input_blocks") != levels * (blocks + 1):
+    inputs = count_numbered(state, r"input_blocks\.(\d+)\.")
+    if not outputs == inputs == levels * (blocks + 1):
         raise UserError(
             "the res blocks of the checkpoint do not fall into levels of equal depth joined by learnt down and up "
             "blocks, which is all that UNet2DModel can express"
@@ -76,7 +81,7 @@ def read_layout(state: dict[str, Tensor]) -> Layout:
         "freq_shift": 0,
         "norm_eps": 1e-5,
         "resnet_time_scale_shift": "scale_shift" if len(emb_layer) == 2 * width else "default",
-        "attn_norm_num_groups": 32,  # with scale_shift, diffusers would leave out the norm of the mid attention
+        "attn_norm_num_groups": 32,  # without it diffusers leaves out the norm of the mid attention with scale_shift
     }
     dropped = LABELS & state.keys()
     notes = ("dropped the label embedding: predictions are those without a class",) if dropped else ()
@@ -85,50 +90,50 @@ def read_layout(state: dict[str, Tensor]) -> Layout:
 
 
 def rename(state: dict[str, Tensor], layout: Layout, attention: Attention) -> dict[str, Tensor]:
-    """The tensors by their diffusers names, fused qkv split."""
-    places = _places(state, layout)
+    """The tensors by their diffusers names, with fused qkv weights split into q, k and v."""
+    modules = _diffusers_modules(state, layout)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         if key in layout.dropped:
             continue
-        place = next((p for p in places if key.startswith(f"{p}.")), None)
-        if place is None:
+        official = next((module for module in modules if key.startswith(f"{module}.")), None)
+        if official is None:
             raise UserError(f"the checkpoint holds a tensor that no {NAME} U-Net has: {key}")
-        inner, _, kind = key.removeprefix(f"{place}.").rpartition(".")
-        where = places[place]
+        inner, _, kind = key.removeprefix(f"{official}.").rpartition(".")
+        module = modules[official]
         if inner == "qkv":
             width = attention.width(layout.attention_channels)
             for name, part in zip("qkv", split_qkv(value, width, attention.new_order), strict=True):
-                renamed[f"{where}.to_{name}.{kind}"] = part
+                renamed[f"{module}.to_{name}.{kind}"] = part
         else:
             tensor = value.flatten(1) if inner == "proj_out" and kind == "weight" else value
-            renamed[".".join(filter(None, (where, IN_BLOCK.get(inner, inner), kind)))] = tensor
+            renamed[".".join(filter(None, (module, IN_BLOCK.get(inner, inner), kind)))] = tensor
     return renamed
 
 
-def _places(state: dict[str, Tensor], layout: Layout) -> dict[str, str]:
-    """The diffusers module of every official module."""
+def _diffusers_modules(state: dict[str, Tensor], layout: Layout) -> dict[str, str]:
+    """The name of each module in diffusers, by its name in the official net."""
     _, channels, blocks, _ = layout.key
     levels = len(channels)
-    places = dict(SIMPLE)
+    modules = dict(SIMPLE)
     for level in range(levels):
         first = 1 + level * (blocks + 1)
         for j in range(blocks):
-            places[f"input_blocks.{first + j}.0"] = f"down_blocks.{level}.resnets.{j}"
-            places[f"input_blocks.{first + j}.1"] = f"down_blocks.{level}.attentions.{j}"
-        places[f"input_blocks.{first + blocks}.0"] = f"down_blocks.{level}.downsamplers.0"
+            modules[f"input_blocks.{first + j}.0"] = f"down_blocks.{level}.resnets.{j}"
+            modules[f"input_blocks.{first + j}.1"] = f"down_blocks.{level}.attentions.{j}"
+        modules[f"input_blocks.{first + blocks}.0"] = f"down_blocks.{level}.downsamplers.0"
         for j in range(blocks + 1):
             k = level * (blocks + 1) + j
-            places[f"output_blocks.{k}.0"] = f"up_blocks.{level}.resnets.{j}"
-            places[f"output_blocks.{k}.1"] = f"up_blocks.{level}.attentions.{j}"
+            modules[f"output_blocks.{k}.0"] = f"up_blocks.{level}.resnets.{j}"
+            modules[f"output_blocks.{k}.1"] = f"up_blocks.{level}.attentions.{j}"
             up = _up_block(state, k)
             if up is not None:
-                places[up] = f"up_blocks.{level}.upsamplers.0"
-    return places
+                modules[up] = f"up_blocks.{level}.upsamplers.0"
+    return modules
 
 
 def _up_block(state: dict[str, Tensor], k: int) -> str | None:
-    """The module of output block k that doubles the resolution, if it has one."""
+    """The official name of the module in output block k that doubles the resolution, if it has one."""
     for part in (f"output_blocks.{k}.1", f"output_blocks.{k}.2"):
         if f"{part}.in_layers.0.weight" in state or f"{part}.conv.weight" in state:
             return part
@@ -136,7 +141,7 @@ def _up_block(state: dict[str, Tensor], k: int) -> str | None:
 
 
 def split_qkv(value: Tensor, width: int, new_order: bool) -> list[Tensor]:
-    """q, k and v, [C, C] or [C], from the fused weight [3C, C, 1] or bias [3C] of heads `width` channels wide."""
+    """q, k and v, each [C, C] or [C], from a fused weight [3C, C, 1] or bias [3C] whose heads have `width` channels."""
     fused = value.flatten(1) if value.ndim > 1 else value
     heads = len(fused) // (3 * width)
     if new_order:
@@ -147,11 +152,7 @@ def split_qkv(value: Tensor, width: int, new_order: bool) -> list[Tensor]:
 
 
 def fuse_qkv(parts: Sequence[Tensor], width: int, new_order: bool) -> Tensor:
-    """The inverse of `split_qkv`, [3C, C] or [3C]."""
+    """The fused weight [3C, C] or bias [3C] of q, k and v: the inverse of `split_qkv`."""
     if new_order:
         return torch.cat(tuple(parts))
     return torch.stack([part.unflatten(0, (-1, width)) for part in parts], dim=1).flatten(0, 2)
-
-
-def _count(state: dict[str, Tensor], blocks: str) -> int:
-    return 1 + max((int(m[1]) for key in state if (m := re.match(rf"{blocks}\.(\d+)\.", key))), default=-1)

@@ -1,4 +1,4 @@
-"""The state dict of a U-Net out of a raw checkpoint file, which is only ever read as tensors."""
+"""Finds the state dict of a U-Net in a raw checkpoint file. Files are read as tensors only: code in them never runs."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,15 +15,15 @@ from torch import Tensor
 from asyrp.errors import UserError
 
 PREFIXES = ("module.", "model.", "denoise_fn.")
-"""What wrappers (DataParallel, trainers) put before every key."""
+"""Prefixes that wrappers (DataParallel, trainers) put before every key."""
 
 STEMS = ("conv_in.weight", "input_blocks.0.0.weight")
-"""A key that every Ho, and every iDDPM or ADM U-Net has."""
+"""The keys by which a U-Net is recognised: every Ho net has the first, every iDDPM or ADM net the second."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state dict of one net, without wrappers' prefixes; `notes` say what was chosen and what was left."""
+    """The state dict of one net without wrappers' prefixes. `notes` say which net was taken and which were left."""
 
     name: str
     state: dict[str, Tensor]
@@ -31,7 +31,7 @@ class Checkpoint:
 
 
 def read_tensors(path: Path) -> Any:
-    """What a checkpoint file holds: tensors in containers. Code in a pickle is never run.
+    """The content of a checkpoint file: tensors, in dictionaries and lists. Code in a pickle is never run.
 
     Raises:
         UserError: if there is no such file, it is cut short, or it holds more than tensors.
@@ -54,9 +54,10 @@ def read_tensors(path: Path) -> Any:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The U-Net in a checkpoint file; of several, the one with averaged (EMA) weights.
+    """The U-Net in a checkpoint file. If there are several, the last one with averaged (EMA) weights is taken.
 
-    Plain state dicts, dictionaries and lists of them (trainers keep an optimiser beside the net) are understood.
+    The file may hold a plain state dict, or dictionaries and lists of them, as trainers keep an optimiser beside the
+    net. If no net has averaged weights, the last net is taken.
 
     Raises:
         UserError: if the file cannot be read, or holds no U-Net of a family that `asyrp.models.convert` knows.
@@ -74,7 +75,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _state_dicts(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Every mapping of names to tensors inside `value`, with the path to it."""
+    """Every mapping of names to tensors inside `value`, each after the path to it."""
     if isinstance(value, Mapping):
         tensors = {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, Tensor)}
         if tensors:
@@ -87,7 +88,7 @@ def _state_dicts(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str
 
 
 def _net_in(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The state without the prefix under which a known net is found in it; None if there is none."""
+    """The state dict of the known net inside `state`, without the prefix of its keys; None if there is no such net."""
     prefixes = {key.removesuffix(stem) for key in state for stem in STEMS if key.endswith(stem)}
     known = [prefix for prefix in prefixes if _is_wrapper(prefix)]
     if not known:

@@ -1,4 +1,4 @@
-"""Where models live: names to diffusers folders, found and identified without torch where it can be."""
+"""Finds the diffusers folder of a named model, without loading torch unless a checkpoint must be converted."""
 
 import difflib
 import hashlib
@@ -10,13 +10,13 @@ from asyrp.files import made_once
 from asyrp.models.folder import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names, open_folder
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors", ".bin")
-CONVERTER = 1  # raised when a conversion of the same checkpoint gives another folder
+CONVERTER = 1  # the converter's version: raise it when the same checkpoint converts to another folder
 GRAMMAR = "a short name, a hub id, a diffusers folder, or a checkpoint file (local, or on any fsspec URL)"
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model of the hub that has a short name; `data_set` names its intervals in `asyrp.directions.presets`."""
+    """A model of the hub with a short name. `data_set` names its intervals in `asyrp.directions.presets`."""
 
     repo: str
     data_set: str | None = None
@@ -32,7 +32,9 @@ HUB_MODELS = {
 
 
 def find_model(name: str) -> ModelFolder:
-    """The folder of a model named by short name, diffusers folder, checkpoint file (converted once), or hub id.
+    """The folder of a model. `name` is a short name, a diffusers folder, a checkpoint file or a hub id.
+
+    A checkpoint file is converted once per machine and content.
 
     Raises:
         UserError: if there is no such model, the hub cannot be reached, or the checkpoint cannot be converted.
@@ -54,7 +56,7 @@ def find_model(name: str) -> ModelFolder:
 
 
 def _converted(checkpoint: Path) -> Path:
-    """The diffusers folder of a raw checkpoint, converted once per machine and content."""
+    """The diffusers folder of a raw checkpoint, in the cache."""
 
     def make(folder: Path) -> None:
         from asyrp.models.checkpoint import read_checkpoint

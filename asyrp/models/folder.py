@@ -1,4 +1,4 @@
-"""A diffusers folder on this machine: its net's config, weights and digest, and what comes with it."""
+"""Describes a diffusers folder on this machine: config, weights, digest, and the files that come with the model."""
 
 import hashlib
 import io
@@ -12,20 +12,14 @@ from typing import Any, BinaryIO
 from asyrp.errors import UserError
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
-
-
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"  # of older repositories; only ever read as tensors
-
-
+PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"  # in older repositories; read as tensors only, code in it never runs
 RECORD = "asyrp.json"
 
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """What is kept beside weights that asyrp wrote: their digest, and where they came from."""
+    """The record that asyrp keeps beside weights it wrote: their digest, and where they came from."""
 
     weights_digest: str
     source: str
@@ -37,7 +31,7 @@ class WeightsRecord:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A diffusers folder: `unet` holds the net's config and weights, `scheduler` (if any) the schedule's config."""
+    """A diffusers folder. `unet` holds the net's config and weights, `scheduler` (if any) the schedule's config."""
 
     name: str
     root: Path
@@ -50,7 +44,7 @@ class ModelFolder:
 
     @cached_property
     def image_size(self) -> int:
-        """The side in pixels of the square images that the net was trained on."""
+        """The side, in pixels, of the square images that the net was trained on."""
         size = self.config.get("sample_size")
         if not isinstance(size, int):
             raise UserError(f"model {self.name} does not say its image size: add sample_size to its config.json")
@@ -70,16 +64,16 @@ class ModelFolder:
 
     @property
     def family(self) -> str:
-        """'ho' or 'adm' (with iDDPM): which of the two time embeddings, and so which released directions, fit."""
+        """'ho' or 'adm' (which includes iDDPM). The time embedding decides it, and it decides which directions fit."""
         ho = not self.config.get("flip_sin_to_cos", True) and self.config.get("freq_shift", 0) == 1
         return "ho" if ho else "adm"
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the weights: what runs and directions are bound to.
+        """SHA-256 over names, types, shapes and bytes of the weights. Runs and directions are bound to it.
 
         Raises:
-            UserError: if the weights cannot be read, or are not those that the folder's record names.
+            UserError: if the weights cannot be read, or differ from those that the folder's record names.
         """
         if (self.unet / WEIGHTS).is_file():
             with (self.unet / WEIGHTS).open("rb") as file:
@@ -96,41 +90,41 @@ class ModelFolder:
 
     @cached_property
     def record(self) -> WeightsRecord | None:
-        """What asyrp wrote down of the weights, if it wrote them."""
+        """The record of the weights, if asyrp wrote them."""
         file = self.root / RECORD
         return WeightsRecord(**json.loads(file.read_text())) if file.is_file() else None
 
     @property
     def samples(self) -> Path | None:
-        """Images of the model's own domain, if it comes with some."""
+        """The folder of images of the model's own domain, if the model comes with one."""
         return folder if (folder := self.root / "samples").is_dir() else None
 
     @property
     def segmenter(self) -> Path | None:
-        """A net that tells the parts of the model's images apart, if it comes with one."""
+        """The net that segments the model's images into parts, if the model comes with one."""
         return file if (file := self.root / "segmenter.pt").is_file() else None
 
     @property
     def texts(self) -> dict[str, tuple[str, str]]:
-        """Source and target text of the directions that come with the model, where they have some."""
+        """Source and target text, by name, of those directions of the model that have texts."""
         file = self.root / "texts.json"
         return {name: tuple(pair) for name, pair in json.loads(file.read_text()).items()} if file.is_file() else {}
 
     def direction_files(self) -> dict[str, Path]:
-        """The directions that come with the model, by name."""
+        """The direction files that come with the model, by name."""
         return {path.stem: path for path in sorted((self.root / "directions").glob("*.safetensors"))}
 
 
 def bundled_names() -> list[str]:
-    """The models that the package ships."""
+    """The names of the models that the package ships."""
     return sorted(path.name for path in BUNDLED.iterdir() if (path / "unet").is_dir())
 
 
 def open_folder(root: Path, name: str) -> ModelFolder:
-    """The diffusers folder `root`, its net at the top or in `unet/`, called `name` in messages.
+    """The diffusers folder `root`. Its net is at the top or in `unet/`; messages call it `name`.
 
     Raises:
-        UserError: if it is none, or the net in it is conditional.
+        UserError: if it is not a diffusers folder, or the net in it is conditional.
     """
     unet = root / "unet" if (root / "unet").is_dir() else root
     for files in (("config.json",), (WEIGHTS, PICKLED_WEIGHTS)):
@@ -159,7 +153,11 @@ def _refuse_conditional(folder: ModelFolder) -> None:
 
 
 def pickled_weights_digest(path: Path) -> str:
-    """The digest that the same tensors have in a safetensors file. Raises UserError for a file of other things."""
+    """The digest that the same tensors have in a safetensors file.
+
+    Raises:
+        UserError: if the file holds anything but tensors.
+    """
     from safetensors.torch import save
 
     from asyrp.models.checkpoint import read_tensors
@@ -168,10 +166,10 @@ def pickled_weights_digest(path: Path) -> str:
 
 
 def weights_digest(file: BinaryIO) -> str:
-    """SHA-256 over the tensors of a safetensors file, in the order of their names, whatever its other metadata.
+    """SHA-256 over the tensors of a safetensors file in the order of their names. Other metadata does not count.
 
     Raises:
-        UserError: if it is no safetensors file, or cut short.
+        UserError: if it is not a safetensors file, or it is cut short.
     """
     digest = hashlib.sha256()
     where = getattr(file, "name", "the weights")

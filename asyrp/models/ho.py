@@ -1,10 +1,10 @@
-"""Ho's DDPM U-Net (also SDEdit's "DDPM++"): its layout, and its tensors by their diffusers names."""
+"""Reads the layout of Ho's DDPM U-Net (SDEdit calls it "DDPM++"), and gives its tensors their diffusers names."""
 
 import re
 
 from torch import Tensor
 
-from asyrp.models.layout import Attention, Layout, first_level_is_base
+from asyrp.models.layout import Attention, Layout, count_numbered, first_level_is_base
 
 NAME = "Ho (DDPM++)"
 
@@ -27,10 +27,15 @@ RENAMED = (
 
 
 def read_layout(state: dict[str, Tensor]) -> Layout:
-    """The architecture. Raises KeyError for a tensor that every such net has."""
-    levels = _count(state, r"down\.(\d+)\.")
+    """The architecture of the net.
+
+    Raises:
+        KeyError: if a tensor is missing that every such net has.
+        UserError: if UNet2DModel cannot express the net.
+    """
+    levels = count_numbered(state, r"down\.(\d+)\.")
     channels = tuple(len(state[f"down.{i}.block.0.conv1.weight"]) for i in range(levels))
-    blocks = _count(state, r"down\.0\.block\.(\d+)\.")
+    blocks = count_numbered(state, r"down\.0\.block\.(\d+)\.")
     attention = tuple(i for i in range(levels) if f"down.{i}.attn.0.q.weight" in state)
     conv_in = state["conv_in.weight"]
     first_level_is_base(len(conv_in), state["temb.dense.0.weight"].shape[1], channels[0])
@@ -55,7 +60,7 @@ def read_layout(state: dict[str, Tensor]) -> Layout:
 
 
 def rename(state: dict[str, Tensor], layout: Layout, attention: Attention) -> dict[str, Tensor]:  # noqa: ARG001
-    """The tensors by their diffusers names; the 1x1 convolutions of attention become matrices."""
+    """The tensors by their diffusers names. The 1x1 convolutions of attention layers become matrices."""
     levels = len(layout.channels)
     return {_diffusers_key(key, levels): _as_matrix(key, value) for key, value in state.items()}
 
@@ -63,14 +68,10 @@ def rename(state: dict[str, Tensor], layout: Layout, attention: Attention) -> di
 def _diffusers_key(key: str, levels: int) -> str:
     for pattern, replacement in RENAMED:
         key = re.sub(pattern, replacement, key)
-    # the official list of up levels begins with the shallow one
+    # The official list of up levels begins with the shallowest, that of diffusers with the deepest.
     return re.sub(r"^up_blocks\.(\d+)", lambda m: f"up_blocks.{levels - 1 - int(m[1])}", key)
 
 
 def _as_matrix(key: str, value: Tensor) -> Tensor:
     is_attention = re.search(r"attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$", key)
     return value.flatten(1) if is_attention else value
-
-
-def _count(state: dict[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(m[1]) for key in state if (m := re.match(pattern, key))), default=-1)

@@ -1,5 +1,7 @@
-"""What a raw state dict says of its net's architecture."""
+"""Describes the architecture that a raw state dict implies, in terms that all families share."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +10,9 @@ from asyrp.errors import UserError
 
 @dataclass(frozen=True)
 class Attention:
-    """The heads of the attention layers, by their width or by their number; neither: one head.
+    """The heads of the attention layers, given by their width or by their number. Without either there is one head.
 
-    In `new_order` the rows of the fused qkv weights are [3, heads, width], else [heads, 3, width].
+    With `new_order` the rows of the fused qkv weights are [3, heads, width], otherwise [heads, 3, width].
     """
 
     head_channels: int | None = None
@@ -18,10 +20,11 @@ class Attention:
     new_order: bool = False
 
     def width(self, channels: frozenset[int]) -> int:
-        """Channels per head in layers of these widths.
+        """Channels per head, for attention layers with these numbers of channels.
 
         Raises:
-            UserError: if diffusers cannot express it: it knows one width for all layers.
+            UserError: if the heads of the layers have different widths, as diffusers knows one width for all layers,
+                or a layer cannot be divided into heads of that width.
         """
         widths = {self.head_channels or c // (self.heads or 1) for c in channels}
         if len(widths) > 1:
@@ -39,8 +42,8 @@ class Attention:
 class Layout:
     """The architecture of a net, as its state dict shows it.
 
-    `key` is (family, channels per level, res blocks per level, levels with attention); `config` the arguments of
-    UNet2DModel, less image size and heads; `dropped` are tensors that the unconditional net does not use.
+    `key` is (family, channels per level, res blocks per level, levels with attention). `config` holds the arguments of
+    UNet2DModel without image size and heads. `dropped` names tensors that the unconditional net does not use.
     """
 
     key: tuple[str, tuple[int, ...], int, tuple[int, ...]]
@@ -51,14 +54,22 @@ class Layout:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """The channels of each level, shallow first."""
+        """The channels of each level, shallowest first."""
         return self.key[1]
 
 
 def first_level_is_base(conv_in: int, base: int, first_level: int) -> None:
-    """Refuse a net whose first level is wider than its stem: UNet2DModel knows only one width for both."""
+    """Raise UserError if the stem, the time embedding and the first level differ in width.
+
+    UNet2DModel knows one width for all three.
+    """
     if not conv_in == base == first_level:
         raise UserError(
             f"the stem has {conv_in} channels, the time embedding {base} and the first level {first_level}: "
             "UNet2DModel expresses only nets where they are the same (first channel multiplier 1)"
         )
+
+
+def count_numbered(keys: Iterable[str], pattern: str) -> int:
+    """The length of a list of modules: 1 + the largest number that group 1 of `pattern` matches at a key's start."""
+    return 1 + max((int(m[1]) for key in keys if (m := re.match(pattern, key))), default=-1)

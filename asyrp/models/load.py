@@ -1,4 +1,4 @@
-"""A frozen model ready to run: the split U-Net and its noise schedule on a device."""
+"""Loads a frozen model onto a device: the split U-Net and its noise schedule."""
 
 import json
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from asyrp.models.folder import ModelFolder
 
 @dataclass(frozen=True)
 class Model:
-    """What the process needs: `unet` to predict with, `schedule` to step along."""
+    """The two things that the diffusion process needs of a model: a net that predicts noise, and its schedule."""
 
     unet: HSpaceUNet
     schedule: NoiseSchedule
 
 
 def load_model(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
-    """Load a model's frozen U-Net to `device`, its weights in `dtype`; every weight must be there.
+    """Load a model's frozen U-Net to `device` with its weights in `dtype`.
 
     Raises:
-        UserError: for weights that cannot be read or do not fit the config, a net without h-space, or a schedule that
-            asyrp does not know.
+        UserError: if the weights cannot be read or do not fit the config exactly, the net has no h-space, or asyrp
+            does not know the schedule.
     """
     try:
         unet, loading = UNet2DModel.from_pretrained(
@@ -45,7 +45,7 @@ def load_model(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = to
 
 
 def schedule_name(scheduler: Path | None) -> str:
-    """What the scheduler's config says of its schedule, in words."""
+    """The schedule that the scheduler's config names, in words."""
     if scheduler is None:
         return "linear (no scheduler_config.json: DDPM's)"
     config = json.loads((scheduler / "scheduler_config.json").read_text())
@@ -53,7 +53,11 @@ def schedule_name(scheduler: Path | None) -> str:
 
 
 def read_schedule(scheduler: Path | None) -> NoiseSchedule:
-    """The schedule that scheduler_config.json describes; DDPM's linear one where there is none."""
+    """The schedule that scheduler_config.json describes, or DDPM's linear one if there is no such file.
+
+    Raises:
+        UserError: if asyrp does not know the schedule, or the model does not predict noise (epsilon).
+    """
     if scheduler is None:
         return NoiseSchedule.linear()
     config = json.loads((scheduler / "scheduler_config.json").read_text())

@@ -1,8 +1,8 @@
-"""Does a net predict the noise of its schedule? Asked before a run spends hours on one that does not.
+"""Checks that a net predicts the noise of its schedule, before a run spends hours on one that does not.
 
-A few images are noised to several levels, and the net's error is held against that of the best linear filter for
-these images: a working net is far below it on images of its own domain. Then the ways in which a working net is
-commonly fed or read wrongly are tried; one that makes the error several times smaller is the mistake.
+The check adds noise to a few images at several levels. It compares the net's error with that of the best linear filter
+for these images: on images of its own domain, a working net is far below it. It then tries the common mistakes in how a
+net is fed or its output is read. If correcting one of them makes the error several times smaller, it is the cause.
 """
 
 import copy
@@ -27,17 +27,17 @@ from asyrp.models.load import Model
 
 LEVELS = (100, 300, 500, 900)
 PROBE = 300
-"""The timestep at which mistakes are tried: noise and image are both well visible there, under any schedule."""
+"""The timestep at which mistakes are tried. Under any schedule, noise and image are both clearly visible there."""
 
 FLOOR = 0.003
-"""Mean squared error that no net is refused for: near t = 999 the best possible is next to nothing."""
+"""A mean squared error up to this always passes: near t = 999 the best possible error is almost zero."""
 
 OWN_SLACK, STAND_IN_SLACK = 1.25, 5.0
-"""How many times the linear filter's error passes: on images of the net's own domain, and on others. Measured on
-the bundled net: 0.06 to 0.5 on its own domain, 0.5 to 2 on photographs and resized faces."""
+"""The largest error that passes, in units of the linear filter's: on images of the net's own domain, and on others.
+The bundled net measures 0.06 to 0.5 on its own domain, and 0.5 to 2 on photographs and resized faces."""
 
 CLEARLY_BETTER, WORKS = 2.0, 1.0
-"""A mistake is named if without it the error is half as large, and below the linear filter's."""
+"""A mistake is named if the error without it is less than half as large, and below the linear filter's."""
 
 SCHEDULES = {"linear": NoiseSchedule.linear(), "cosine": NoiseSchedule.cosine()}
 HEAD_WIDTHS = (16, 32, 64, 128)
@@ -47,7 +47,7 @@ Predictor = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class LevelCheck:
-    """Mean squared errors of eps at one timestep, and the largest that passes."""
+    """Mean squared errors of eps at one timestep: the net's, the linear filter's, and the largest that passes."""
 
     t: int
     error: float
@@ -60,8 +60,8 @@ class LevelCheck:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was measured. `mistake` is a sentence where something is wrong, None for a working net."""
+class SelfCheckReport:
+    """The result of the check. `mistake` is a sentence that says what is wrong, or None for a working net."""
 
     levels: tuple[LevelCheck, ...]
     mistake: str | None
@@ -71,16 +71,17 @@ class Report:
         return self.mistake is None
 
     def refuse_a_failure(self, name: str) -> None:
-        """Raises UserError, in one sentence, unless the net passed."""
+        """Raise UserError, in one sentence, unless the net passed."""
         if self.mistake:
             raise UserError(f"model {name} fails its self-check: {self.mistake} (--no-check to use it nevertheless)")
 
 
 @torch.inference_mode()
-def check(model: Model, images: Tensor, own_domain: bool) -> Report:
-    """Check a net on images [B, 3, H, W] in [-1, 1], of the domain it was trained on or (less sharply) any other.
+def check(model: Model, images: Tensor, own_domain: bool) -> SelfCheckReport:
+    """Check a net on images [B, 3, H, W] in [-1, 1].
 
-    Costs 9 evaluations of the net on the batch; more, for other heads, only if it fails.
+    With `own_domain` they are of the domain that the net was trained on, and the check is stricter. It takes 9
+    evaluations of the net on the batch. Other attention heads take more evaluations, and are tried only if it fails.
     """
     probes = _Probes(images.to(model.unet.device), model.schedule)
     levels = tuple(probes.level(model.unet, t, OWN_SLACK if own_domain else STAND_IN_SLACK) for t in LEVELS)
@@ -89,18 +90,18 @@ def check(model: Model, images: Tensor, own_domain: bool) -> Report:
     mistake = _best_explanation(_readings(model, probes), plain)
     if mistake is None and failing:
         mistake = _best_explanation(_other_heads(model, probes), plain) or _damage(failing)
-    return Report(levels, mistake)
+    return SelfCheckReport(levels, mistake)
 
 
 class _Probes:
-    """Noised images, the same for every predictor; noise is a function of the image's index and the timestep."""
+    """Noised images, the same for every predictor: the noise depends only on the image's index and the timestep."""
 
     def __init__(self, images: Tensor, schedule: NoiseSchedule) -> None:
         self.images, self.schedule = images, schedule
         self.keys = [noise_key(0, str(index), "selfcheck") for index in range(len(images))]
 
     def error(self, predictor: Predictor, t: int) -> float:
-        """Mean squared error of the predicted eps at timestep t; infinite where it is not finite."""
+        """Mean squared error of the predicted eps at timestep t; infinity if it is not finite."""
         a = self.schedule.level(t)
         eps = boosting_noise(self.keys, t, tuple(self.images.shape[1:]), self.images.device)
         error = (predictor(a**0.5 * self.images + (1 - a) ** 0.5 * eps, t) - eps).square().mean().item()
@@ -117,18 +118,21 @@ class _Probes:
         return LevelCheck(t, self.error(partial(predict, unet), t), linear, max(slack * linear, FLOOR))
 
     def at_probe(self, predictor: Predictor) -> float:
-        """The error at PROBE in units of the linear filter's: comparable over ways of scaling and noising."""
+        """The error at PROBE in units of the linear filter's, which can be compared across scalings and schedules."""
         return self.error(predictor, PROBE) / self.linear_filter(PROBE)
 
 
 def _best_explanation(errors: dict[str, float], plain: float) -> str | None:
-    """The mistake without which the net would work, and clearly better than it does (`plain`); None if none is."""
+    """The mistake whose correction makes the net work and clearly better than its error `plain`; None if there is none.
+
+    `errors` maps each mistake to the net's error without it.
+    """
     best = min(errors, key=lambda mistake: errors[mistake], default=None)
     return best if best and errors[best] < min(plain / CLEARLY_BETTER, WORKS) else None
 
 
 def _readings(model: Model, probes: _Probes) -> dict[str, float]:
-    """The ways in which a working net is commonly fed or read wrongly, and the net's errors were it so."""
+    """Common mistakes in how a net is fed or its output is read, each with the net's error without it."""
     net = partial(predict, model.unet)
     a = model.schedule.level(PROBE)
     noisy, clean = (1 - a) ** 0.5, a**0.5
@@ -154,7 +158,7 @@ def _readings(model: Model, probes: _Probes) -> dict[str, float]:
 
 
 def _other_heads(model: Model, probes: _Probes) -> dict[str, float]:
-    """Other orders of the fused qkv rows and other widths of the heads, and the net's errors were it converted so."""
+    """Other orders of the fused qkv rows and other widths of the heads, each with the error of a net converted so."""
     unet = model.unet.unet
     layers = [layer for layer in unet.modules() if isinstance(layer, Attention)]
     now = unet.config.attention_head_dim
@@ -173,7 +177,11 @@ def _other_heads(model: Model, probes: _Probes) -> dict[str, float]:
 
 
 def _with_heads(unet: Any, made_width: int, made_new: bool, width: int, new: bool) -> Any:
-    """A copy whose qkv, split as heads `made_width` wide in one order, are split as heads `width` wide in another."""
+    """A copy of the net with other attention heads.
+
+    The net's q, k and v were split from a fused tensor with heads of `made_width` channels, in the new order of rows if
+    `made_new`. The copy's are split from the same fused tensor with `width` channels, in the new order if `new`.
+    """
     unet = copy.deepcopy(unet)
     for layer in unet.modules():
         if isinstance(layer, Attention):

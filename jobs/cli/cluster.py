@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.cli.options import AsJson, one_of, placement_from_flags, print_paths, takes, write_text
+from jobs.cli.options import AsJson, Settings, one_of, placement_from_flags, print_paths, takes, write_text
 from jobs.display import console, out, report
 from jobs.spec.run import load_spec
 from jobs.targets.cluster_file import Cluster, NodeType, check_cluster
@@ -74,7 +74,7 @@ def submit(
     placement: Placement,
     target: Annotated[str, typer.Option("--target", help="kubernetes (KubeRay) or slurm.")],
     config: Annotated[Path, typer.Option("--config", "-c", help="The YAML spec of the run; the job carries it along.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")] = None,
+    set_: Settings = None,
     name: Annotated[str, typer.Option("--name", help="Of the job.")] = "asyrp",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write. [default: stdout]")] = None,
 ) -> None:

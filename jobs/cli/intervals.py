@@ -1,6 +1,5 @@
 """`asyrp intervals`: t_edit and t_boost of one's own images, learned and shown."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,14 +8,23 @@ from rich.table import Table
 
 from asyrp.errors import UserError
 from asyrp.measures.intervals import Intervals, learned_path, load, load_for, save
-from jobs.cli.options import CLIP_HELP, AsJson, Collecting, ModelOption, collecting_from_flags, print_paths, takes
+from jobs.cli.options import (
+    CLIP_HELP,
+    COSINES,
+    AsJson,
+    Collecting,
+    ModelOption,
+    collecting_from_flags,
+    print_paths,
+    takes,
+)
 from jobs.display import out, print_facts, report
 from pipeline.stages.models import fetch_model
 
-if TYPE_CHECKING:  # Pillow loads only when a chart is drawn
-    from jobs.chart import Chart
+if TYPE_CHECKING:  # matplotlib loads only when a chart is drawn
+    from matplotlib.figure import Figure
 
-COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+LAST_T = 1000
 
 intervals_app = typer.Typer(
     help="The intervals of your images: where an edit ends and fresh noise begins.", no_args_is_help=True
@@ -91,7 +99,8 @@ def intervals_show(
         "t_edit_by_text_cosine": {f"{each:.2f}": intervals.t_edit(each) for each in COSINES},
     }
     if plot:
-        chart(intervals, cosine).save(plot)
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        chart(intervals, cosine).savefig(plot, format="png")
 
     def show() -> None:
         print_facts(facts)
@@ -127,19 +136,26 @@ def _curves(intervals: Intervals) -> Table:
     return table
 
 
-def chart(intervals: Intervals, text_cosine: float) -> "Chart":
+def chart(intervals: Intervals, text_cosine: float) -> "Figure":
     """Both curves with their spread, and where they reach their thresholds."""
-    from jobs.chart import Chart, Line
+    import numpy as np
+    from matplotlib.figure import Figure
 
-    curves = {"to P_t": intervals.p_t, "to x_t": intervals.x_t}
-    top = math.ceil(2 * max(max(curve.mean) for curve in curves.values())) / 2
-    lines = {
-        f"{intervals.measure} {name}": Line(intervals.timesteps, curve.mean, curve.std)
-        for name, curve in curves.items()
-    }
-    drawn = Chart(lines, top)
-    if (t := intervals.t_edit(text_cosine)) is not None:
-        drawn.mark(f"t_edit {t}", t, intervals.thresholds.t_edit * text_cosine, 0)
-    if (t := intervals.t_boost()) is not None:
-        drawn.mark(f"t_boost {t}", t, intervals.thresholds.t_boost, 1)
-    return drawn
+    figure = Figure(figsize=(7.2, 4), layout="constrained")
+    axes = figure.subplots()
+    marks = (
+        ("t_edit", intervals.t_edit(text_cosine), intervals.thresholds.t_edit * text_cosine),
+        ("t_boost", intervals.t_boost(), intervals.thresholds.t_boost),
+    )
+    curves = (("to P_t", intervals.p_t), ("to x_t", intervals.x_t))
+    for (name, curve), (end, t, threshold) in zip(curves, marks, strict=True):
+        [line] = axes.plot(intervals.timesteps, curve.mean, label=f"{intervals.measure} {name}")
+        mean, std = np.array(curve.mean), np.array(curve.std)
+        axes.fill_between(intervals.timesteps, mean - std, mean + std, color=line.get_color(), alpha=0.2)
+        if t is not None:
+            axes.axvline(t, color=line.get_color(), linestyle="--", label=f"{end} {t}")
+            axes.axhline(threshold, color=line.get_color(), linestyle="--")
+    axes.set(xlabel="t", xlim=(0, LAST_T), ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    return figure

@@ -11,12 +11,12 @@ from asyrp.directions import presets
 from asyrp.errors import UserError
 from asyrp.models.find import HUB_MODELS
 from asyrp.models.folder import bundled_names
-from jobs.cli.options import AsJson, ModelArgument
+from jobs.cli.options import COSINES, AsJson, ModelArgument
 from jobs.display import console, out, print_facts, report
 from pipeline.stages.models import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
-    from asyrp.models.selfcheck import Report
+    from asyrp.models.selfcheck import SelfCheckReport
 
 models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
 
@@ -59,8 +59,7 @@ def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> Non
 
 def intervals(data_set: str) -> dict[str, object]:
     """The released intervals of a data set: t_edit by the cosine of the texts, and t_boost."""
-    cosines = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-    t_edit = {f"{cosine:.2f}": presets.t_edit(data_set, cosine) for cosine in cosines}
+    t_edit = {f"{cosine:.2f}": presets.t_edit(data_set, cosine) for cosine in COSINES}
     return {"t_edit": presets.t_edit(data_set), "t_edit_by_text_cosine": t_edit, "t_boost": presets.t_boost(data_set)}
 
 
@@ -81,7 +80,7 @@ def models_check(
     **Example:** asyrp models check celeba_hq.ckpt --images faces/
     """
     from asyrp.models.load import load_model
-    from pipeline.stages.functions import self_check
+    from pipeline.stages.editor import self_check
 
     folder = fetch_model(name)
     digest = folder.digest
@@ -93,7 +92,7 @@ def models_check(
         raise UserError(f"model {name} fails its self-check: {check.mistake}")
 
 
-def _print_check(name: str, check: "Report") -> None:
+def _print_check(name: str, check: "SelfCheckReport") -> None:
     table = Table("t", "error of eps", "of a linear filter", "passes up to")
     for level in check.levels:
         error = f"{level.error:.4f}" if level.passes else f"[red]{level.error:.4f}[/red]"

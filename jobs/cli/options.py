@@ -1,18 +1,22 @@
 """Options and arguments that several commands share."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from asyrp.directions.presets import data_sets
 from asyrp.errors import UserError
-from jobs.completion import complete_model
-from jobs.display import MODEL_HELP, out
+from asyrp.models.find import HUB_MODELS
+from asyrp.models.folder import BUNDLED, bundled_names
+from jobs.cli.fields import Complete, Flag, from_fields
+from jobs.display import out
 from jobs.spec.paths import absolute_model, absolute_url
-from jobs.spec.run import EngineSpec, load_engine
+from jobs.spec.run import MODEL_HELP, EngineSpec, load_engine
 from jobs.targets.placement import (
     DEFAULT_CPUS,
     DEFAULT_GPUS,
@@ -23,7 +27,28 @@ from jobs.targets.placement import (
 )
 from pipeline.stages.models import fetch, fetch_model
 
+
+def among(values: Callable[[], Iterable[str]]) -> Complete:
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def _bundled_directions() -> list[str]:
+    return sorted(path.stem for path in BUNDLED.glob("*/directions/*.safetensors"))
+
+
+complete_model = among(lambda: [*bundled_names(), *HUB_MODELS])
+complete_direction = among(_bundled_directions)
+complete_data_set = among(data_sets)
+
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
+ENGINE = ("actors", "batch_size", "device", "address", "check")
+"""The fields of EngineSpec that every command that computes has options for."""
+
+COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""The cosines of two texts for which tables list t_edit."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Root = Annotated[str, typer.Argument(help="The root of a run, on any fsspec URL.")]
@@ -33,6 +58,7 @@ NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The direction file to write.")]
 Source = Annotated[str, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
 TBoost = Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="Suggested start of fresh noise.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
@@ -46,47 +72,40 @@ class Collecting:
     engine: EngineSpec
 
 
-def engine_from_flags(
-    actors: Annotated[int | None, typer.Option("--actors", help="Ray actors. [default: one a GPU, else one]")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images per network call. [default: 16 on GPU, 8]")
-    ] = None,
-    device: Device = "auto",
-    address: Annotated[
-        str | None, typer.Option("--address", help="A Ray cluster to join. [default: start one here]")
-    ] = None,
-    no_check: NoCheck = False,
-) -> EngineSpec:
-    """The speed knobs of commands without a spec."""
-    knobs = {"actors": actors, "batch_size": batch_size, "device": device, "address": address, "check": not no_check}
-    return load_engine(knobs)
-
-
 Made = TypeVar("Made")
 
 
-def takes(shared: Callable[..., Any]) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
-    """Give a command, or another set of options, the options of `shared` before its own, and what that makes of them as
-    first argument.
+def takes(*shared: Callable[..., Any]) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """Give a command, or another set of options, the options of each of `shared` before its own, and what each makes of
+    its options as first arguments.
 
     So the options that commands have in common, and their meaning, stand in one place.
     """
 
     def decorate(command: Callable[..., Made]) -> Callable[..., Made]:
-        common = list(inspect.signature(shared).parameters.values())
-        own = list(inspect.signature(command).parameters.values())[1:]
+        common = [list(inspect.signature(each).parameters.values()) for each in shared]
+        own = list(inspect.signature(command).parameters.values())[len(shared) :]
 
         def wrapper(**options: Any) -> Made:
-            mine = {parameter.name: options.pop(parameter.name) for parameter in own}
-            return command(shared(**options), **mine)
+            def some(parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
+                return {parameter.name: options[parameter.name] for parameter in parameters}
 
-        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in common + own]
+            made = (make(**some(parameters)) for make, parameters in zip(shared, common, strict=True))
+            return command(*made, **some(own))
+
+        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in [*chain(*common), *own]]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
         return wrapper
 
     return decorate
+
+
+@takes(from_fields(EngineSpec, *map(Flag, ENGINE)))
+def engine_from_flags(knobs: dict[str, Any]) -> EngineSpec:
+    """The speed knobs of commands without a spec."""
+    return load_engine(knobs)
 
 
 @takes(engine_from_flags)

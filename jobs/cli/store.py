@@ -13,7 +13,7 @@ from rich.progress import track
 from asyrp.errors import UserError
 from jobs.cli.options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import read_run, recorded_sizes, recorded_stages
 from jobs.schedule.tick import is_job
 from jobs.spec.paths import absolute_url
 from pipeline.run.additions import grown, read_additions
@@ -51,9 +51,9 @@ def verify(
     store = Store(absolute_url(root))
     record = read_run(store)
     plan = PlanSummary(**record["plan"])
-    sizes = grown(store, record["stages"])
     images = plan.images + sum(addition.images for addition in read_additions(store))
-    found = verify_run(store, plan, recorded_stages(record), sizes, deep, _bar("verifying", images))
+    stages, sizes = recorded_stages(record), grown(store, recorded_sizes(record))
+    found = verify_run(store, plan, stages, sizes, deep, _bar("verifying", images))
     report(_found_json(found), as_json, lambda: _print_found(found, root))
     raise typer.Exit(0 if found.whole else EXIT_NOT_WHOLE)
 
@@ -111,7 +111,7 @@ def gc(
         return
     if keep_versions is not None:
         raise UserError(f"--keep-versions is for the root of a job, and {root} is none: leave it out")
-    collected = collect_garbage(store, read_run(store)["stages"], seconds, dry_run)
+    collected = collect_garbage(store, recorded_sizes(read_run(store)), seconds, dry_run)
     facts = {"dry_run": dry_run, "freed": _totals(collected.freed), "young": _totals(collected.young)}
     report(facts, as_json, lambda: _print_collected(collected, dry_run, older_than))
 
@@ -181,9 +181,10 @@ def _exportable(store: Store, number: int | None) -> "tuple[Snapshot, dict[str, 
             raise UserError(f"version {version.number} at {store.url} has no images: there is nothing to export")
         return version_snapshot(store, version), read_run(run_store(store, version.last_run))
     record = read_run(store)
-    if FINAL not in record["stages"]:
+    sizes = grown(store, recorded_sizes(record))
+    if FINAL not in sizes:
         raise UserError(f"the run at {store.url} edited no images: there is nothing to export")
-    shards, _ = grown(store, record["stages"])[FINAL]
+    shards, _ = sizes[FINAL]
     return take_snapshot(store, FINAL, shards), record
 
 

@@ -15,12 +15,12 @@ from jobs.runs.record import RunRecord, open_root
 from jobs.runs.run import compute
 from jobs.spec.run import EngineSpec
 from pipeline.images.source import SourceImage
-from pipeline.run.plan import PlanSummary, write_plan
+from pipeline.run.plan import PlanSummary, stage_sizes, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import ImageFormat, Reducer
 from pipeline.sources.listing import list_images
 from pipeline.stages.readings import Reading
-from pipeline.stages.statistics import STAGE, CollectSettings, Statistics, statistics_stage
+from pipeline.stages.statistics import STAGE, CollectSettings, Statistics, statistics_functions, statistics_stage
 from pipeline.storage.store import Store
 
 MakeReducer = Callable[[], Reducer]
@@ -96,15 +96,20 @@ def _run(collection: Collection, store: Store) -> int:
         **collection.identity,
     }
     spec = {"source": collection.source, "model": collection.folder.name}
-
-    def sizes(plan: PlanSummary) -> dict[str, tuple[int, int]]:
-        return {STAGE: (plan.shards, plan.images)}
-
-    plan = open_root(store, RunRecord(spec, identity), sizes, lambda: _plan(collection, store))
-    reader = StateReader(store, sizes(plan))
+    stages = [statistics_stage(settings)]
+    plan = open_root(store, RunRecord(spec, identity, stages), lambda: _plan(collection, store))
+    reader = StateReader(store, stage_sizes(stages, plan))
     if not reader.read().complete:
-        stage, image_format = statistics_stage(settings), ImageFormat(collection.size)
-        outcome = compute(store, [stage], settings, image_format, collection.engine, range(plan.shards), live(reader))
+        outcome = compute(
+            store,
+            stages,
+            load=statistics_functions,
+            settings=settings,
+            image_format=ImageFormat(collection.size),
+            knobs=collection.engine,
+            shards=range(plan.shards),
+            display=live(reader),
+        )
         if not outcome.finished:
             raise UserError(f"not all shards are done: {outcome.tripped or outcome.quarantined or 'stopped'}")
     images = reader.read().stages[STAGE].rows["ok"]

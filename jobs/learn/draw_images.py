@@ -10,7 +10,7 @@ from asyrp.directions.shift import EditShift
 from asyrp.models.load import load_model
 from jobs.display import console
 from pipeline.images.codec import encode
-from pipeline.stages.functions import self_check
+from pipeline.stages.editor import self_check
 from pipeline.stages.models import fetch_model
 from pipeline.storage.store import Store
 

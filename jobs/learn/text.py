@@ -30,7 +30,7 @@ from jobs.display import console
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
 from pipeline.sources.listing import list_images
-from pipeline.stages.functions import self_check
+from pipeline.stages.editor import self_check
 from pipeline.stages.models import fetch_model
 from pipeline.storage.store import Store
 

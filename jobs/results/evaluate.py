@@ -20,7 +20,13 @@ from pipeline.results.summaries import summaries
 from pipeline.run.commit import commit_name, committed, read_commit
 from pipeline.run.progress import RunState, StateReader
 from pipeline.run.stage import FINAL, ImageFormat, Stage
-from pipeline.stages.evaluation import Evaluation, EvaluationSettings, evaluation_stage, record_evaluation
+from pipeline.stages.evaluation import (
+    Evaluation,
+    EvaluationSettings,
+    evaluation_functions,
+    evaluation_stage,
+    record_evaluation,
+)
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute
@@ -68,7 +74,16 @@ def evaluate(
     reader = StateReader(store, {work.stage.name: (len(work.shards), work.images)})
     outcome = None
     if not reader.read().complete:
-        outcome = compute(store, [work.stage], work.settings, work.image_format, engine, work.shards, display(reader))
+        outcome = compute(
+            store,
+            [work.stage],
+            load=evaluation_functions,
+            settings=work.settings,
+            image_format=work.image_format,
+            knobs=engine,
+            shards=work.shards,
+            display=display(reader),
+        )
     results = ResultReader(store, [work.stage]).read()
     return Evaluated(work.evaluation, outcome, reader.read(), results, _unread(results))
 

@@ -16,7 +16,6 @@ from pipeline.results.thumbnails import Pair, Thumbnails
 from pipeline.run.additions import read_additions
 from pipeline.run.commit import committed
 from pipeline.run.progress import DISPENSABLE, RunState, read_heartbeats
-from pipeline.run.stage import FINAL
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 from pipeline.upkeep.verify import counted
@@ -58,9 +57,9 @@ class ReportReader:
     def __init__(self, store: Store) -> None:
         """Raises UserError if there is no run, or one that edits no images."""
         self.store, self.record = store, read_run(store)
-        if FINAL not in self.record["stages"]:
-            raise UserError(f"the run at {store.url} edited no images: there is nothing to report")
         stages = [stage for stage in recorded_stages(self.record) if stage.writes == "images"]
+        if not stages:
+            raise UserError(f"the run at {store.url} edited no images: there is nothing to report")
         identity = self.record["identity"]
         self._results = ResultReader(store, stages)
         self._thumbnails = Thumbnails(store, identity["image_size"], identity["fit"])

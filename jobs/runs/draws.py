@@ -110,7 +110,7 @@ class Augmenter:
                     f"{self.labels.origin}: the label '{other[0]}' of '{image.key}' is {labels[other[0]]:g}, neither 0 "
                     "nor 1: say with 'sets:' what each edit makes of it"
                 )
-            yield replace(image, labels=labels, draws=drawing.of(image.key, labels))
+            yield replace(image, labels=labels, draws=drawing.draws_of(image.key, labels))
 
 
 def _option(asked: OptionSpec, names: tuple[str, ...]) -> Option:

@@ -6,7 +6,7 @@ from itertools import islice
 
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
-from jobs.runs.record import output_names, read_run
+from jobs.runs.record import output_names, read_run, recorded_sizes, recorded_stages
 from jobs.runs.resolve import ResolvedRun
 from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.datasets.known_images import KnownImages, version_text
@@ -38,7 +38,7 @@ def spec_of(root: str, engine: EngineSpec) -> RunSpec:
         UserError: if there is no run of edits at the root.
     """
     record = read_run(Store(root))
-    if "edits" not in record["spec"]:
+    if FINAL not in recorded_sizes(record):
         raise UserError(f"what is at {root} is no run of edits")
     return RunSpec.model_validate(record["spec"] | {"output": root}).model_copy(update={"engine": engine})
 
@@ -55,17 +55,18 @@ def retry(root: str, statuses: frozenset[str]) -> Addition | None:
     if unknown := statuses - (STATUSES - {OK}):
         raise UserError(f"--status {min(unknown)}: give {', '.join(sorted(STATUSES - {OK}))}")
     store, record = Store(root), read_run(Store(root))
-    stages = [name for name in record["stages"] if name != SAMPLE_STAGE]
+    stages = [stage.name for stage in recorded_stages(record) if stage.name != SAMPLE_STAGE]
     current = CurrentRows(store)
-    keys = {row["key"] for row in current.of(FINAL) if row["status"] in statuses} - current.waiting(FINAL)
+    keys = {row["key"] for row in current.of_stage(FINAL) if row["status"] in statuses} - current.waiting(FINAL)
     if not keys:
         return None
     rows = {row.key: row for row in read_everything(store) if row.key in keys}
     replaces = {
-        stage: dict(Counter(row["status"] for row in current.of(stage) if row["key"] in keys)) for stage in stages
+        stage: dict(Counter(row["status"] for row in current.of_stage(stage) if row["key"] in keys)) for stage in stages
     }
     images = (_as_it_is_now(source_image(row)) for row in rows.values())
-    return add(store, "retry", images, record["plan"]["shards"], record["plan"]["shard_size"], replaces)
+    plan = record["plan"]
+    return add(store, "retry", images, planned=plan["shards"], shard_size=plan["shard_size"], replaces=replaces)
 
 
 def _as_it_is_now(image: SourceImage) -> SourceImage:
@@ -109,6 +110,7 @@ def extend(root: str, resolved: ResolvedRun) -> Extension:
     everything = (row.key for rows in (read_images(store), new) for row in rows)
     names.check(lambda: everything, lambda key: output_names(resolved, key))
     plan = record["plan"]
-    addition = add(store, "extend", new, plan["shards"], plan["shard_size"], {}) if new else None
+    size = plan["shard_size"]
+    addition = add(store, "extend", new, planned=plan["shards"], shard_size=size, replaces={}) if new else None
     gone = (row.key for row in read_everything(store) if known.is_gone(row.key)) if known.gone else iter(())
     return Extension(addition, changed, known.gone, {"changed": examples, "deleted": list(islice(gone, EXAMPLES))})

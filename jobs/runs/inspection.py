@@ -10,7 +10,7 @@ from asyrp.errors import UserError
 from asyrp.measures.names import OF_TEXTS, Judges
 from asyrp.models.folder import ModelFolder
 from jobs.spec.inspection import InspectionSpec
-from jobs.spec.run import DistancesSpec, RunSpec
+from jobs.spec.run import RunSpec
 from pipeline.stages.models import net_digest
 from pipeline.stages.settings import Inspection, SecondInversion
 
@@ -25,7 +25,7 @@ def resolve_inspection(
     Raises:
         UserError: if a metric lacks its texts or its net, or a staged run is asked for what needs the fused one.
     """
-    per_image = isinstance(spec.t_edit, DistancesSpec)
+    per_image = spec.t_edit.per_image is not None
     asked = spec.inspection or (InspectionSpec() if per_image or spec.augmentation else None)  # type: ignore[call-arg]
     if asked is None:
         return None

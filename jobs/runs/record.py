@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -15,28 +15,28 @@ from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
 from jobs.runs.resolve import ResolvedRun
 from jobs.spec.run import RunSpec
-from pipeline.run.plan import RUN, PlanSummary, planned, read_plan, source_image, write_plan
+from pipeline.images.source import SourceImage
+from pipeline.run.plan import RUN, PlanSummary, current_plan, read_plan, source_image, stage_sizes, write_plan
 from pipeline.run.progress import StateReader
-from pipeline.run.stage import Stage, Variant, drawn_variants
-from pipeline.sources.listing import SourceImage, list_images
+from pipeline.run.stage import INVERT, Stage, Variant, drawn_variants
+from pipeline.sources.listing import list_images
 from pipeline.stages.settings import declare_stages, edit_variant
 from pipeline.storage.store import Store, explained, open_filesystem
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+STAGES_DERIVED = 1
+"""The format before stages were recorded: `stages` has only their sizes, and the spec says the rest."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What run.json says of a run beside its plan: the spec for a reader, and the identity that a resume must have."""
+    """What run.json says beside the plan: the spec for a reader, the identity that a resume must have, the stages."""
 
     spec: dict[str, Any]
     identity: dict[str, Any]
-
-
-Sizes = Callable[[PlanSummary], dict[str, tuple[int, int]]]
-"""Shards and images of each stage under a plan."""
+    stages: Sequence[Stage]
 
 
 def open_run(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None = None) -> PlanSummary:
@@ -45,11 +45,11 @@ def open_run(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] 
     Raises:
         UserError: if the run there has another identity, with the differences.
     """
-    record = RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity)
-    return open_root(store, record, resolved.stage_sizes, lambda: _new_plan(store, resolved, images))
+    record = RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity, resolved.stages)
+    return open_root(store, record, lambda: _new_plan(store, resolved, images))
 
 
-def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
+def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
     """The plan of any run at `store`, made and recorded if there is none. Raises UserError as `open_run` does."""
     with explained(f"cannot reach {store.url}"):
         there = store.exists(RUN)
@@ -64,11 +64,11 @@ def open_root(store: Store, run: RunRecord, sizes: Sizes, make_plan: Callable[[]
         "identity": run.identity,
         "identity_hash": _hash(run.identity),
         "plan": asdict(plan),
-        "stages": sizes(plan),
+        "stages": [stage.as_json() for stage in run.stages],
         "versions": {name: version(name) for name in ("asyrp", "torch", "diffusers", "ray")},
     }
     store.create(RUN, json.dumps(record, indent=1).encode())
-    if planned(store).folder != plan.folder:  # another driver was first
+    if current_plan(store).folder != plan.folder:  # another driver was first
         store.delete(plan.folder)
     return _resume(store, run)
 
@@ -94,10 +94,10 @@ def read_run(store: Store) -> dict[str, Any]:
     Raises:
         UserError: if there is no run at this root, or a later version wrote it, or it cannot be reached.
     """
-    return read_record(store, RUN, FORMAT, f"there is no run at {store.url}: it has no {RUN}")
+    return read_record(store, RUN, (STAGES_DERIVED, FORMAT), f"there is no run at {store.url}: it has no {RUN}")
 
 
-def read_record(store: Store, name: str, known_format: int, absent: str) -> dict[str, Any]:
+def read_record(store: Store, name: str, known_formats: Sequence[int], absent: str) -> dict[str, Any]:
     """What the record that makes a root what it is says of it.
 
     Raises:
@@ -107,23 +107,37 @@ def read_record(store: Store, name: str, known_format: int, absent: str) -> dict
         record = store.read_json(name) if store.exists(name) else None
     if record is None:
         raise UserError(absent)
-    if (found := record.get("format")) != known_format:
-        raise UserError(f"{name} at {store.url} has format {found}, this version knows {known_format}: update asyrp")
+    if (found := record.get("format")) not in known_formats:
+        known = " and ".join(map(str, known_formats))
+        raise UserError(f"{name} at {store.url} has format {found}, this version knows {known}: update asyrp")
     return record
 
 
 def recorded_stages(record: dict[str, Any]) -> list[Stage]:
-    """The stages of a run as run.json tells of them: what each reads and writes, and its variants."""
+    """The stages of a run, as run.json declares them."""
+    if record["format"] == STAGES_DERIVED:
+        return _derived_stages(record)
+    return [Stage.from_json(declaration) for declaration in record["stages"]]
+
+
+def recorded_sizes(record: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Shards and images of each stage of a run, as it was planned."""
+    return stage_sizes(recorded_stages(record), PlanSummary(**record["plan"]))
+
+
+def _derived_stages(record: dict[str, Any]) -> list[Stage]:
+    """The stages that the spec of a run implies, without manifest columns."""
     spec = record["spec"]
     if "edits" not in spec:  # a run that collects statistics
-        return [Stage(name, name, None, "statistics", (Variant(),), {}) for name in record["stages"]]
+        [name] = record["stages"]
+        return [Stage(name=name, function=name, writes="statistics", variants=(Variant(),))]
     if augmentation := spec.get("augmentation"):
         variants = drawn_variants(augmentation["draws"])
     else:
         searched = bool((spec.get("inspection") or {}).get("search"))
         variants = tuple(edit_variant(parse_edit(text), searched, {}) for text in spec["edits"])
     staged = spec["stages"] == "staged" or spec["inversions"] is not None
-    return declare_stages(variants, {}, staged, spec["inversions"], spec["preview"])
+    return declare_stages(variants, {}, staged=staged, inversions=spec["inversions"], first_images=spec["preview"])
 
 
 def _resume(store: Store, run: RunRecord) -> PlanSummary:
@@ -186,9 +200,10 @@ def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
     made, wanted = ({name: i.get(name) for name in SAME_INVERSION} for i in (record["identity"], resolved.identity))
     if lines := "\n  ".join(_differences(made, wanted)):
         raise UserError(f"the inversions at {theirs.url} cannot be used here, they differ in:\n  {lines}")
-    if "invert" not in record["stages"]:
+    sizes = recorded_sizes(record)
+    if INVERT not in sizes:
         raise UserError(f"the run at {theirs.url} kept no inversions: only runs with --stages staged do")
-    state = StateReader(theirs, {"invert": tuple(record["stages"]["invert"])}).read()
+    state = StateReader(theirs, {INVERT: sizes[INVERT]}).read()
     if not state.complete:
         raise UserError(f"the inversions at {theirs.url} are not complete: finish that run first")
     rows = (source_image(row) for row in read_plan(theirs))

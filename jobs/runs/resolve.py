@@ -11,8 +11,8 @@ from asyrp.measures import intervals
 from asyrp.measures.intervals import Intervals
 from asyrp.models.folder import ModelFolder
 from jobs.runs.inspection import judged_by, resolve_inspection
-from jobs.spec.run import AUTO, PER_IMAGE, DistancesSpec, RunSpec
-from pipeline.run.plan import PlanSummary
+from jobs.spec.ends import AUTO
+from jobs.spec.run import RunSpec
 from pipeline.run.stage import FINAL, ImageFormat, Stage, drawn_variants
 from pipeline.stages.models import direction_path, fetch, fetch_model
 from pipeline.stages.settings import (
@@ -43,16 +43,6 @@ class ResolvedRun:
         """The stage whose images are the run's result, fused or staged."""
         return next(stage for stage in self.stages if stage.name == FINAL)
 
-    def stage_sizes(self, plan: PlanSummary) -> dict[str, tuple[int, int]]:
-        """Shards and images of each stage."""
-        return {stage.name: stage_size(stage, plan) for stage in self.stages}
-
-
-def stage_size(stage: Stage, plan: PlanSummary) -> tuple[int, int]:
-    if stage.first_images is None:
-        return plan.shards, plan.images
-    return 1, min(stage.first_images, plan.images, plan.shard_size)
-
 
 def resolve(spec: RunSpec) -> ResolvedRun:
     """Find the model and the directions, and bind the edits to them.
@@ -64,19 +54,10 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     infos, sources = _directions(spec, folder)
     spec = _with_learned_intervals(spec, infos, folder)
     edits = _bind_all(spec, infos)
-    size = spec.image_size or folder.image_size
-    step = 2 ** (len(folder.config["block_out_channels"]) - 1)
-    if size % step:
-        raise UserError(f"image_size {size}: the model {spec.model} takes sizes that are multiples of {step}")
-    own = [name for name, info in infos.items() if info.form != "implicit"]
-    if size != folder.image_size and own:
-        raise UserError(
-            f"image_size {size}: direction '{own[0]}' holds shifts of h at the model's own size, {folder.image_size}; "
-            "only implicit directions, as learned from texts, act at others"
-        )
+    size = _image_size(spec, folder, infos)
     staged = spec.stages == "staged" or spec.inversions is not None
     inspection = resolve_inspection(spec, folder, infos, [bound.edit for bound in edits], staged)
-    ends = spec.t_edit
+    ends = spec.t_edit.per_image
     settings = MethodSettings(
         model=spec.model,
         model_digest=folder.digest,
@@ -91,27 +72,63 @@ def resolve(spec: RunSpec) -> ResolvedRun:
         device="cpu",
         check=spec.engine.check,
         inspection=inspection,
-        per_image=ImageDistances(ends.measure, ends.distances) if isinstance(ends, DistancesSpec) else None,
+        per_image=ImageDistances(ends.measure, ends.distances) if ends else None,
         most_draws=spec.augmentation.draws if spec.augmentation else 0,
     )
-    columns = {bound: edit_columns(bound, sources) for bound in edits}
-    variants = tuple(edit_variant(bound.edit, spec.searches, columns[bound]) for bound in edits)
     if spec.augmentation:
         variants = drawn_variants(spec.augmentation.draws)
+    else:
+        variants = tuple(edit_variant(bound.edit, spec.searches, edit_columns(bound, sources)) for bound in edits)
     stages = declare_stages(
-        variants, settings.columns(), staged, spec.inversions, spec.preview, measured=inspection is not None
+        variants,
+        settings.columns(),
+        staged=staged,
+        inversions=spec.inversions,
+        first_images=spec.preview,
+        measured=inspection is not None,
     )
-    image_format = ImageFormat(size, spec.fit, spec.codec, spec.quality, spec.name, spec.latent_dtype, spec.sink)
+    image_format = ImageFormat(
+        size=size,
+        fit=spec.fit,
+        codec=spec.codec,
+        quality=spec.quality,
+        name=spec.name,
+        latent_dtype=spec.latent_dtype,
+        sink=spec.sink,
+    )
+    return ResolvedRun(spec, settings, stages, image_format, _identity(spec, settings))
+
+
+def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionInfo]) -> int:
+    """Pixels a side. Raises UserError for a size that the net or a direction does not take."""
+    size = spec.image_size or folder.image_size
+    step = 2 ** (len(folder.config["block_out_channels"]) - 1)
+    if size % step:
+        raise UserError(f"image_size {size}: the model {spec.model} takes sizes that are multiples of {step}")
+    own = [name for name, info in infos.items() if info.form != "implicit"]
+    if size != folder.image_size and own:
+        raise UserError(
+            f"image_size {size}: direction '{own[0]}' holds shifts of h at the model's own size, {folder.image_size}; "
+            "only implicit directions, as learned from texts, act at others"
+        )
+    return size
+
+
+def _identity(spec: RunSpec, settings: MethodSettings) -> dict[str, Any]:
+    """What the outputs depend on, with digests in place of names and numbers in place of suggestions."""
     identity = spec.identity() | {
-        "edits": [bound.edit.id for bound in edits],
-        "image_size": size,
-        "model_digest": folder.digest,
-        "directions": {name: source.digest for name, source in sources.items()},
-        "intervals": {bound.edit.id: [columns[bound]["t_edit"], bound.t_boost] for bound in edits},
+        "edits": [bound.edit.id for bound in settings.edits],
+        "image_size": settings.image_size,
+        "model_digest": settings.model_digest,
+        "directions": {name: source.digest for name, source in settings.directions.items()},
+        "intervals": {
+            bound.edit.id: [edit_columns(bound, settings.directions)["t_edit"], bound.t_boost]
+            for bound in settings.edits
+        },
     }
-    if inspection:
-        identity |= {"judged_by": judged_by(inspection)}
-    return ResolvedRun(spec, settings, stages, image_format, identity)
+    if settings.inspection:
+        identity |= {"judged_by": judged_by(settings.inspection)}
+    return identity
 
 
 def _directions(spec: RunSpec, folder: ModelFolder) -> tuple[dict[str, DirectionInfo], dict[str, DirectionSource]]:
@@ -135,20 +152,19 @@ def _directions(spec: RunSpec, folder: ModelFolder) -> tuple[dict[str, Direction
 
 def _with_learned_intervals(spec: RunSpec, infos: dict[str, DirectionInfo], folder: ModelFolder) -> RunSpec:
     """The spec with the timesteps that learned intervals say in place of 'auto', so that a run is known by numbers."""
-    if isinstance(spec.t_edit, dict) and (unknown := spec.t_edit.keys() - infos.keys()):
+    if unknown := set(spec.t_edit.directions) - infos.keys():
         raise UserError(f"t_edit: no edit uses a direction '{min(unknown)}'")
-    if spec.t_edit not in (AUTO, PER_IMAGE) and spec.t_boost != AUTO:
+    if not spec.t_edit.learned and spec.t_boost != AUTO:
         if spec.intervals:
             raise UserError("--intervals is of no use without --t-edit auto (or per-image) or --t-boost auto")
         return spec
     path = fetch(spec.intervals) if spec.intervals else None
     learned = intervals.load_for(path, folder.digest, spec.model)
     found: dict[str, Any] = {"intervals": None}
-    if spec.t_edit in (AUTO, PER_IMAGE):
-        found["t_edit"] = {name: _learned_t_edit(learned, name, info) for name, info in infos.items()}
-    if spec.t_edit == PER_IMAGE:
+    if spec.t_edit.learned:
+        timesteps = {name: _learned_t_edit(learned, name, info) for name, info in infos.items()}
         distances = {name: learned.thresholds.t_edit * _text_cosine(name, info) for name, info in infos.items()}
-        found["t_edit"] = DistancesSpec(measure=learned.measure, distances=distances, otherwise=found["t_edit"])
+        found["t_edit"] = spec.t_edit.settled(timesteps, learned.measure, distances)
     if spec.t_boost == AUTO:
         found["t_boost"] = _reached(learned.t_boost(), "t_boost", learned.thresholds.t_boost)
         log.info("t_boost is %d, measured by %s", found["t_boost"], learned.measure)
@@ -204,9 +220,8 @@ def _bind(edit: Edit, spec: RunSpec, infos: dict[str, DirectionInfo]) -> BoundEd
 def _t_edit(name: str, spec: RunSpec, infos: dict[str, DirectionInfo]) -> int:
     """The end of a direction's interval: as the spec says, else as its file suggests."""
     info = infos[name]
-    by_direction = spec.t_edit.otherwise if isinstance(spec.t_edit, DistancesSpec) else spec.t_edit
-    given = by_direction.get(name) if isinstance(by_direction, dict) else by_direction
-    t_edit = info.t_edit if given is None else int(given)
+    given = spec.t_edit.of(name)
+    t_edit = info.t_edit if given is None else given
     if t_edit is None:
         raise UserError(f"direction '{info.name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
     if not info.begun(t_edit):

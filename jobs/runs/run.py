@@ -1,9 +1,10 @@
 """From a spec to a finished run: resolve, plan or resume, compute, report. Safe to repeat."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyrp.errors import UserError
@@ -12,9 +13,10 @@ from jobs.runs.resolve import resolve
 from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.results import sheet
 from pipeline.run.additions import grown, shard_ids
-from pipeline.run.plan import PlanSummary
+from pipeline.run.plan import PlanSummary, stage_sizes
 from pipeline.run.progress import RunState, StateReader, device_seconds
 from pipeline.run.stage import ImageFormat, Stage
+from pipeline.stages.loading import load_functions
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
@@ -73,17 +75,18 @@ def run(spec: RunSpec, display: Display = no_display) -> RunResult:
     if store.url.startswith("memory://"):
         raise UserError("memory:// lives in one process, and actors are others: give an output they can all reach")
     plan = open_run(store, resolved)
-    reader = StateReader(store, grown(store, resolved.stage_sizes(plan)))
+    reader = StateReader(store, grown(store, stage_sizes(resolved.stages, plan)))
     outcome = None
     if not reader.read().complete:
         outcome = compute(
             store,
             resolved.stages,
-            resolved.settings,
-            resolved.image_format,
-            spec.engine,
-            shard_ids(store, plan.shards),
-            display(reader),
+            load=load_functions,
+            settings=resolved.settings,
+            image_format=resolved.image_format,
+            knobs=spec.engine,
+            shards=shard_ids(store, plan.shards),
+            display=display(reader),
         )
     if outcome is None and store.exists(sheet.NAME):
         return RunResult(plan, outcome, sheet.NAME)
@@ -110,6 +113,8 @@ def cost(outcome: "Outcome", knobs: EngineSpec) -> Cost:
 def compute(
     store: Store,
     stages: Sequence[Stage],
+    *,
+    load: Callable[[Any], Mapping[str, Callable[..., Any]]],
     settings: Any,
     image_format: ImageFormat,
     knobs: EngineSpec,
@@ -118,7 +123,8 @@ def compute(
 ) -> "Outcome":
     """Work through what is left of the stages, on the cluster or on this machine.
 
-    `settings` is a picklable dataclass with a `device`: called on an actor, it gives the stages' functions.
+    `load` gives the stages' functions. It is called on every actor with `settings`, a picklable dataclass whose
+    `device` is set here.
     """
     from pipeline.engine.actors import EngineOptions, has_gpu, ray_session
     from pipeline.engine.driver import Engine, pending_units
@@ -129,16 +135,16 @@ def compute(
         batch_size = knobs.batch_size or (16 if device == "cuda" else 8)
         may_grow = knobs.address is not None
         options = EngineOptions(
-            device,
-            knobs.actors,
-            may_grow,
-            batch_size,
-            knobs.readers,
-            knobs.writers,
-            knobs.max_failed,
-            knobs.shard_deadline,
+            device=device,
+            actors=knobs.actors,
+            may_grow=may_grow,
+            batch_size=batch_size,
+            readers=knobs.readers,
+            writers=knobs.writers,
+            max_failed=knobs.max_failed,
+            shard_deadline=knobs.shard_deadline,
         )
-        engine = Engine(store, stages, replace(settings, device=device), image_format, options)
+        engine = Engine(store, stages, partial(load, replace(settings, device=device)), image_format, options)
         with display:
             return engine.run(pending_units(store, stages, shards))
 

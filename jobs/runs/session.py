@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from asyrp.measures.names import RECONSTRUCTION_PSNR
 from jobs.display import bound_text, console, live, out, report, state_table
 from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
-from jobs.runs.record import read_run
+from jobs.runs.record import read_run, recorded_sizes
 from jobs.runs.run import cost, exit_code, run, summary
 from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.run.additions import grown
@@ -67,8 +67,7 @@ def read_state(store: Store) -> RunState:
     Raises:
         UserError: if there is no run.
     """
-    sizes = {name: (shards, images) for name, (shards, images) in read_run(store)["stages"].items()}
-    return StateReader(store, grown(store, sizes)).read()
+    return StateReader(store, grown(store, recorded_sizes(read_run(store)))).read()
 
 
 def show_summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) -> None:

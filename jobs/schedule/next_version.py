@@ -128,7 +128,7 @@ class NextVersion:
             )
 
     def _rows(self) -> Iterator[Row]:
-        for row in CurrentRows(self.run).of(FINAL):
+        for row in CurrentRows(self.run).of_stage(FINAL):
             yield {**row, "run": self.run_name, "recipe": self.recipe}
 
     def _publish(self, done: KeySet, planned: int) -> TickResult:

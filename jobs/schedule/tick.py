@@ -62,7 +62,7 @@ def read_job(store: Store) -> dict[str, str]:
         UserError: if there is no job at this root, or a later version wrote it, or it cannot be reached.
     """
     absent = f"there is no job at {store.url}: it has no {JOB}, which its first tick writes"
-    return read_record(store, JOB, FORMAT, absent)
+    return read_record(store, JOB, [FORMAT], absent)
 
 
 def run_tick(job: Job, tick: datetime, display: Display = no_display) -> TickResult:

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
 
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
+from jobs.spec.mistakes import alternative
 from jobs.spec.paths import Url
 from pipeline.images.selection import Condition
 from pipeline.stages.settings import unit_edit
@@ -30,19 +31,18 @@ class UniformSpec(BaseModel):
 
 def _strength_kind(value: Any) -> str:
     if isinstance(value, dict | UniformSpec):
-        return "between"
-    return "any of" if isinstance(value, list) else "one"
+        return "(between)"
+    return "(any of)" if isinstance(value, list) else "(one)"
 
 
 def _labels_kind(value: Any) -> str:
-    return "source columns" if isinstance(value, list) else "label table"
+    return "(source columns)" if isinstance(value, list) else "(label table)"
 
 
-AUGMENTATION_KINDS = ("between", "any of", "one", "source columns", "label table")
 Strengths = (
-    Annotated[UniformSpec, Tag("between")]
-    | Annotated[list[Strength], Field(min_length=1), Tag("any of")]
-    | Annotated[Strength, Tag("one")]
+    Annotated[UniformSpec, alternative("between")]
+    | Annotated[list[Strength], Field(min_length=1), alternative("any of")]
+    | Annotated[Strength, alternative("one")]
 )
 
 
@@ -52,12 +52,14 @@ class OptionSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     edit: str
-    strength: Annotated[Strengths, Discriminator(_strength_kind)] = Field(1.0, description="times the edit's own")
+    strength: Annotated[Strengths, Discriminator(_strength_kind)] = Field(
+        1.0, description="Strengths, times the edit's own."
+    )
     weight: Strength = 1.0
-    where: list[str] = Field(default_factory=list, description="conditions on labels, all to be met")
+    where: list[str] = Field(default_factory=list, description="Conditions on labels: all must hold.")
     sets: dict[str, float] = Field(
         default_factory=dict,
-        description="labels of the result; default: 1 or 0 of those that directions are named like",
+        description="Labels of the result. [default: 1 or 0 for labels that are called like a direction]",
     )
 
     @field_validator("edit")
@@ -95,12 +97,14 @@ class AugmentationSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     edits: list[OptionSpec] = Field(min_length=1)
-    draws: int = Field(1, ge=1, le=100, description="edits of one image, at most")
+    draws: int = Field(1, ge=1, le=100, description="The most edits that one image draws.")
     labels: Annotated[
-        Annotated[list[str], Tag("source columns")] | Annotated[Url, Tag("label table")], Discriminator(_labels_kind)
-    ] = Field(default_factory=list, description="a table by key, or columns of the source")
+        Annotated[list[str], alternative("source columns")] | Annotated[Url, alternative("label table")],
+        Discriminator(_labels_kind),
+    ] = Field(default_factory=list, description="Labels of the images: a table by key, or columns of the source.")
     balance: list[str] = Field(
-        default_factory=list, description="draw as many as make all groups of these labels equally large"
+        default_factory=list,
+        description="Labels whose groups are to be equally large: images draw as many edits as that takes.",
     )
     seed: int = Field(0, ge=0, lt=2**63)
 

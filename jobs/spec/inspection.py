@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
 
 from asyrp.directions.search import Bisection, Ladder, Search
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
+from jobs.spec.mistakes import alternative
 from jobs.spec.paths import Net
 from pipeline.images.selection import Condition
 
@@ -28,8 +29,8 @@ class RetrySpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    refine: int = Field(3, ge=0, le=20)
-    n_inv: int | None = Field(None, ge=2, le=1000, description="default: as before")
+    refine: int = Field(3, ge=0, le=20, description="Fixed-point iterations per inversion step.")
+    n_inv: int | None = Field(None, ge=2, le=1000, description="Inversion steps. [default: as the first time]")
 
 
 class ClassifierSpec(BaseModel):
@@ -39,16 +40,15 @@ class ClassifierSpec(BaseModel):
 
     file: Net
     labels: list[str] = Field(min_length=1)
-    threshold: float = Field(0.5, description="0 for logits")
+    threshold: float = Field(0.5, description="The score from which on a label is there: 0 for logits.")
 
 
 def _kind(value: Any) -> str:
-    return "halving" if isinstance(value, dict | BisectionSpec) else "strengths"
+    return "(halving)" if isinstance(value, dict | BisectionSpec) else "(strengths)"
 
 
-SEARCH_KINDS = ("halving", "strengths")
-Rungs = Annotated[list[Strength], Field(min_length=1), Tag("strengths")]
-Halving = Annotated[BisectionSpec, Tag("halving")]
+Rungs = Annotated[list[Strength], Field(min_length=1), alternative("strengths")]
+Halving = Annotated[BisectionSpec, alternative("halving")]
 
 
 class InspectionSpec(BaseModel):
@@ -56,17 +56,22 @@ class InspectionSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    metrics: list[str] = Field(default_factory=list)
-    gates: list[str] = Field(default_factory=list, description="conditions on metrics, all to be met")
+    metrics: list[str] = Field(
+        default_factory=list, description=f"Metrics to measure of every edit. Known: {', '.join(METRICS)}."
+    )
+    gates: list[str] = Field(
+        default_factory=list,
+        description="Conditions on metrics, such as 'recon_psnr > 25'. An edit that fails one is dropped.",
+    )
     search: Annotated[Rungs | Halving, Discriminator(_kind)] | None = Field(
-        None, description="strengths to try, times each edit's own: the smallest that passes the gates is taken"
+        None, description="Strengths to try, times each edit's own. Each image gets the smallest that passes the gates."
     )
     retry: RetrySpec | None = None
-    sample: float = Field(1.0, gt=0, le=1, description="measure only a share of the images, chosen by key")
-    clip: str | None = Field(None, description="default: the CLIP that belongs to the model")
-    texts: dict[str, tuple[str, str]] = Field(default_factory=dict, description="source and target text, by edit")
-    identity: Net | None = Field(None, description="a face model that gives embeddings")
-    segmenter: Net | None = Field(None, description="a net that gives classes of pixels; default: the model's own")
+    sample: float = Field(1.0, gt=0, le=1, description="Only this share of the images is measured, chosen by key.")
+    clip: str | None = Field(None, description="A CLIP. [default: the one that belongs to the model]")
+    texts: dict[str, tuple[str, str]] = Field(default_factory=dict, description="Source and target text of each edit.")
+    identity: Net | None = Field(None, description="A face model that gives embeddings.")
+    segmenter: Net | None = Field(None, description="A net that gives classes of pixels. [default: the model's]")
     classifier: ClassifierSpec | None = None
 
     @field_validator("metrics")

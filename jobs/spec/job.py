@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from asyrp.errors import UserError
-from jobs.spec.paths import MAX_NAME, NAME, without_credentials
-from jobs.spec.run import RunSpec, Url, explain, path_of
+from jobs.spec.mistakes import explain, path_of
+from jobs.spec.paths import MAX_NAME, NAME, Url, without_credentials
+from jobs.spec.run import RunSpec
 from jobs.spec.schedule import Schedule
 from jobs.spec.yaml_lines import Document, read_document
 

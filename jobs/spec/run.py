@@ -1,28 +1,18 @@
 """The spec of a run: one YAML file (or the flags that override it), checked, and what of it is identity."""
 
-import difflib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
-from jobs.spec.augmentation import AUGMENTATION_KINDS, AugmentationSpec
-from jobs.spec.inspection import SEARCH_KINDS, InspectionSpec
+from jobs.spec.augmentation import AugmentationSpec
+from jobs.spec.ends import Ends, OneEnd
+from jobs.spec.inspection import InspectionSpec
+from jobs.spec.mistakes import validated
 from jobs.spec.paths import Url, absolute_model, without_credentials
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
@@ -30,43 +20,7 @@ from pipeline.run.stage import SinkName
 
 LOGGERS = ("wandb", "mlflow")
 NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
-
-
-Timestep = Annotated[int, Field(ge=0, le=999)]
-Auto = Literal["auto"]
-AUTO: Auto = "auto"
-"""In place of a timestep: the one that learned intervals say."""
-
-
-PerImage = Literal["per-image"]
-PER_IMAGE: PerImage = "per-image"
-"""In place of a timestep: for each image the one that its own distances say, held against learned intervals."""
-
-
-class DistancesSpec(BaseModel):
-    """What 'per-image' is settled to: by direction, the distance at which it ends, and the t_edit `otherwise`, for
-    images that never are that far from their P_t."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    measure: str
-    distances: dict[str, float]
-    otherwise: dict[str, Timestep]
-
-
-def _kind(value: Any) -> str:
-    if value in (AUTO, PER_IMAGE):
-        return str(value)
-    if isinstance(value, DistancesSpec) or (isinstance(value, dict) and "distances" in value):
-        return "distances"
-    return "by direction" if isinstance(value, dict) else "timestep"
-
-
-One = Annotated[Timestep, Tag("timestep")] | Annotated[Auto, Tag("auto")]
-Each = Annotated[dict[str, Timestep], Tag("by direction")]
-OfEach = Annotated[PerImage, Tag(PER_IMAGE)] | Annotated[DistancesSpec, Tag("distances")]
-KINDS = ("timestep", AUTO, PER_IMAGE, "distances", "by direction", *SEARCH_KINDS, *AUGMENTATION_KINDS)
-"""Tags of unions, which are no fields."""
+MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders and files on any fsspec URL."
 
 
 class EngineSpec(BaseModel):
@@ -74,20 +28,21 @@ class EngineSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    actors: int | None = Field(None, ge=1, description="Ray actors; default: one per GPU, else one on the CPUs")
-    batch_size: int | None = Field(None, ge=1, description="images per network call; default: 16 on GPU, 8 on CPU")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    address: str | None = Field(None, description="an existing Ray cluster ('auto' or HOST:PORT)")
-    readers: int = Field(4, ge=1)
-    writers: int = Field(4, ge=1)
-    check: bool = Field(True, description="check on load that the model predicts the noise")
-    max_failed: float = Field(0.3, ge=0, le=1, description="stop when more than this share of images fails")
-    shard_deadline: float = Field(
-        600, gt=0, description="seconds after which a shard counts as hung; 20 times the usual, if that is more"
+    actors: int | None = Field(None, ge=1, description="Ray actors. [default: one a GPU, else one]")
+    batch_size: int | None = Field(None, ge=1, description="Images per network call. [default: 16 on GPU, 8 on CPU]")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
+    address: str | None = Field(
+        None, description="A Ray cluster to join: 'auto' or HOST:PORT. [default: start one here]"
     )
-    price_per_hour: float | None = Field(None, ge=0, description="what an hour of one device costs, in any currency")
-
-    log: str | None = Field(None, description="an experiment logger: wandb:PROJECT or mlflow:URI")
+    readers: int = Field(4, ge=1, description="Threads of an actor that read images.")
+    writers: int = Field(4, ge=1, description="Threads of an actor that write images.")
+    check: bool = Field(True, description="Check on load that the model works: that it predicts the noise.")
+    max_failed: float = Field(0.3, ge=0, le=1, description="The run stops when more than this share of images fails.")
+    shard_deadline: float = Field(
+        600, gt=0, description="Seconds after which a shard counts as hung; 20 times the usual time, if that is more."
+    )
+    price_per_hour: float | None = Field(None, ge=0, description="What an hour of one device costs, in any currency.")
+    log: str | None = Field(None, description="An experiment logger: wandb:PROJECT or mlflow:URI.")
 
     @field_validator("log")
     @classmethod
@@ -106,44 +61,78 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Url
-    output: Url
-    limit: int | None = Field(None, ge=1, description="the first so many images of the source")
-    sample: float | None = Field(None, gt=0, le=1, description="a share of the images, chosen by key")
-    where: list[str] = Field(default_factory=list, description="conditions on the source's columns, all to be met")
-    columns: list[str] = Field(default_factory=list, description="columns of the source that the manifest carries")
-    image_column: str | None = Field(None, description="of a table: where its images or URLs are")
-    model: Annotated[str, AfterValidator(absolute_model)] = "avatars"
-    directions: dict[str, Url] = Field(default_factory=dict, description="direction files by the name edits use")
-    augmentation: AugmentationSpec | None = Field(None, description="in place of edits: those that each image draws")
-    edits: list[str] = Field(default_factory=list, validate_default=True)
+    source: Url = Field(
+        description="Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."
+    )
+    output: Url = Field(description="Root of the run, on any fsspec URL.")
+    limit: int | None = Field(None, ge=1, description="Only the first so many images of the source.")
+    sample: float | None = Field(None, gt=0, le=1, description="Only this share of the images, chosen by key.")
+    where: list[str] = Field(
+        default_factory=list,
+        description="Conditions on the source's columns: column=value, or with !=, <, <=, >, >=. All must hold.",
+    )
+    columns: list[str] = Field(default_factory=list, description="Columns of the source that the manifest carries.")
+    image_column: str | None = Field(None, description="Of a table: the column with its images or their URLs.")
+    model: Annotated[str, AfterValidator(absolute_model)] = Field("avatars", description=MODEL_HELP)
+    directions: dict[str, Url] = Field(
+        default_factory=dict, description="Direction files, by the names that edits use for them."
+    )
+    augmentation: AugmentationSpec | None = Field(None, description="In place of edits: the edits that images draw.")
+    edits: list[str] = Field(
+        default_factory=list,
+        validate_default=True,
+        description="Edits of every image: direction=strength, or a sum such as 'smile=1,beard=-0.5'.",
+    )
     combine: Literal["sum", "official"] = Field(
-        "sum", description="several directions in an edit: their plain sum, or as the official code does it"
+        "sum",
+        description="Edits with several directions. sum: their plain sum. official: as the official code adds them, "
+        "over sqrt(k) and with one interval.",
     )
-    n_inv: int = Field(40, ge=2, le=1000)
-    refine: int = Field(0, ge=0, le=10, description="fixed-point iterations per inversion step; 0 as in the papers")
-    n_gen: int = Field(40, ge=2, le=1000)
-    t_edit: Annotated[One | Each | OfEach, Discriminator(_kind)] | None = Field(
+    n_inv: int = Field(40, ge=2, le=1000, description="Inversion steps.")
+    refine: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Fixed-point iterations per inversion step. 2 reconstructs better, 0 is as in the papers.",
+    )
+    n_gen: int = Field(40, ge=2, le=1000, description="Generation steps.")
+    t_edit: Ends = Field(
+        Ends(None),
+        description="Last timestep that is edited; 'auto' or 'per-image': as learned intervals say; in YAML also a "
+        "mapping of directions to timesteps. [default: the direction's]",
+    )
+    t_boost: OneEnd | None = Field(
         None,
-        description="where edits end; 'auto' or 'per-image': as learned intervals say; a mapping: of each direction",
+        description="Timestep below which fresh noise is added; 'auto': as learned intervals say. "
+        "[default: the direction's]",
     )
-    t_boost: Annotated[One, Discriminator(_kind)] | None = None
-    intervals: Url | None = Field(None, description="for 'auto': their file; default: those learned for the model here")
-    seed: int = Field(0, ge=0, lt=2**63)
-    stages: Literal["fused", "staged"] = "fused"
-    inversions: Url | None = None
-    image_size: int | None = Field(None, ge=8, le=4096)
-    fit: Fit = "crop"
-    codec: Codec = "png"
-    quality: int = Field(95, ge=1, le=100)
-    sink: SinkName = Field("files", description="edited images as files, or as one tar or Parquet file a shard")
-    name: str = "{stem}_{edit}_{strength}"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    latent_dtype: Literal["float32", "float16"] = "float32"
-    shard_size: int = Field(64, ge=1, le=100_000)
-    preview: int = Field(8, ge=0, description="images of the first shard to reconstruct without an edit")
+    intervals: Url | None = Field(
+        None,
+        description="The file that 'intervals learn' wrote, for 'auto' and 'per-image'. "
+        "[default: what it learned for this model here]",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the boosting noise.")
+    stages: Literal["fused", "staged"] = Field("fused", description="fused: one pass. staged: keep the inversions.")
+    inversions: Url | None = Field(None, description="Root of a staged run whose inversions are used again.")
+    image_size: int | None = Field(None, ge=8, le=4096, description="Pixels a side. [default: the model's]")
+    fit: Fit = Field("crop", description="crop: centre-crop and resize. exact: refuse other sizes.")
+    codec: Codec = Field("png", description="Format of the edited images.")
+    quality: int = Field(95, ge=1, le=100, description="Quality of edited images that are jpeg or webp.")
+    sink: SinkName = Field(
+        "files", description="Where edited images go: to a file each, or to one tar or Parquet table a shard."
+    )
+    name: str = Field(
+        "{stem}_{edit}_{strength}",
+        description=f"Output names, made of {' '.join(f'{{{field}}}' for field in NAME_FIELDS)}.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the network.")
+    latent_dtype: Literal["float32", "float16"] = Field("float32", description="Precision of latents that are kept.")
+    shard_size: int = Field(64, ge=1, le=100_000, description="Images per shard.")
+    preview: int = Field(
+        8, ge=0, description="Images of the first shard on the contact sheet, which are also reconstructed unedited."
+    )
     inspection: InspectionSpec | None = Field(
-        None, description="what is measured of the edits, and what must hold of it"
+        None, description="What is measured of the edits, and what must hold of it."
     )
     engine: EngineSpec = EngineSpec()  # type: ignore[call-arg]
 
@@ -210,22 +199,12 @@ def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -
     Raises:
         UserError: naming the field, what is wrong with it, and the nearest name for an unknown one.
     """
-    return _validated(RunSpec, _gathered(config, flags, settings), config)
+    return validated(RunSpec, _gathered(config, flags, settings), config)
 
 
 def load_inspection(config: Path | None, flags: dict[str, Any], settings: list[str]) -> InspectionSpec:
     """What is to be measured, as `load_spec`; the fields are those of a spec's `inspection`. Raises as it does."""
-    return _validated(InspectionSpec, _gathered(config, flags, settings), config)
-
-
-Loaded = TypeVar("Loaded", bound=BaseModel)
-
-
-def _validated(model: type[Loaded], data: dict[str, Any], config: Path | None) -> Loaded:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise UserError(_sentence(error, config, model)) from None
+    return validated(InspectionSpec, _gathered(config, flags, settings), config)
 
 
 def _gathered(config: Path | None, flags: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -243,7 +222,7 @@ def _gathered(config: Path | None, flags: dict[str, Any], settings: list[str]) -
 
 def load_engine(knobs: dict[str, Any]) -> EngineSpec:
     """The speed knobs of a command that has no spec. Raises UserError as `load_spec` does."""
-    return _validated(EngineSpec, knobs, None)
+    return validated(EngineSpec, knobs)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -265,42 +244,3 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(data, dict):
             raise UserError(f"--set {dotted}: '{parent}' has no fields of its own")
     data[leaf] = value
-
-
-def path_of(error: ErrorDetails) -> tuple[int | str, ...]:
-    """Where in a document an error is: pydantic's location without the names of alternatives."""
-    return tuple(part for part in error["loc"] if part not in KINDS)
-
-
-def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """One sentence on an error in a document that `model` describes: which field, what is wrong, the nearest name for
-    an unknown one."""
-    path = path_of(error)
-    where = ".".join(map(str, path))
-    if error["type"] == "extra_forbidden":
-        *parents, name = path
-        fields = _model_at(model, parents).model_fields
-        near = difflib.get_close_matches(str(name), fields, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
-        return f"unknown field '{where}': {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], dict):  # of fields that do not go together
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message} (it is {error['input']!r})"
-
-
-def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
-    for name in (part for part in path if part in model.model_fields):
-        annotation = model.model_fields[str(name)].annotation
-        kinds = (annotation, *get_args(annotation))
-        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
-    return model
-
-
-def _sentence(error: ValidationError, config: Path | None, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, path_of(first)))
-    prefix = f"{config}: " if config else ""
-    if first["type"] == "missing":
-        return f"{prefix}{where} is missing: give --{where} or '{where}:' in the config"
-    return prefix + explain(first, model)

@@ -1,7 +1,8 @@
-"""How often the images of each cell are to draw each edit, so that groups of labels become equally large.
+"""Computes how often the images of each cell draw each edit, so that groups of labels become equally large.
 
-A transportation problem: what images can draw is the supply, what a group lacks of the largest group the demand, and an
-edit leads from the group of its image to the one that its result is in. No group grows beyond the largest.
+This is a transportation problem. The draws that images can make are the supply. The images that a group has fewer than
+the largest group are the demand. An edit leads from the group of its image to the group of its result. No group grows
+beyond the largest.
 """
 
 from collections import Counter, defaultdict
@@ -12,15 +13,16 @@ import numpy as np
 
 from pipeline.augmentation.draws import Augmentation, Cell, Labels
 
-SUM, EFFORT = 1e-2, 1e-4
-"""After the largest lack of a group, by what their sum and the number of draws count, as shares."""
+MEAN_LACK_WEIGHT, DRAWS_WEIGHT = 1e-2, 1e-4
+"""The weights of the mean lack of the groups and of the mean number of draws; the largest lack has weight 1."""
 
 Group = tuple[float, ...]
+"""The values of the labels that are balanced."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Draws of a cell (an index) that lead to one group, by any of some options (indices)."""
+    """The draws of a cell (an index) that lead to one group, by any of the options (indices)."""
 
     cell: int
     group: Group
@@ -28,17 +30,18 @@ class Route:
 
 
 def group_name(group: Labels) -> str:
-    """A group in words: "beard=1, glasses=0"."""
+    """A group in words, such as "beard=1, glasses=0"."""
     return ", ".join(f"{name}={value:g}" for name, value in group.items())
 
 
 def balanced(augmentation: Augmentation, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with how often one of their images is to draw each option, for groups as equal as can be."""
+    """The cells with their draws per image and option, which make the groups as equal as possible."""
     routes = [route for index, cell in enumerate(cells) for route in _routes(augmentation, index, cell)]
     draws: list[dict[int, float]] = [{} for _ in cells]
     for route, flow in zip(routes, _flows(augmentation, cells, routes), strict=True):
         per_image = flow / cells[route.cell].images
-        draws[route.cell].update(zip(route.options, augmentation.shares(route.options, per_image), strict=True))
+        shares = augmentation.split_by_weight(route.options, per_image)
+        draws[route.cell].update(zip(route.options, shares, strict=True))
     return [
         replace(cell, draws=tuple(drawn[option] for option in cell.options))
         for cell, drawn in zip(cells, draws, strict=True)
@@ -46,7 +49,7 @@ def balanced(augmentation: Augmentation, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def group_sizes(augmentation: Augmentation, cells: Sequence[Cell]) -> dict[str, tuple[int, float]]:
-    """Of each group the images in the source, and those expected with what is drawn."""
+    """For each group its images in the source, and the expected images with the edited ones."""
     before, drawn = Counter[str](), defaultdict[str, float](float)
     for cell in cells:
         before[group_name(cell.group)] += cell.images
@@ -56,7 +59,7 @@ def group_sizes(augmentation: Augmentation, cells: Sequence[Cell]) -> dict[str, 
 
 
 def _after(augmentation: Augmentation, cell: Cell, option: int) -> Labels:
-    """The group of what an edit makes of an image."""
+    """The group of an edited image: that of its cell, with the labels that the option sets."""
     sets = augmentation.options[option].sets
     return {name: sets.get(name, value) for name, value in cell.group.items()}
 
@@ -69,11 +72,12 @@ def _routes(augmentation: Augmentation, index: int, cell: Cell) -> list[Route]:
 
 
 def _flows(augmentation: Augmentation, cells: Sequence[Cell], routes: Sequence[Route]) -> list[float]:
-    """How many draws take each route: a linear program, in shares of the largest group.
+    """The number of draws on each route, by a linear program in units of the largest group.
 
-    Its variables are the draws of each route, what each group lacks, and the most that one lacks that can be reached.
+    Its variables are the draws on each route, the lack of each group, and the largest lack of a group that a route
+    reaches.
     """
-    from scipy.optimize import linprog  # only where something is planned
+    from scipy.optimize import linprog  # a slow import, needed only when a run is planned
 
     sizes: Counter[Group] = Counter()
     for cell in cells:
@@ -84,8 +88,9 @@ def _flows(augmentation: Augmentation, cells: Sequence[Cell], routes: Sequence[R
     leads_to = np.array([[route.group == group for route in routes] for group in groups], dtype=float).reshape(g, n)
     comes_from = np.array([[route.cell == index for route in routes] for index in range(len(cells))], dtype=float)
     can_be_reached = np.diag(leads_to.any(1).astype(float))
+    most_draws = [sum(augmentation.most_draws(route.options)) for route in routes]
     found = linprog(
-        np.concatenate([np.full(n, EFFORT / max(n, 1)), np.full(g, SUM / g), [1]]),
+        np.concatenate([np.full(n, DRAWS_WEIGHT / max(n, 1)), np.full(g, MEAN_LACK_WEIGHT / g), [1]]),
         A_eq=np.hstack([leads_to, np.eye(g), np.zeros((g, 1))]),
         b_eq=np.array([1 - sizes[group] / largest for group in groups]),
         A_ub=np.vstack(
@@ -96,7 +101,7 @@ def _flows(augmentation: Augmentation, cells: Sequence[Cell], routes: Sequence[R
         ),
         b_ub=np.concatenate([[augmentation.draws * cell.images / largest for cell in cells], np.zeros(g)]),
         bounds=[
-            *((0, sum(augmentation.most(route.options)) * cells[route.cell].images / largest) for route in routes),
+            *((0, most * cells[route.cell].images / largest) for route, most in zip(routes, most_draws, strict=True)),
             *[(0, None)] * (g + 1),
         ],
     )

@@ -1,7 +1,8 @@
-"""What an augmentation draws for an image: edits and strengths, as a function of the image's key, its labels and what
-run.json says, whatever the order and number of images.
+"""Draws edits and strengths for an image.
 
-    labels of the source -> census: images by cell -> how often each cell is to draw each edit -> draws of an image
+The draws depend only on the image's key, its labels and run.json, not on the order or number of images.
+
+    labels of the source -> census: images by cell -> how often each cell draws each edit -> draws of an image
 """
 
 import hashlib
@@ -19,10 +20,10 @@ from pipeline.images.source import Draw
 
 Labels = Mapping[str, float]
 CellName = tuple[tuple[float, ...], tuple[int, ...]]
-"""Values of the labels that are balanced, and the options (indices) that are open."""
+"""The values of the labels that are balanced, and the indices of the open options."""
 
 GOLDEN = 0.6180339887498949
-"""Its multiples, modulo 1, lie as far from each other as can be."""
+"""Its multiples, modulo 1, are spread as evenly as possible."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,36 @@ class Uniform:
     low: float
     high: float
 
-    def different(self, draws: int) -> int:
-        """How many of `draws` strengths can be different."""
+    def most_distinct(self, draws: int) -> int:
+        """The largest number of different strengths among `draws`."""
         return draws
 
-    def at(self, chance: float, earlier: int) -> float:
-        """The strength of an image with this chance, in [0, 1), that has drawn the edit so often before."""
+    def strength(self, chance: float, earlier: int) -> float:
+        """The strength for an image with `chance` in [0, 1) that has drawn the edit `earlier` times before."""
         return self.low + (chance + earlier * GOLDEN) % 1 * (self.high - self.low)
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Any of some strengths."""
+    """Any of the given strengths."""
 
     strengths: tuple[float, ...]
 
-    def different(self, draws: int) -> int:
-        """As of `Uniform`."""
+    def most_distinct(self, draws: int) -> int:
+        """The largest number of different strengths among `draws`."""
         return min(draws, len(self.strengths))
 
-    def at(self, chance: float, earlier: int) -> float:
-        """As of `Uniform`."""
+    def strength(self, chance: float, earlier: int) -> float:
+        """The strength for an image with `chance` in [0, 1) that has drawn the edit `earlier` times before."""
         return self.strengths[(int(chance * len(self.strengths)) + earlier) % len(self.strengths)]
 
 
 @dataclass(frozen=True)
 class Option:
-    """An edit that images may draw on whose labels all of `where` holds. `strengths` multiply its own; `sets` are the
-    labels of the result that it changes, and to what."""
+    """An edit that an image may draw if all conditions `where` hold for its labels.
+
+    A drawn strength multiplies that of the edit. `sets` gives the new values of the labels that the edit changes.
+    """
 
     edit: Edit
     strengths: Uniform | OneOf
@@ -68,14 +71,21 @@ class Option:
     sets: Labels
 
     def is_open_to(self, labels: Labels) -> bool:
-        """Whether an image with these labels may draw it. Raises UserError if a condition is on no label."""
+        """Whether an image with these labels may draw the edit.
+
+        Raises:
+            UserError: if a condition names a label that there is not.
+        """
         return all(condition.holds(labels) for condition in self.where)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Images with the same labels to be balanced (`group`) and the same open options (indices): how many there are in
-    the source, and how often one of them is to draw each of the options, on average."""
+    """The images of a source with the same values of the balanced labels (`group`) and the same open `options`.
+
+    `options` are indices. `images` is their number in the source. `draws` says how often, on average, one of them draws
+    each of the options.
+    """
 
     group: Labels
     options: tuple[int, ...]
@@ -89,8 +99,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Census:
-    """What a run was planned with: the names of the source's labels, what each option sets of them, and the cells of
-    the source; none where nothing is balanced."""
+    """The facts about a source that a run was planned with.
+
+    They are the names of the source's labels, the labels that each option sets, and the cells of the source. There are
+    no cells if nothing is balanced.
+    """
 
     labels: tuple[str, ...]
     sets: tuple[Labels, ...]
@@ -101,15 +114,18 @@ class Census:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Census":
-        """What `as_json` gave, with lists for tuples."""
+        """The census from the JSON form of `as_json`, where tuples have become lists."""
         cells = (Cell(c["group"], tuple(c["options"]), c["images"], tuple(c["draws"])) for c in record["cells"])
         return cls(tuple(record["labels"]), tuple(record["sets"]), tuple(cells))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Up to `draws` edits for each image, no option twice at the same strength. With `balance` only those that make the
-    groups of these labels equally large; without, as many as are open, by weight."""
+    """Up to `draws` edits for each image, none of them twice at the same strength.
+
+    With `balance`, images draw only the edits that make the groups of these labels equally large. Without it, they draw
+    as many open options as they can, by weight.
+    """
 
     options: tuple[Option, ...]
     draws: int
@@ -122,20 +138,20 @@ class Augmentation:
         return tuple(labels[name] for name in self.balance), open_to
 
     def cells(self, labels_of_images: Iterable[Labels]) -> list[Cell]:
-        """The cells of all images of a source, in a fixed order, without draws."""
+        """The cells of all images of a source, in a fixed order and without draws."""
         counts = Counter(self.cell_of(labels) for labels in labels_of_images)
         return [
             Cell(dict(zip(self.balance, values, strict=True)), options, counts[values, options])
             for values, options in sorted(counts)
         ]
 
-    def most(self, options: Sequence[int]) -> list[float]:
-        """How often one image can draw each of some options."""
-        return [self.options[index].strengths.different(self.draws) for index in options]
+    def most_draws(self, options: Sequence[int]) -> list[float]:
+        """How often one image can draw each of the options at most."""
+        return [self.options[index].strengths.most_distinct(self.draws) for index in options]
 
-    def shares(self, options: Sequence[int], total: float) -> list[float]:
-        """`total` draws of one image divided among options by their weights, as far as they can be drawn."""
-        return share_out([self.options[index].weight for index in options], self.most(options), total)
+    def split_by_weight(self, options: Sequence[int], total: float) -> list[float]:
+        """`total` draws of one image, divided among options by their weights, up to the most draws of each."""
+        return share_out([self.options[index].weight for index in options], self.most_draws(options), total)
 
 
 @dataclass(frozen=True)
@@ -145,18 +161,19 @@ class Drawing:
     augmentation: Augmentation
     census: Census
 
-    def of(self, key: str, labels: Labels) -> tuple[Draw, ...]:
-        """What an image draws; where groups are balanced nothing, if there was none in its cell."""
-        made = self.augmentation
-        group, options = made.cell_of(labels)
-        if made.balance:
+    def draws_of(self, key: str, labels: Labels) -> tuple[Draw, ...]:
+        """The edits that an image draws. With balanced groups it draws none if its cell is not in the census."""
+        rules = self.augmentation
+        group, options = rules.cell_of(labels)
+        if rules.balance:
             expected: Sequence[float] = self._draws_of_cells.get((group, options), ())
         else:
-            expected = made.shares(options, made.draws)
+            expected = rules.split_by_weight(options, rules.draws)
         draws, earlier = [], Counter[int]()
-        for place in systematic_sample(expected, chance_of(made.seed, key, "edits")):
-            option = made.options[options[place]]
-            strength = option.strengths.at(chance_of(made.seed, key, f"strength {options[place]}"), earlier[place])
+        for place in systematic_sample(expected, chance_of(rules.seed, key, "edits")):
+            index = options[place]
+            option, chance = rules.options[index], chance_of(rules.seed, key, f"strength {index}")
+            strength = option.strengths.strength(chance, earlier[place])
             draws.append(Draw(option.edit.name, option.edit.strength * strength, option.sets))
             earlier[place] += 1
         return tuple(draws)
@@ -167,15 +184,17 @@ class Drawing:
 
 
 def chance_of(seed: int, key: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on nothing else."""
+    """A pseudo-random number in [0, 1) that depends only on seed, key and purpose."""
     digest = hashlib.blake2b(f"{seed}\0{key}\0{purpose}".encode(), digest_size=6).digest()  # exact as a float
     return int.from_bytes(digest, "little") / 2**48
 
 
 def systematic_sample(expected: Sequence[float], chance: float) -> list[int]:
-    """The places at which chance, chance + 1, chance + 2, ... fall if places 0, 1, ... are as long as is expected.
+    """Systematic sampling (Madow 1949): the places 0, 1, ... that an image with `chance` draws.
 
-    Place i is drawn expected[i] times on average over all chances, rounded up or down for each (Madow 1949).
+    The places are adjacent intervals of the lengths `expected`. A place is drawn once for each of the points chance,
+    chance + 1, chance + 2, ... in its interval. Place i is drawn expected[i] times on average over all chances, and for
+    each chance that number rounded up or down.
     """
     ends = list(accumulate(expected))
     points = takewhile(lambda point: ends and point < ends[-1], (chance + number for number in count()))
@@ -183,7 +202,7 @@ def systematic_sample(expected: Sequence[float], chance: float) -> list[int]:
 
 
 def share_out(weights: Sequence[float], most: Sequence[float], total: float) -> list[float]:
-    """`total` divided by weight among shares that take so much at `most`; what a full one leaves goes to the others."""
+    """Divide `total` by weight into shares of at most `most`. The excess of a full share goes to the others."""
     shares = [0.0] * len(weights)
     sharing = set(range(len(weights)))
     while sharing:

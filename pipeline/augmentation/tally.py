@@ -1,4 +1,4 @@
-"""What an augmented data set holds, added up sample by sample, and what its card says of it."""
+"""Counts the samples of an augmented data set, and makes the tables of its card."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +15,17 @@ Row = tuple[str, ...]
 
 @dataclass
 class Tally:
-    """Samples by labels, as sorted pairs, and by whether they are augmented; of metrics the sums and counts over those
-    that are. Memory grows with the combinations of labels that there are."""
+    """Counts over samples. Memory grows with the number of combinations of labels.
+
+    `labels` counts samples by their labels, as sorted pairs, and by whether they are augmented. `metrics` holds for
+    each metric the sum and the count over augmented samples.
+    """
 
     labels: Counter[tuple[tuple[tuple[str, float], ...], bool]] = field(default_factory=Counter)
     metrics: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0]))
 
     def count(self, sample: Sample) -> None:
-        """Add a sample; one of a run that is no augmentation has no labels."""
+        """Add a sample. Samples of a run without an augmentation have no labels."""
         if (labels := sample.row.get("labels")) is not None:
             self.labels[tuple(sorted(labels.items())), sample.is_augmented] += 1
         if sample.is_augmented:
@@ -32,7 +35,7 @@ class Tally:
                     self.metrics[name][1] += 1
 
     def groups(self, names: Sequence[str], augmented: bool) -> Counter[str]:
-        """Original, or all, samples by the values of some labels."""
+        """The number of samples in each group of the labels `names`; of originals only, unless `augmented`."""
         groups = Counter[str]()
         for (labels, is_augmented), count in self.labels.items():
             if augmented or not is_augmented:
@@ -51,7 +54,7 @@ class CardTable(NamedTuple):
 
 
 def augmentation_tables(record: Mapping[str, Any], tally: Tally) -> Iterator[CardTable]:
-    """What the card of an augmented data set has beside the usual; `record` is the run's run.json."""
+    """The additional tables on the card of an augmented data set. `record` is the run's run.json."""
     asked, census = record["spec"]["augmentation"], Census.from_json(record["plan"]["census"])
     text = (
         f"Every image drew up to {asked['draws']} of these edits, as its key and labels say (seed {asked['seed']}), "

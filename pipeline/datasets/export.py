@@ -103,7 +103,7 @@ def take_snapshot(store: Store, stage: str, planned: int) -> Snapshot:
     unfinished = f"{len(shards):,} of {planned:,} shards" if len(shards) < planned else None
 
     def read() -> Iterator[tuple[Store, Row]]:
-        return ((store, row) for row in CurrentRows(store).of(stage, shards))
+        return ((store, row) for row in CurrentRows(store).of_stage(stage, shards))
 
     return Snapshot(store.url, rows, digest.hexdigest(), read, unfinished)
 

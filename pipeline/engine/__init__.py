@@ -1,0 +1,12 @@
+"""The engine: one driver that gives shards to Ray actors, and the worker inside each actor.
+
+Files in reading order:
+
+- `driver`: which shard goes to which actor, and what happens after a failure
+- `actors`: Ray actors around workers, and the driver's view of them
+- `worker`: the reader, device and writer threads around one frozen net
+- `reading`, `batches`, `device`, `threads`: what these threads work with
+- `shard_attempt`: one shard on its way through a worker, up to its commit
+- `shard_input`: the results of an earlier stage that a shard reads
+- `telemetry`: metrics for Prometheus, through Ray
+"""

@@ -1,4 +1,4 @@
-"""Ray actors around workers: how one begins and ends, and what each of them has in hand."""
+"""Starts and stops the Ray actors around workers, and keeps track of the calls that each of them works on."""
 
 import logging
 import time
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import ray
+import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from asyrp.errors import UserError
@@ -24,13 +25,16 @@ CLOSE_SECONDS = 30
 BROKEN_DEVICE = ("CUDA error", "CUDA driver error", "cuDNN error", "HIP error")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Speed knobs and budgets; none of them changes a pixel."""
+    """Speed knobs and failure budgets. None of them changes a pixel.
+
+    `max_failed` is the share of images that may fail before the run stops. `shard_deadline` is in seconds.
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    actors: int | None = None
-    may_grow: bool = False  # more actors than there are GPUs now: the rest wait for nodes
+    actors: int | None = None  # None: one for each GPU, or one on CPUs
+    may_grow: bool = False  # allow more actors than there are GPUs now; the additional ones wait for nodes
     batch_size: int = 8
     readers: int = 4
     writers: int = 4
@@ -39,7 +43,7 @@ class EngineOptions:
 
 
 class Unit(NamedTuple):
-    """One piece of work: a shard of the stage of this name."""
+    """One unit of work: a shard of the named stage."""
 
     stage: str
     shard: int
@@ -54,11 +58,22 @@ class EditActor:
         self.metrics: ActorMetrics | None = None
 
     def start(
-        self, root: str, make_functions: MakeFunctions, image_format: ImageFormat, options: WorkerOptions
+        self,
+        root: str,
+        make_functions: MakeFunctions,
+        image_format: ImageFormat,
+        options: WorkerOptions,
+        threads: int | None,
     ) -> None:
-        """Load the net. Apart from __init__, so that its errors arrive as they are."""
+        """Load the net, with so many `threads` of torch on a CPU.
+
+        This is not part of __init__, so that its errors reach the driver unchanged.
+        """
+        if threads:
+            torch.set_num_threads(threads)
         self.metrics = ActorMetrics(root)
-        self.worker = Worker(root, self.name, make_functions, image_format, options, self.metrics.heartbeat)
+        self.worker = Worker(root, self.name, make_functions(), image_format, options, observe=self.metrics.heartbeat)
+        self.worker.start()
 
     def run(self, stage: Stage, shard: int) -> ShardReport:
         assert self.worker is not None and self.metrics is not None
@@ -74,8 +89,11 @@ class EditActor:
 
 @dataclass(eq=False)
 class Actor:
-    """An actor as the driver sees it. `broken` counts the devices that broke in its place, itself and the actors
-    before it, since a shard was last done there."""
+    """An actor as the driver sees it.
+
+    When an actor's device breaks, another actor takes its place. `broken` counts the devices that broke in this place
+    since a shard was last finished there.
+    """
 
     handle: Any
     broken: int
@@ -85,7 +103,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Call:
-    """What an actor is doing: a unit of work or, where `unit` is None, its start."""
+    """A call that an actor works on, since a monotonic time: a unit of work, or its start if `unit` is None."""
 
     actor: Actor
     unit: Unit | None
@@ -108,7 +126,7 @@ class Actors:
         self.calls: dict[ray.ObjectRef, Call] = {}
 
     def start(self, broken: int = 0) -> None:
-        """One more actor. Where there is no node for it yet, it waits for one."""
+        """Start one more actor. If there is no node for it yet, it waits for one."""
         on_gpu, cpus = self.options.device == "cuda", ray.cluster_resources().get("CPU", 1) / self.count
         reserved = 1.0 if on_gpu else cpus if cpus < 1 else float(int(cpus))
         handle: Any = (
@@ -116,15 +134,11 @@ class Actors:
             .options(num_gpus=int(on_gpu), num_cpus=reserved, max_concurrency=SHARDS_IN_FLIGHT + 2)
             .remote(uuid.uuid4().hex[:8])
         )
-        options = WorkerOptions(
-            self.options.batch_size,
-            self.options.readers,
-            self.options.writers,
-            threads=None if on_gpu else max(1, int(cpus)),
-        )
+        options = WorkerOptions(self.options.batch_size, self.options.readers, self.options.writers)
+        threads = None if on_gpu else max(1, int(cpus))
         actor = Actor(handle, broken)
         self.alive.append(actor)
-        call = handle.start.remote(self.root, self.make_functions, self.image_format, options)
+        call = handle.start.remote(self.root, self.make_functions, self.image_format, options, threads)
         self.calls[call] = Call(actor, None, time.monotonic())
 
     def send(self, actor: Actor, stage: Stage, unit: Unit) -> None:
@@ -132,12 +146,12 @@ class Actors:
         self.calls[actor.handle.run.remote(stage, unit.shard)] = Call(actor, unit, time.monotonic())
 
     def done(self, timeout: float) -> list[ray.ObjectRef]:
-        """The calls that have ended; waits for one at most `timeout` seconds."""
+        """The calls that have ended. It waits at most `timeout` seconds for the first."""
         done, _ = ray.wait(list(self.calls), num_returns=1, timeout=timeout)
         return done
 
     def end(self, reference: ray.ObjectRef) -> Call:
-        """Take the call out, as it has ended."""
+        """Remove a call that has ended, and return it."""
         call = self.calls.pop(reference)
         if call.unit is None:
             call.actor.started = True
@@ -151,11 +165,11 @@ class Actors:
         self.calls = {reference: call for reference, call in self.calls.items() if call.actor is not actor}
 
     def copies(self) -> Counter[Unit]:
-        """How often each unit is in flight."""
+        """The number of actors that work on each unit."""
         return Counter(call.unit for call in self.calls.values() if call.unit is not None)
 
     def close(self) -> dict[str, float]:
-        """Close the actors that have nothing in flight; the seconds that their threads spent, by name."""
+        """Close the actors that have nothing in flight. Returns the seconds that their threads spent, by activity."""
         seconds: defaultdict[str, float] = defaultdict(float)
         for actor in self.alive:
             if not actor.started or actor.in_flight:
@@ -175,10 +189,10 @@ class Actors:
 
 
 def count_actors(options: EngineOptions) -> int:
-    """How many actors a run is to have, whatever becomes of the cluster.
+    """The number of actors that a run gets. It stays the same when the cluster grows or shrinks.
 
     Raises:
-        UserError: if the cluster has too few GPUs.
+        UserError: if the cluster has too few GPUs and may not grow.
     """
     if options.device == "cpu":
         return options.actors or 1
@@ -192,11 +206,11 @@ def count_actors(options: EngineOptions) -> int:
 
 
 def is_broken_device(error: BaseException) -> bool:
-    """Whether an error says that the device is of no use any more to the process that it came up in.
+    """Whether an error means that its process can no longer use the device.
 
-    After a failed assertion, an illegal access or an ECC error every further call on the device fails as well, until
-    another process begins. torch raises RuntimeError or its subclass AcceleratorError for them, and tells them apart
-    by their text alone. Too little memory is not one of them.
+    After a failed assertion, an illegal access or an ECC error, every further call on the device fails until another
+    process begins. torch raises RuntimeError or its subclass AcceleratorError for these errors, and only their text
+    tells them apart. Running out of device memory is not such an error.
     """
     text = str(error)
     return (
@@ -209,24 +223,26 @@ def is_broken_device(error: BaseException) -> bool:
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """Join the cluster at `address`, or start one on this machine; one that was joined before is left as it is.
+    """Join the cluster at `address`, or start one on this machine, and leave it when the block ends.
+
+    If this process has already joined a cluster, it is used and not left.
 
     Raises:
-        UserError: if there is no cluster at the address, or none can be started here.
+        UserError: if there is no cluster at the address, or none can be started on this machine.
     """
     if ray.is_initialized():
         yield
         return
     dashboard = False if address is None else None
     try:
-        # Without an address Ray would join any cluster that somebody else has left running on this machine.
+        # Without an address, Ray would join a cluster that somebody else has left running on this machine.
         ray.init(
             address=address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False
         )
     except ConnectionError as error:
         raise UserError(f"there is no Ray cluster at '{address}': {error}") from error
     except Exception as error:
-        if type(error) is not Exception:  # Ray has no type of its own for a node that does not come up
+        if type(error) is not Exception:  # Ray raises a bare Exception when a node does not start
             raise
         raise UserError(f"Ray did not start on this machine, try again when it has less to do: {error}") from error
     try:

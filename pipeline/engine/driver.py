@@ -1,7 +1,8 @@
-"""The engine: which shard goes to which actor, and what a failure costs.
+"""Drives a run: decides which shard goes to which actor, and what happens after a failure.
 
-Shard ids travel, pixels never do. An actor holds one GPU (or its share of the CPUs) and keeps SHARDS_IN_FLIGHT
-shards going. The driver's only knowledge is what is committed, and that is read from storage.
+Only shard ids travel between driver and actors, never pixels. An actor holds one GPU (or its share of the CPUs) and
+works on SHARDS_IN_FLIGHT shards at once. The driver keeps no state of its own between sessions: it reads from storage
+what is committed.
 """
 
 import logging
@@ -32,18 +33,21 @@ from pipeline.storage.store import Store
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-FAILURES_ALIKE = SHARDS_IN_FLIGHT + 1  # one batch can fail all the shards in flight; once more is no accident
+FAILURES_ALIKE = SHARDS_IN_FLIGHT + 1  # one bad batch can fail all shards in flight; one more failure is no accident
 BREAKER_MIN_IMAGES = 200
 WAIT_SECONDS = 0.5
-RECENT_SHARDS = 100  # what a shard usually takes is the median of so many
-SLOW, SLOW_SECONDS = 3, 10.0  # so many times as long as usual, and no less, is slow enough for a second copy
-HUNG = 20  # times as long as usual
-"""What the time of a device goes to, and the clock of the worker that counts it."""
+RECENT_SHARDS = 100  # the usual time of a shard is the median over this many
+SLOW, SLOW_SECONDS = 3, 10.0  # a shard gets a second copy after SLOW times the usual time, at least SLOW_SECONDS
+HUNG = 20  # a shard counts as hung after HUNG times the usual time
 
 
 @dataclass
 class Outcome:
-    """How a session ended, and what it cost. `finished` is False where work is left."""
+    """How a session ended, and what it cost.
+
+    `finished` is False if work is left. `tripped` is a sentence that says why the breaker stopped the run, if it did.
+    `quarantined` lists stage, shard and reason. `seconds` are those of the actors' threads, by activity.
+    """
 
     finished: bool = False
     drained: bool = False
@@ -57,7 +61,7 @@ class Outcome:
 
 
 def pending_units(store: Store, stages: Sequence[Stage], shards: Sequence[int]) -> list[Unit]:
-    """What is left to do: the plan less one listing of commits per stage."""
+    """The units that are left to do: those of the plan without the committed ones, from one listing per stage."""
     return [
         Unit(stage.name, shard)
         for stage in stages
@@ -66,7 +70,7 @@ def pending_units(store: Store, stages: Sequence[Stage], shards: Sequence[int]) 
 
 
 class Engine:
-    """Runs units on actors until none is left, the breaker trips or the run is told to stop."""
+    """Runs units on actors until none is left, the breaker trips, or a signal asks the run to stop."""
 
     def __init__(
         self,
@@ -89,10 +93,12 @@ class Engine:
         self.unfinished: set[Unit] = set()
 
     def run(self, units: list[Unit]) -> Outcome:
-        """Work through the units; one is taken when the shard it reads is committed.
+        """Work through the units. A unit starts when the shard that it reads is committed.
 
         Raises:
-            Exception: what the stages raised, if the first shards fail alike and none has succeeded.
+            UserError: if a worker raises one.
+            Exception: the error of the stages, if the first shards fail alike and none has succeeded, or an actor does
+                not start.
         """
         self.waiting, self.unfinished = list(units), set(units)
         self.metrics = DriverMetrics(self.store.url, (unit.stage for unit in units))
@@ -114,11 +120,13 @@ class Engine:
         self.outcome.finished = not self.unfinished and not self.outcome.tripped
         return self.outcome
 
-    # What is to be done
+    # Units that are ready
 
     def _has_work(self) -> bool:
-        """Whether there is anything to wait for. Not so for an actor that would find nothing to do, nor for a copy of
-        a unit that is done."""
+        """Whether there is anything to wait for.
+
+        The start of an actor that would find nothing to do does not count, nor does a copy of a finished unit.
+        """
         if self.outcome.tripped or not self.actors.calls:
             return False
         if any(call.unit in self.unfinished for call in self.actors.calls.values()):
@@ -133,10 +141,10 @@ class Engine:
         return stage.reads is None or bool(stage.input_root) or Unit(stage.reads, unit.shard) not in self.unfinished
 
     def _dispatch(self) -> None:
-        """Give every started actor up to SHARDS_IN_FLIGHT ready units; when none is left, copies of the slow ones.
+        """Give every started actor up to SHARDS_IN_FLIGHT ready units, or copies of slow ones if none is ready.
 
-        A unit that was there when an actor died is a suspect, and runs alone: if it kills again, it is known which
-        it was, and its neighbours are not blamed.
+        A unit that has failed, or was in flight when an actor died, is a suspect and runs alone. If it kills its actor
+        again, it is known to be the cause, and no other unit is blamed.
         """
         slow = self._slow_calls()
         for actor in self.actors.alive:
@@ -161,20 +169,22 @@ class Engine:
     # Slow and hung shards
 
     def _usual(self, stage: str) -> float | None:
-        """The seconds that a shard of the stage is in flight as a rule; None as long as none has finished."""
+        """The usual time of a shard of the stage, in seconds; None until one has finished."""
         return median(self.seconds[stage]) if self.seconds[stage] else None
 
     def _slow_calls(self) -> list[Call]:
-        """The calls that hold up the end of the run, longest first: with nothing else to do, the unit is given to a
-        second actor, and whichever commits first counts."""
+        """The calls that delay the end of the run, longest first; none while other units are ready.
+
+        The unit of a slow call is given to a second actor as well, and the first commit counts.
+        """
         if self.draining.is_set() or self._has_ready():
             return []
         usual = {stage: self._usual(stage) for stage in self.stages}
         copies = self.actors.copies()
 
         def is_slow(unit: Unit, seconds: float) -> bool:
-            rule = usual[unit.stage]
-            return rule is not None and seconds > max(SLOW_SECONDS, SLOW * rule)
+            usual_seconds = usual[unit.stage]
+            return usual_seconds is not None and seconds > max(SLOW_SECONDS, SLOW * usual_seconds)
 
         return [
             call
@@ -194,12 +204,15 @@ class Engine:
         return None
 
     def _deadline(self, stage: str) -> float:
-        """The seconds after which a shard counts as hung. Until one has finished, nothing tells hung from slow."""
+        """The seconds after which a shard counts as hung.
+
+        Until a shard of the stage has finished, the usual time is unknown, and the deadline is much longer.
+        """
         usual = self._usual(stage)
         return HUNG * self.options.shard_deadline if usual is None else max(self.options.shard_deadline, HUNG * usual)
 
     def _end_hung(self) -> None:
-        """Kill the actors that hold a hung unit; what else they had in flight is not to blame."""
+        """Kill the actors that hold a hung unit. The other units that they had in flight are not blamed."""
         deadlines = {stage: self._deadline(stage) for stage in self.stages}
         hung: defaultdict[Actor, set[Unit]] = defaultdict(set)
         for call in self.actors.calls.values():
@@ -209,10 +222,10 @@ class Engine:
             longest = max(deadlines[unit.stage] for unit in units)
             self._lose(actor, f"hung, not done after {longest:.0f} s (engine.shard_deadline)", units)
 
-    # What became of a call
+    # Calls that have ended
 
     def _handle(self, reference: ray.ObjectRef) -> None:
-        if reference not in self.actors.calls:  # of an actor that was lost meanwhile
+        if reference not in self.actors.calls:  # its actor was lost meanwhile
             return
         call = self.actors.calls[reference]
         try:
@@ -229,7 +242,7 @@ class Engine:
                 self._succeeded(call.unit, report)
 
     def _succeeded(self, unit: Unit, report: ShardReport) -> None:
-        if unit not in self.unfinished:  # its other copy was first
+        if unit not in self.unfinished:  # another copy was first
             return
         self.unfinished.discard(unit)
         self.metrics.shard_done(unit.stage)
@@ -257,7 +270,7 @@ class Engine:
         self._lose(call.actor, "its actor died", call.actor.in_flight)
 
     def _failed(self, reference: ray.ObjectRef, error: RayTaskError) -> None:
-        """The worker raised. Where nothing has worked yet, the same error again is ours to report, not to retry."""
+        """The worker raised an error. It is raised here if it repeats and no shard has succeeded, otherwise retried."""
         cause = error.cause if isinstance(error.cause, Exception) else error
         call = self.actors.calls[reference]
         reason = f"{type(cause).__name__}: {cause}"
@@ -276,8 +289,10 @@ class Engine:
         self._retry(call.unit, reason)
 
     def _device_broke(self, actor: Actor, reason: str) -> None:
-        """The process is of no use any more. A place where it breaks again and again is given up, and with the last
-        one the run."""
+        """The actor's process can no longer use its device.
+
+        A place whose devices break again and again is given up. The run stops when no place is left.
+        """
         actor.broken += 1
         self._lose(actor, reason, actor.in_flight)
         if not self.actors.alive and self._has_ready():
@@ -287,7 +302,10 @@ class Engine:
             )
 
     def _lose(self, actor: Actor, reason: str, blamed: Collection[Unit]) -> None:
-        """What an actor had in flight goes back, and another one takes its place."""
+        """Kill an actor, put the units that it had in flight back, and start another actor in its place.
+
+        Units in `blamed` count one more failure.
+        """
         log.warning("lost an actor with %d shards in flight: %s", len(actor.in_flight), reason)
         self.actors.kill(actor)
         for unit in actor.in_flight:
@@ -296,7 +314,10 @@ class Engine:
             self.actors.start(actor.broken)
 
     def _retry(self, unit: Unit, reason: str, free: bool = False) -> None:
-        """Put a unit back behind the others, unless it is done or in flight elsewhere, or has failed too often."""
+        """Put a unit back behind the others, or quarantine it if it has failed too often.
+
+        A unit that is done or in flight elsewhere is not put back. With `free` no failure is counted.
+        """
         if not free:
             self.failures[unit] += 1
             self.metrics.shard_failed(unit.stage)
@@ -310,7 +331,7 @@ class Engine:
 
     @contextmanager
     def _drain_on_signal(self) -> Iterator[None]:
-        """SIGTERM or Ctrl-C finishes the shards in flight; the second one stops at once."""
+        """On SIGTERM or Ctrl-C, finish the shards in flight and stop; on the second one, stop at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

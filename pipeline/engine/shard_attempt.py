@@ -1,4 +1,4 @@
-"""One shard on its way through a worker: what became of each of its images, then its manifest and commit."""
+"""Carries one shard through a worker: collects the result of each image, then writes the manifest and the commit."""
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from pipeline.engine.shard_input import ShardInput, read_input
 from pipeline.images import codec
 from pipeline.run import arrays, manifest
 from pipeline.run.additions import read_shard
-from pipeline.run.arrays import STATISTICS
 from pipeline.run.commit import Attempt
 from pipeline.run.plan import PlanRow
 from pipeline.run.sinks import open_sink
@@ -27,34 +25,35 @@ from pipeline.storage.credentials import redacted
 from pipeline.storage.store import Store
 
 Columns = Sequence[Mapping[str, Any]]
-"""Manifest columns of one image that were found while it was computed, by variant; empty where nothing was."""
+"""Manifest columns that were computed along with an image, one mapping per variant; empty if there are none."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no output: a manifest status, the error's type and its text."""
+    """The reason why an image has no output: a manifest status, the type of the error and its text."""
 
     status: str
     error_type: str
     error: str
 
     @classmethod
-    def of(cls, status: str, error: Exception) -> "Failure":
+    def from_error(cls, status: str, error: Exception) -> "Failure":
+        """The failure that an error causes; its text is redacted and cut at 500 characters."""
         return cls(status, type(error).__name__, redacted(str(error))[:500])
 
 
 @dataclass
 class Item:
-    """One image on its way through one stage, with what was learnt and spent on the way."""
+    """One image on its way through one stage, with its results and the time that each step took."""
 
     attempt: "ShardAttempt"
     plan: PlanRow
-    pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None once it is known to be no use
+    pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None when the device has nothing to compute
     outputs: NDArray[np.float32] | None = None  # [V_out, C, H, W]
     columns: Columns = ()
     failure: Failure | None = None
-    sha256: str | None = None  # of the source's bytes, as are width and height
-    width: int | None = None
+    sha256: str | None = None  # of the source image's bytes
+    width: int | None = None  # of the source image, in pixels
     height: int | None = None
     fetch_ms: float = 0.0
     decode_ms: float = 0.0
@@ -63,7 +62,7 @@ class Item:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What the driver is told of a finished shard. `won` is False if another attempt committed first."""
+    """The worker's report to the driver on a finished shard. `won` is False if another attempt committed first."""
 
     stage: str
     shard: int
@@ -73,7 +72,7 @@ class ShardReport:
 
 
 class ShardAttempt:
-    """The rows of one attempt at (stage, shard). `future` resolves to its report, or raises its error."""
+    """One attempt at a shard of a stage. `future` resolves to its report, or raises its error."""
 
     def __init__(
         self,
@@ -91,7 +90,7 @@ class ShardAttempt:
         self.future: Future[ShardReport] = Future()
         planned = [len(stage.planned(row.draws)) for row in self.plan]
         self._sink = open_sink(image_format.sink, self.attempt, sum(planned))
-        self._first = [0, *accumulate(planned)]  # by row of the plan, the number of its first row in the manifest
+        self._first = [0, *accumulate(planned)]  # by plan row: the number of its first manifest row
         self._rows: dict[int, list[manifest.Row]] = {}
         self._latents: arrays.Latents = {}
         self._reducer = reducer
@@ -101,17 +100,17 @@ class ShardAttempt:
 
     @property
     def done(self) -> int:
-        """How many images are through."""
+        """The number of finished images."""
         return len(self._rows)
 
     def finish(self, item: Item) -> None:
-        """Write the outputs of an item; after the last one, commit. Called by writer threads."""
+        """Write the outputs of an item, and commit the shard after its last item. Writer threads call this."""
         if self.future.done():
             return
         planned = self.stage.planned(item.plan.draws)
         rows = [
-            self._finish_variant(item, which, number)
-            for number, which in enumerate(planned, self._first[item.plan.row])
+            self._finish_row(item, planned_row, number)
+            for number, planned_row in enumerate(planned, self._first[item.plan.row])
         ]
         with self._lock:
             if self._reducer is not None:
@@ -130,8 +129,9 @@ class ShardAttempt:
         self._sink.close()
         self.attempt.discard()
 
-    def _finish_variant(self, item: Item, which: Planned, number: int) -> manifest.Row:
-        row, index = self._row(item, which), which.variant
+    def _finish_row(self, item: Item, planned: Planned, number: int) -> manifest.Row:
+        """Write the output of one manifest row and return the row. `number` counts the rows of the manifest."""
+        row, index = self._row(item, planned), planned.variant
         failure = self._inherited(item, index) or item.failure
         if failure is None and item.outputs is not None and not np.isfinite(self._output(item, index)).all():
             failure = Failure("nonfinite", "FloatingPointError", "the output holds NaN or infinity")
@@ -147,12 +147,12 @@ class ShardAttempt:
         return row | self._put_image(item, index, number)
 
     def _output(self, item: Item, index: int) -> NDArray[np.float32]:
-        """What one manifest row stands for: a variant, or all that goes into the statistics."""
+        """The output that one manifest row stands for: that of a variant, or all outputs of a statistics stage."""
         assert item.outputs is not None
         return item.outputs if self.stage.writes == "statistics" else item.outputs[index]
 
     def _reduce(self, item: Item) -> None:
-        """Add outputs to the statistics in the order of the plan, whatever the order in which they come."""
+        """Add outputs to the statistics in the order of the plan. Items that come early wait."""
         assert self._reducer is not None
         self._reducible[item.plan.row] = item
         while self._order and self._order[0] in self._reducible:
@@ -160,11 +160,12 @@ class ShardAttempt:
             if following.outputs is not None and np.isfinite(following.outputs).all():
                 self._reducer.add(following.plan.key, following.outputs)
 
-    def _row(self, item: Item, which: Planned) -> manifest.Row:
-        variant, plan = self.stage.variants[which.variant], item.plan
-        strength = which.strength
-        if strength is None and self.input is not None:  # each image has its own
-            strength = self._read_row(item, which.variant)["strength"]
+    def _row(self, item: Item, planned: Planned) -> manifest.Row:
+        """The manifest row, as if its output were written; `_finish_row` adds the output or the failure."""
+        variant, plan = self.stage.variants[planned.variant], item.plan
+        strength = planned.strength
+        if strength is None and self.input is not None:  # each image has its own strength
+            strength = self._input_row(item, planned.variant)["strength"]
         return {
             **self.stage.columns,
             **variant.columns,
@@ -181,34 +182,34 @@ class ShardAttempt:
             "source_width": item.width,
             "source_height": item.height,
             "stage": self.stage.name,
-            "edit": which.edit,
+            "edit": planned.edit,
             "strength": strength,
             "draw": variant.draw,
-            "labels": _labels(plan, which),
+            "labels": _labels(plan, planned),
             "status": manifest.OK,
             "attempt": self.attempt.id,
             "fetch_ms": item.fetch_ms,
             "decode_ms": item.decode_ms,
             "device_ms": item.device_ms,
             "actor": self.actor,
-            **(item.columns[which.variant] if item.columns else {}),
+            **(item.columns[planned.variant] if item.columns else {}),
         }
 
     def _inherited(self, item: Item, index: int) -> Failure | None:
-        """The failure that this variant had in the stage that was read."""
+        """The failure of this variant in the input stage, if it failed there."""
         if self.input is None:
             return None
-        row = self._read_row(item, index)
+        row = self._input_row(item, index)
         return None if row["status"] == manifest.OK else Failure(row["status"], row["error_type"], row["error"])
 
-    def _read_row(self, item: Item, index: int) -> manifest.Row:
-        """The row of the stage that was read which this variant is made from."""
+    def _input_row(self, item: Item, index: int) -> manifest.Row:
+        """The manifest row of the input stage from which this variant is made."""
         assert self.input is not None
-        before = self.input.rows[item.plan.row]
-        return before[index if len(before) > 1 else 0]
+        rows = self.input.rows[item.plan.row]
+        return rows[index if len(rows) > 1 else 0]
 
     def _keep_latent(self, row: int, index: int, output: NDArray[np.float32]) -> manifest.Row:
-        name = arrays.member(row, index)
+        name = arrays.latent_name(row, index)
         with self._lock:
             self._latents[name] = output.astype(self.image_format.latent_dtype)
         return {"output_member": name}
@@ -226,14 +227,12 @@ class ShardAttempt:
         self._sink.finish(rows)
         self._sink.close()
         if self._latents:
-            file = self.attempt.write(arrays.FILE_NAME, arrays.to_bytes(self._latents))
+            file = self.attempt.write(arrays.LATENTS, arrays.to_bytes(self._latents))
             for row in rows:
                 if row["status"] == manifest.OK:
                     row["output_uri"] = file.path
         if self._reducer is not None:
-            self.attempt.write(
-                STATISTICS, save({n: np.ascontiguousarray(a) for n, a in self._reducer.arrays().items()})
-            )
+            self.attempt.write(arrays.STATISTICS, arrays.to_bytes(self._reducer.arrays()))
         now = datetime.now(UTC)
         for row in rows:
             row["committed_at"] = now
@@ -243,8 +242,8 @@ class ShardAttempt:
         self.future.set_result(ShardReport(self.stage.name, self.shard, len(self.plan), statuses, won))
 
 
-def _labels(plan: PlanRow, which: Planned) -> dict[str, float] | None:
-    """The labels of an output: those of its image, with what its edit changes."""
+def _labels(plan: PlanRow, planned: Planned) -> dict[str, float] | None:
+    """The labels of an output: those of its image, with the values that its edit sets."""
     if plan.labels is None:
         return None
-    return {**plan.labels, **(which.draw.sets if which.draw else {})}
+    return {**plan.labels, **(planned.draw.sets if planned.draw else {})}

@@ -1,4 +1,4 @@
-"""What a stage reads of an earlier one, a shard at a time: latents, or finished images."""
+"""Reads the results of an earlier stage, a shard at a time: latents or finished images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images.codec import Fit, decode
-from pipeline.run.arrays import FILE_NAME, read_latents
+from pipeline.run.arrays import LATENTS, read_latents
 from pipeline.run.commit import Commit, commit_digest, read_commit
 from pipeline.run.manifest import OK, Row, from_bytes
 from pipeline.run.sinks import read_output
@@ -15,44 +15,46 @@ from pipeline.run.stage import ImageFormat, Stage
 from pipeline.storage.store import Store
 
 Rows = Mapping[int, Sequence[Row]]
-"""The rows of a manifest by the row of the plan, each with its variants in order."""
+"""Manifest rows by plan row: for each image its rows, in the order of the variants."""
 
 
 class ShardInput(Protocol):
-    """What an earlier stage made of one shard."""
+    """The results of an earlier stage for one shard. `digest` is that of their commit."""
 
     rows: Rows
     digest: str
 
-    def item(self, row: int) -> NDArray[np.float32]:
-        """The outputs of one image that has any, float32 [V, C, H, W]; a variant without one is NaN.
+    def outputs(self, row: int) -> NDArray[np.float32]:
+        """The outputs of an image, float32 [V, C, H, W], where a variant without an output is NaN.
+
+        `row` is the image's plan row. At least one of its variants must have an output.
 
         Raises:
-            DamagedOutput: if one is not what was committed.
+            DamagedOutput: if an output is not what was committed.
             OSError: if the store does not answer.
         """
 
 
 class ShardLatents:
-    """The latents of a shard, all in memory."""
+    """The latents of a shard, all of them in memory."""
 
     def __init__(self, store: Store, stage: str, commit: Commit, file: str) -> None:
         self.rows, self.digest = _rows(store, commit), commit_digest(store, stage, commit.shard)
         self.latents = read_latents(store, file)
 
-    def item(self, row: int) -> NDArray[np.float32]:
+    def outputs(self, row: int) -> NDArray[np.float32]:
         names = [r["output_member"] for r in self.rows[row]]
         return _stacked([None if name is None else self.latents[name].astype(np.float32) for name in names])
 
 
 class ShardImages:
-    """The finished images of a shard, read one by one."""
+    """The finished images of a shard, which are read one by one."""
 
     def __init__(self, store: Store, stage: str, commit: Commit, size: int, fit: Fit) -> None:
         self.rows, self.digest = _rows(store, commit), commit_digest(store, stage, commit.shard)
         self.store, self.size, self.fit = store, size, fit
 
-    def item(self, row: int) -> NDArray[np.float32]:
+    def outputs(self, row: int) -> NDArray[np.float32]:
         return _stacked([self._image(r) if r["status"] == OK else None for r in self.rows[row]])
 
     def _image(self, row: Row) -> NDArray[np.float32]:
@@ -60,12 +62,16 @@ class ShardImages:
 
 
 def read_input(store: Store, stage: Stage, shard: int, image_format: ImageFormat) -> ShardInput | None:
-    """What `stage` reads for a shard; None for a stage that reads source images."""
+    """The input of a stage for a shard; None if the stage reads source images.
+
+    Raises:
+        FileNotFoundError: if the input stage has not committed the shard.
+    """
     if stage.reads is None:
         return None
     store = Store(stage.input_root) if stage.input_root else store
     commit = read_commit(store, stage.reads, shard)
-    latents = [file.path for file in commit.files if file.path.endswith(FILE_NAME)]
+    latents = [file.path for file in commit.files if file.path.endswith(LATENTS)]
     if latents:
         return ShardLatents(store, stage.reads, commit, latents[0])
     return ShardImages(store, stage.reads, commit, image_format.size, image_format.fit)

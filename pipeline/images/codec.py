@@ -1,4 +1,4 @@
-"""Image bytes to a square float tensor and back, and what is refused on the way."""
+"""Decodes image bytes to a square float array and encodes such arrays, and refuses images that cannot be edited."""
 
 import io
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 EXTENSION = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MAX_PIXELS = 100_000_000
 MAX_UPSCALE = 8
-"""An image that would have to grow more than this holds nothing to edit."""
+"""An image that would have to grow by a larger factor is refused: it holds too little detail to edit."""
 
 
 class ImageRefused(Exception):
-    """Why an image cannot be edited: a manifest status and a sentence."""
+    """An image cannot be edited. The error holds a manifest status and a sentence that says why."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -28,7 +28,7 @@ class ImageRefused(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` float32 [3, size, size] in [-1, 1], and the size in pixels of the image they come from."""
+    """A decoded image: `pixels` float32 [3, size, size] in [-1, 1], and the original width and height in pixels."""
 
     pixels: NDArray[np.float32]
     width: int
@@ -38,12 +38,12 @@ class Decoded:
 def decode(data: bytes, size: int, fit: Fit) -> Decoded:
     """Decode an image, upright and in RGB, to a square of `size` pixels.
 
-    `fit` "crop" takes the centre square and resizes it (Lanczos); "exact" refuses images of another size.
-    Transparent pixels are laid on white. Of an animation the first frame is taken.
+    `fit` "crop" takes the centre square and resizes it (Lanczos); "exact" refuses images of another size. Transparent
+    images are laid on white. The first frame of an animation is taken.
 
     Raises:
-        ImageRefused: decode_error for bytes that are no readable image; rejected_size for an image that is
-            too large to decode safely, too small to edit, or not exact where that is asked for.
+        ImageRefused: with status decode_error if the bytes are not a readable image, or rejected_size if the image is
+            too large to decode safely, too small to edit, or of another size although `fit` is "exact".
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -60,7 +60,7 @@ def decode(data: bytes, size: int, fit: Fit) -> Decoded:
         what = "the file is empty" if not data else f"not one of the formats {', '.join(FORMATS)}"
         raise ImageRefused("decode_error", what) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
-        # What Pillow's decoders raise on damaged bytes; anything else is a fault of ours and must be seen.
+        # Pillow's decoders raise these errors on damaged bytes. Any other error is a bug here and must be seen.
         raise ImageRefused("decode_error", f"{type(error).__name__}: {error}") from error
     square = _centre_square(rgb, size)
     pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
@@ -82,14 +82,14 @@ def _check_size(width: int, height: int, size: int, fit: Fit) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation wants it shown; itself, not a copy, where nothing is to be turned."""
+    """The image turned as its EXIF orientation says; the same object, not a copy, if there is nothing to turn."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        # For 16-bit grey, Pillow's own conversion clips at 255 instead of scaling.
         grey = np.asarray(image, dtype=np.float64) / 257
         return Image.fromarray(np.clip(grey.round(), 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -109,7 +109,7 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def encode(pixels: NDArray[np.float32], codec: Codec, quality: int) -> bytes:
-    """Encode float32 [3, H, W] in [-1, 1] (clipped). `quality` is for JPEG and WebP; PNG is level 1, lossless."""
+    """Encode float32 [3, H, W] in [-1, 1], clipped. `quality` applies to JPEG and WebP; PNG is lossless, level 1."""
     buffer = io.BytesIO()
     image = Image.fromarray(to_uint8(pixels))
     if codec == "png":
@@ -120,5 +120,5 @@ def encode(pixels: NDArray[np.float32], codec: Codec, quality: int) -> bytes:
 
 
 def to_uint8(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Float [3, H, W] in [-1, 1] to uint8 [H, W, 3], rounded and clipped."""
+    """Convert float [3, H, W] in [-1, 1] to uint8 [H, W, 3], rounded and clipped."""
     return np.clip((pixels.transpose(1, 2, 0) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)

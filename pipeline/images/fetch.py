@@ -1,4 +1,4 @@
-"""The bytes of one image of a source, wherever they lie; what fails for a moment is tried again."""
+"""Fetches the bytes of one image from any filesystem, tar or Parquet file, with retries and deadlines."""
 
 import logging
 from bisect import bisect_right
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 4
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 DEADLINE_SECONDS = 60.0
-"""For one attempt at one object, on filesystems that speak over a network."""
+"""The deadline of one attempt at one object, on filesystems that work asynchronously over a network."""
 
 KEPT_ROW_GROUPS = 4
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
-class Located(Protocol):
-    """Where an image's bytes are: see `pipeline.images.source.SourceImage`."""
+class ImageLocation(Protocol):
+    """The location of an image's bytes. `pipeline.images.source.SourceImage` explains the fields."""
 
     @property
     def uri(self) -> str: ...
@@ -42,58 +42,59 @@ class Located(Protocol):
 
 
 class Changed(OSError):
-    """The object is another than when it was planned."""
+    """The object is not the one that was planned."""
 
 
 class NoDriver(OSError):
-    """Nothing that is installed opens the URL."""
+    """No installed filesystem driver opens the URL."""
 
 
-FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NoDriver)
+PERMANENT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NoDriver)
 
 
-def fetch(image: Located, cells: "ParquetCells | None" = None) -> bytes:
-    """The bytes of an image. `cells` keeps what was read of tables; by default one that all threads share.
+def fetch(image: ImageLocation, cells: "ParquetCells | None" = None) -> bytes:
+    """The bytes of an image. `cells` caches parts of Parquet files; by default all threads share one.
 
     Raises:
-        OSError: if they cannot be had: at once where trying again is no use (not there, not allowed, no driver for its
-            URL, changed since it was planned), else as `patiently` does.
+        OSError: if the bytes cannot be read. It is raised at once if another attempt cannot help: the object is not
+            there, not allowed or changed since it was planned, or its URL has no driver. Otherwise it is raised as
+            `with_retries` does.
     """
     if image.uri.startswith(DENIED):
         raise PermissionError(image.uri.removeprefix(DENIED))
-    data = patiently(image.uri, lambda: _read(image, cells or _cells))
+    data = with_retries(image.uri, lambda: _read(image, cells or _cells))
     if image.size is not None and len(data) != image.size:
         raise Changed(f"it had {image.size} bytes when it was planned and has {len(data)} now")
     return data
 
 
-def patiently(url: str, read: Callable[[], T]) -> T:
-    """What `read` gives, which reads `url`. What may go away by itself is tried again.
+def with_retries(url: str, read: Callable[[], Answer]) -> Answer:
+    """The result of `read`, which reads `url`. Errors that may go away by themselves are tried again.
 
     Raises:
-        OSError: after ATTEMPTS attempts that wait longer and longer between them, or at once where that is no use.
+        OSError: after ATTEMPTS attempts with longer and longer waits between them, or at once for a permanent error.
     """
     attempts = Retrying(
-        retry=retry_if_exception(_is_passing),
+        retry=retry_if_exception(_is_transient),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(FIRST_WAIT, LONGEST_WAIT),
-        before_sleep=lambda state: _say(url, state),
+        before_sleep=lambda state: _log_failure(url, state),
         reraise=True,
     )
     return attempts(read)
 
 
-def _say(url: str, state: RetryCallState) -> None:
+def _log_failure(url: str, state: RetryCallState) -> None:
     error = state.outcome and state.outcome.exception()
     log.warning("%s: attempt %d failed: %s", redacted(url), state.attempt_number, redacted(str(error)))
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Whether an error may go away by itself: what a network or a busy server does."""
-    return isinstance(error, OSError | EOFError) and not isinstance(error, FINAL_ERRORS)
+def _is_transient(error: BaseException) -> bool:
+    """Whether an error may go away by itself, like those of a network or a busy server."""
+    return isinstance(error, OSError | EOFError) and not isinstance(error, PERMANENT_ERRORS)
 
 
-def _read(image: Located, cells: "ParquetCells") -> bytes:
+def _read(image: ImageLocation, cells: "ParquetCells") -> bytes:
     try:
         fs, path = open_filesystem(image.uri)
     except UserError as error:
@@ -114,7 +115,7 @@ def _range(fs: AbstractFileSystem, path: str, start: int | None, end: int | None
 
 
 class ParquetCells:
-    """Reads cells of Parquet columns. The row groups read last are kept: images of a shard lie side by side."""
+    """Reads cells of Parquet columns, and keeps the row groups read last: images of a shard lie side by side."""
 
     def __init__(self, kept: int = KEPT_ROW_GROUPS) -> None:
         self.kept = kept
@@ -123,9 +124,9 @@ class ParquetCells:
         self._lock = Lock()
 
     def read(self, fs: AbstractFileSystem, path: str, column: str, row: int) -> bytes:
-        """The bytes of one cell. Raises OSError if it is empty or not there."""
+        """The bytes of one cell. Raises OSError if the cell is empty or not there."""
         with self._lock:
-            group, first = self._place(fs, path, row)
+            group, first = self._row_group(fs, path, row)
             name = (path, column, group)
             if name not in self._groups:
                 self._groups[name] = self._load(fs, path, column, group)
@@ -138,8 +139,8 @@ class ParquetCells:
             raise FileNotFoundError(f"column {column} is empty in row {row}")
         return data
 
-    def _place(self, fs: AbstractFileSystem, path: str, row: int) -> tuple[int, int]:
-        """The row group that holds a row, and its first row."""
+    def _row_group(self, fs: AbstractFileSystem, path: str, row: int) -> tuple[int, int]:
+        """The number of the row group that holds a row, and the number of its first row."""
         if path not in self._starts:
             with fs.open(path, "rb") as file:
                 metadata = pq.ParquetFile(file).metadata

@@ -1,4 +1,4 @@
-"""Which images of a source are meant: a limit, a random share, conditions on columns."""
+"""Selects images of a source: by a limit, a random share, or conditions on their columns."""
 
 import hashlib
 import operator
@@ -19,7 +19,10 @@ CONDITION = re.compile(r"\s*([^\s=!<>]+)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
 
 @dataclass(frozen=True)
 class Condition:
-    """`column operator value`; the value is compared as a number where both sides are numbers, else as text."""
+    """A condition `column operator value`.
+
+    The type of the column decides how it is compared: numbers as numbers, truth values and texts as text.
+    """
 
     column: str
     operator: str
@@ -27,7 +30,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """Raises UserError if it is none."""
+        """Parse a condition such as `age>=30`. Raises UserError if the text is not one."""
         match = CONDITION.fullmatch(text)
         if match is None:
             raise UserError(f"'{text}' is no condition: write it as column=value, or with !=, <, <=, >, >=")
@@ -37,7 +40,11 @@ class Condition:
         return f"{self.column} {self.operator} {self.value}"
 
     def holds(self, columns: Mapping[str, Any]) -> bool:
-        """Whether it holds; not where the column is empty. Raises UserError if there is no such column."""
+        """Whether the condition holds for these columns; it does not if the column is empty.
+
+        Raises:
+            UserError: if there is no such column, or it holds numbers and the value is none.
+        """
         if self.column not in columns:
             have = ", ".join(columns) or "none"
             raise UserError(f"the source has no column '{self.column}' to select by: it has {have}")
@@ -56,9 +63,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Selection:
-    """`share` is in 0..1, chosen by key: the same images wherever and in whatever order they are listed.
+    """A selection of images. `limit` is the largest number of images, `where` are conditions that all must hold.
 
-    `columns` are those that the output is to carry; `image_column` is where a table has its images or URLs.
+    `share`, in 0..1, is a random share of the images. The keys decide it, so the same images are selected wherever and
+    in whatever order they are listed. `columns` are carried along to the output. `image_column` is the column in which
+    a table has its images or URLs.
     """
 
     limit: int | None = None
@@ -69,17 +78,21 @@ class Selection:
 
     @property
     def reads_columns(self) -> bool:
-        """Whether columns that cost a read are needed."""
+        """Whether the selection needs columns, which cost a read."""
         return bool(self.where or self.columns)
 
     def chosen(self, images: Iterable[SourceImage]) -> Iterator[SourceImage]:
-        """The images that are meant, of all of a source, with the columns that go along."""
+        """The selected images, without the limit, each with the columns that are carried along.
+
+        Raises:
+            UserError: if an image lacks a column of the selection.
+        """
         for image in images:
             if all(condition.holds(image.columns) for condition in self.where) and self._sampled(image.key):
                 yield replace(image, columns=self._carried(image))
 
     def _carried(self, image: SourceImage) -> dict[str, Any]:
-        """Raises UserError if the image lacks one."""
+        """The columns that are carried along. Raises UserError if the image lacks one."""
         for name in self.columns:
             if name not in image.columns:
                 have = ", ".join(image.columns) or "none"
@@ -91,7 +104,7 @@ class Selection:
 
 
 def is_sampled(key: str, share: float, purpose: str) -> bool:
-    """Whether a key is in a share of all keys; which share that is differs by purpose (of at most 16 letters)."""
+    """Whether a key is in a random share of all keys. Each `purpose` (at most 16 letters) has another such share."""
     hashed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=purpose.encode()).digest(), "little")
     return hashed < share * 2**64
 

@@ -1,4 +1,4 @@
-"""One image of a source, before it is planned."""
+"""Describes one image of a source, before it is planned."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,14 @@ from typing import Any
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 DENIED = "denied://"
-"""Put before what a source names and may not: reading it fails with a sentence, and the image has its row."""
+"""The prefix of a location that a source names and must not name. After it comes a sentence that says why.
+
+Fetching such an image fails with that sentence, and the image still gets its manifest row."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """An edit, with a strength, that an image has drawn; `sets` are the labels that it changes, and to what."""
+    """An edit that an image has drawn, with its strength. `sets` gives the new values of the labels that it changes."""
 
     edit: str
     strength: float
@@ -23,10 +25,10 @@ class Draw:
 class SourceImage:
     """One image to edit.
 
-    `key` is stable and tells it from all others of the source; `etag` changes when its content does. The bytes are the
-    object at `uri` or, with `member`, a part of it at `offset`: a member of a tar (offset in bytes) or a cell of a
-    Parquet column (offset in rows). `columns` are what the source says of the image beside it. `labels` and `draws`
-    are those of an augmentation.
+    `key` is stable and unique in the source. `etag` changes when the content of the image changes. `size` is in bytes.
+    The bytes are the object at `uri` or, with `member`, a part of it at `offset`: a member of a tar (offset in bytes)
+    or a cell of a Parquet column (offset in rows). `columns` holds the other values that the source has for the image.
+    An augmentation adds `labels` and `draws`.
     """
 
     key: str
@@ -41,11 +43,11 @@ class SourceImage:
 
 
 def safe_key(name: str) -> str:
-    """A key from a name that somebody else chose: no way out of a folder, no way to its root."""
+    """A key made from a name that somebody else chose. It is relative and has no `..`, so it cannot leave a folder."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     return "/".join("_" if part == ".." else part for part in parts) or "_"
 
 
 def version_of(entry: Mapping[str, Any]) -> str | None:
-    """What a listing says that changes with an object's content."""
+    """The value in a listing's entry that changes with the object's content: an etag, a hash or a time."""
     return next((str(entry[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if entry.get(k)), None)

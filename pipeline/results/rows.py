@@ -169,7 +169,8 @@ def _titled(table: pa.Table, stage: Stage) -> pa.Table:
 
 
 _EMPTY = _titled(
-    pa.schema([SCHEMA.field(name) for name in COLUMNS]).empty_table(), Stage("", "", None, "images", (), {})
+    pa.schema([SCHEMA.field(name) for name in COLUMNS]).empty_table(),
+    Stage(name="", function="", writes="images", variants=()),
 )
 
 

@@ -1,8 +1,9 @@
-"""What was added to a plan after it was frozen: new images of the source, and images that are tried again.
+"""Adds shards to a plan after it was frozen: new images of the source, or images that are tried again.
 
-A plan and its shards never change. An addition is more shards, numbered from the next part of the plan on, and one
-small record that is created last, if absent: until then nothing knows of it. Its part files have names of their own, so
-that two commands at once do not mix theirs up; the one whose record is second gives up.
+A plan and its shards never change. An addition consists of more shards, which are numbered from the next part of the
+plan on, and of one small record. The record is created last, if it is absent; until then nothing refers to the
+addition. The part files have unique names, so two commands at once do not mix up theirs. The command whose record comes
+second gives up.
 """
 
 import json
@@ -24,12 +25,12 @@ FOLDER = "additions"
 PARTS = f"{FOLDER}/parts"
 Kind = Literal["extend", "retry"]
 Statuses = dict[str, dict[str, int]]
-"""Manifest rows by status, by stage."""
+"""The number of manifest rows by status, for each stage."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Addition:
-    """`replaces` counts the manifest rows that a retry takes the place of."""
+    """The record of an addition. `replaces` counts the manifest rows that a retry replaces."""
 
     number: int
     kind: Kind
@@ -45,25 +46,34 @@ class Addition:
 
 
 def read_additions(store: Store) -> list[Addition]:
-    """All additions of a run, in the order in which they were made."""
+    """All additions of a run, oldest first."""
     records = [store.read_json(f"{FOLDER}/{name}") for name in sorted(store.names(FOLDER))]
     return [Addition(**{**record, "parts": tuple(record["parts"])}) for record in records]
 
 
 def add(
-    store: Store, kind: Kind, images: Iterable[SourceImage], planned: int, shard_size: int, replaces: Statuses
+    store: Store, kind: Kind, images: Iterable[SourceImage], *, planned: int, shard_size: int, replaces: Statuses
 ) -> Addition:
-    """Add images to a run of `planned` shards; they are worked on when the run goes on.
+    """Add images to a run whose plan has `planned` shards. They are edited when the run continues.
 
     Raises:
         UserError: if another addition was made at the same time.
     """
     before = read_additions(store)
     last = max([planned, *(addition.shard_ids.stop for addition in before)])
-    first = -(-last // SHARDS_PER_PART) * SHARDS_PER_PART  # apart from the plan's own, for whoever reads the numbers
+    # A reader can tell shards of an addition from those of the plan by their numbers.
+    first = -(-last // SHARDS_PER_PART) * SHARDS_PER_PART
     folder = f"{PARTS}/{uuid.uuid4().hex[:12]}"
-    parts, shards, total = write_parts(store, images, shard_size, folder, first)
-    addition = Addition(len(before) + 1, kind, first, shards, total, tuple(parts), replaces)
+    written = write_parts(store, images, shard_size, folder, first)
+    addition = Addition(
+        number=len(before) + 1,
+        kind=kind,
+        first_shard=first,
+        shards=written.shards,
+        images=written.images,
+        parts=tuple(written.parts),
+        replaces=replaces,
+    )
     if not store.create(f"{FOLDER}/{addition.number:05d}.json", json.dumps(asdict(addition), indent=1).encode()):
         store.delete(folder)
         raise UserError(f"another command was adding to the run at {store.url} at the same time: try again")
@@ -71,7 +81,7 @@ def add(
 
 
 def read_shard(store: Store, shard: int) -> list[PlanRow]:
-    """The rows of one shard, of the plan or an addition. Raises FileNotFoundError for a shard that is in neither."""
+    """The rows of one shard of the plan or of an addition. Raises FileNotFoundError if neither has the shard."""
     try:
         return read_planned(store, shard)
     except FileNotFoundError:
@@ -83,14 +93,14 @@ def read_shard(store: Store, shard: int) -> list[PlanRow]:
 
 
 def read_everything(store: Store) -> Iterator[PlanRow]:
-    """All rows of the plan, then of the additions."""
+    """All rows of the plan, then those of the additions."""
     yield from read_plan(store)
     for addition in read_additions(store):
         yield from read_addition(store, addition)
 
 
 def read_images(store: Store) -> Iterator[PlanRow]:
-    """The same without what is tried again: every image once."""
+    """The rows of all images, each image once: those of the plan, then those of additions that are no retries."""
     yield from read_plan(store)
     for addition in read_additions(store):
         if addition.kind == "extend":
@@ -98,15 +108,15 @@ def read_images(store: Store) -> Iterator[PlanRow]:
 
 
 def read_addition(store: Store, addition: Addition) -> Iterator[PlanRow]:
-    """All rows of an addition, a shard in memory at a time."""
+    """All rows of an addition, with one shard in memory at a time."""
     for part in addition.parts:
         yield from read_part(store, part)
 
 
 class CurrentRows:
-    """The manifest rows of a run as they stand: the rows of an image that was tried again are those of its last time.
+    """The current manifest rows of a run: for an image that was tried again, those of its last retry.
 
-    Additions are listed once, commits once a stage: what it tells is of one moment.
+    Additions are listed once, and commits once for each stage, so all answers are about the same moment.
     """
 
     def __init__(self, store: Store) -> None:
@@ -115,20 +125,20 @@ class CurrentRows:
         self._retried = [(row.key, row.shard) for retry in retries for row in read_addition(store, retry)]
         self._committed: dict[str, set[int]] = {}
 
-    def of(self, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
-        """The rows of a stage, of its committed shards or of these, as if there were no others."""
-        there = self._done(stage) if shards is None else set(shards)
-        standing = self.standing(there)
-        for row in committed_rows(self.store, stage, sorted(there)):
+    def of_stage(self, stage: str, shards: Iterable[int] | None = None) -> Iterator[Row]:
+        """The current rows of a stage. With `shards`, only these committed shards are read and taken into account."""
+        present = self._done(stage) if shards is None else set(shards)
+        standing = self.standing(present)
+        for row in committed_rows(self.store, stage, sorted(present)):
             if standing.get(row["key"], row["shard"]) == row["shard"]:
                 yield row
 
     def standing(self, shards: Container[int]) -> dict[str, int]:
-        """Of each image that was tried again in one of these shards: the shard whose rows stand."""
+        """The shard of the current rows, by key, for each image that was tried again in one of these shards."""
         return {key: shard for key, shard in self._retried if shard in shards}
 
     def waiting(self, stage: str) -> set[str]:
-        """The images whose retry is not through."""
+        """The keys of the images whose retry is not committed in this stage."""
         return {key for key, shard in self._retried if shard not in self._done(stage)}
 
     def _done(self, stage: str) -> set[int]:
@@ -138,8 +148,7 @@ class CurrentRows:
 
 
 def replaced_rows(additions: Iterable[Addition], stage: str, done: Container[int]) -> Counter[str]:
-    """The rows of a stage by status that count no more, given its committed shards: retries that are through have
-    replaced them."""
+    """The number of rows of a stage, by status, that finished retries have replaced; `done` are committed shards."""
     replaced: Counter[str] = Counter()
     for addition in additions:
         if all(shard in done for shard in addition.shard_ids):
@@ -148,12 +157,15 @@ def replaced_rows(additions: Iterable[Addition], stage: str, done: Container[int
 
 
 def shard_ids(store: Store, planned: int) -> list[int]:
-    """The shards of the plan and of all additions."""
+    """The ids of the shards of the plan and of all additions."""
     return [*range(planned), *(shard for addition in read_additions(store) for shard in addition.shard_ids)]
 
 
 def grown(store: Store, sizes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Shards and images of each stage with the additions, given those of the plan; a sample stays as it is."""
+    """The shards and images of each stage with those of the additions, given the sizes without them.
+
+    SAMPLE_STAGE does not grow.
+    """
     additions = read_additions(store)
     shards, images = sum(addition.shards for addition in additions), sum(addition.images for addition in additions)
     return {

@@ -1,4 +1,7 @@
-"""The latents of an attempt: one safetensors file per shard."""
+"""Reads and writes the arrays of an attempt, latents or statistics, as one safetensors file per shard."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,22 +9,23 @@ from safetensors.numpy import load, save
 
 from pipeline.storage.store import Store
 
-FILE_NAME = "latents.safetensors"
+LATENTS = "latents.safetensors"
+STATISTICS = "statistics.safetensors"
 Latents = dict[str, NDArray[np.floating]]
+"""Latents [C, H, W] by their names in the file."""
 
 
-def member(row: int, variant: int) -> str:
-    """The name of one latent [C, H, W] in the file."""
+def latent_name(row: int, variant: int) -> str:
+    """The name of a latent in the file: `row` is its plan row, `variant` the index of its variant."""
     return f"{row}/{variant}"
 
 
-def to_bytes(latents: Latents) -> bytes:
-    # safetensors writes the buffer as it lies in memory: a strided array would come back scrambled.
-    return save({name: np.ascontiguousarray(latent) for name, latent in latents.items()})
+def to_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """A safetensors file of arrays by name."""
+    # safetensors writes an array's buffer as it is in memory, so a strided array would be read back scrambled.
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def read_latents(store: Store, file: str) -> Latents:
+    """The latents in a file. Raises FileNotFoundError."""
     return load(store.read(file))
-
-
-STATISTICS = "statistics.safetensors"

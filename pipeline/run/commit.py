@@ -1,7 +1,7 @@
-"""An attempt at one shard of one stage, and the small object that makes it count.
+"""Writes the attempts at a shard of a stage, and the small commit object that makes one of them count.
 
-Order is the protocol: data files, then the manifest, then the commit, which is created if absent. Until the
-commit exists nothing names the attempt's files; once it exists they are all complete.
+The order of writes is the protocol: first the data files, then the manifest, then the commit, which is created if
+absent. Until the commit exists, nothing names the attempt's files. Once it exists, all of them are complete.
 """
 
 import hashlib
@@ -24,16 +24,20 @@ from pipeline.storage.store import DamagedRecord, Store
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of an attempt; `path` is relative to the run's root."""
+    """A file of an attempt. `path` is relative to the run's root."""
 
     path: str
     bytes: int
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Commit:
-    """What a commit says: the files of the attempt that counts, and what became of the rows."""
+    """The content of a commit: the attempt that counts, its files, and its number of images and of rows by status.
+
+    `manifest` is the path of the attempt's manifest. `input_digest` is the digest of the commit of the stage that was
+    read, if any.
+    """
 
     stage: str
     shard: int
@@ -46,11 +50,11 @@ class Commit:
 
 
 class DamagedCommit(UserError):
-    """The file of a commit holds something else."""
+    """The file of a commit does not hold a commit."""
 
 
 class Attempt:
-    """One try at a shard. Its files have names of their own, so that two tries never touch each other."""
+    """One attempt at a shard. Its files have unique names, so two attempts never touch each other's files."""
 
     def __init__(self, store: Store, stage: str, shard: int) -> None:
         self.store, self.stage, self.shard = store, stage, shard
@@ -62,12 +66,12 @@ class Attempt:
         self._lock = Lock()
 
     def write(self, name: str, data: bytes) -> FileEntry:
-        """Write one data file of the attempt; safe from several threads."""
+        """Write one data file of the attempt. Several threads may call it at once."""
         return self._write(f"{self.folder}/{name}", data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[tuple[str, IO[bytes]]]:
-        """The path of a data file, and a stream that becomes it: for what is too large for memory."""
+        """The path of a data file, and a stream that becomes the file. It is for data too large for memory."""
         path = f"{self.folder}/{name}"
         with self.store.writing(path) as file:
             stream = HashingStream(file)
@@ -76,16 +80,28 @@ class Attempt:
             self.files.append(FileEntry(path, stream.tell(), stream.digest.hexdigest()))
 
     def commit(self, rows: Sequence[manifest.Row], images: int, input_digest: str | None) -> bool:
-        """Write the manifest, then the commit. False if another attempt counts.
+        """Write the manifest, then the commit. Returns False if another attempt counts.
 
-        A create that is refused may be our own, repeated by the store's client after a lost answer: the commit
-        itself says whose it is. If it is another's, this attempt is deleted; but not if its own commit was written and
-        overwritten, on a store without conditional create: a repetition that is still on its way may name it again.
+        A refused create does not mean that another attempt was first: the store's client may have repeated our own
+        create after a lost answer. So the commit is read to see which attempt it names.
+
+        If another attempt counts, this one is deleted, unless its create succeeded. That happens on a store without
+        conditional create, where another commit then replaced ours. A repetition of our create may still be on its way
+        and name this attempt again.
         """
         self._write(self.manifest, manifest.to_bytes(rows))
         statuses = dict(Counter(row["status"] for row in rows))
         files = sorted(self.files, key=lambda file: file.path)
-        record = Commit(self.stage, self.shard, self.id, images, statuses, self.manifest, files, input_digest)
+        record = Commit(
+            stage=self.stage,
+            shard=self.shard,
+            attempt=self.id,
+            images=images,
+            statuses=statuses,
+            manifest=self.manifest,
+            files=files,
+            input_digest=input_digest,
+        )
         self._may_be_committed = True
         created = self.store.create(commit_name(self.stage, self.shard), json.dumps(asdict(record), indent=1).encode())
         won = read_commit(self.store, self.stage, self.shard).attempt == self.id
@@ -94,7 +110,7 @@ class Attempt:
         return won
 
     def discard(self) -> None:
-        """Give the attempt up: delete its files, unless a commit may name them (an answer of the store got lost)."""
+        """Give the attempt up and delete its files, unless a commit may name them because a store's answer was lost."""
         if not self._may_be_committed:
             self._delete()
 
@@ -111,7 +127,7 @@ class Attempt:
 
 
 class HashingStream(io.BufferedIOBase, IO[bytes]):
-    """Passes on what is written to it, and knows its length and SHA-256."""
+    """A stream that passes data on to another stream, and computes its length and SHA-256."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.digest, self._written = stream, hashlib.sha256(), 0
@@ -129,13 +145,18 @@ class HashingStream(io.BufferedIOBase, IO[bytes]):
 
 
 def committed(store: Store, stage: str) -> set[int]:
-    """The shards that are done in a stage, from one listing."""
+    """The committed shards of a stage, from one listing."""
     stems = (name.removesuffix(".json") for name in store.names(f"commit/{stage}"))
     return {int(stem) for stem in stems if stem.isdecimal()}
 
 
 def read_commit(store: Store, stage: str, shard: int) -> Commit:
-    """The commit of a shard. Raises FileNotFoundError, or DamagedCommit for a file that is none."""
+    """The commit of a shard.
+
+    Raises:
+        FileNotFoundError: if the shard is not committed.
+        DamagedCommit: if the file does not hold a commit.
+    """
     name = commit_name(stage, shard)
     try:
         record = store.read_json(name)
@@ -145,18 +166,18 @@ def read_commit(store: Store, stage: str, shard: int) -> Commit:
 
 
 def commit_digest(store: Store, stage: str, shard: int) -> str:
-    """SHA-256 of a commit, which the commit of the stage that reads it keeps."""
+    """SHA-256 of a commit. The commit of a stage that reads the shard records it."""
     return hashlib.sha256(store.read(commit_name(stage, shard))).hexdigest()
 
 
 def committed_rows(store: Store, stage: str, shards: Iterable[int]) -> Iterator[manifest.Row]:
-    """The manifest rows of committed shards; attempts that no commit names are never read."""
+    """The manifest rows of committed shards. Attempts that no commit names are never read."""
     for shard in shards:
         yield from manifest.from_bytes(store.read(read_commit(store, stage, shard).manifest))
 
 
 def committed_table(store: Store, stage: str, shard: int, columns: Sequence[str]) -> pa.Table:
-    """Some columns of the manifest of a committed shard."""
+    """The given columns of the manifest of a committed shard."""
     return manifest.table_from_bytes(store.read(read_commit(store, stage, shard).manifest), columns)
 
 
@@ -165,5 +186,5 @@ def commit_name(stage: str, shard: int) -> str:
 
 
 def shard_name(shard: int) -> str:
-    """A shard's number as it stands in names."""
+    """The number of a shard as it appears in file names."""
     return f"{shard:06d}"

@@ -1,10 +1,10 @@
-"""The plan: the list of images, frozen before any work and cut into shards.
+"""Writes and reads the plan: the list of images, which is frozen before any work and cut into shards.
 
-Part files of SHARDS_PER_PART shards, one Parquet row group per shard, so that a worker reads one shard with
-one small read. Writing streams: memory is 8 bytes per output name, whatever the length of the listing.
+A part file holds SHARDS_PER_PART shards, with one Parquet row group per shard, so a worker reads a shard with one small
+read. The plan is written as a stream: it takes 8 bytes of memory per output name, however long the listing is.
 
-Every writing has a folder of its own, and run.json names the one that counts: two drivers that plan one run at once, or
-one that was killed at it, do not touch it.
+Each time a plan is written it gets a new folder, and run.json names the folder that counts. So neither a second driver
+that plans the run at the same time nor one that was killed while planning can change that folder.
 """
 
 import hashlib
@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
 from pipeline.images.source import EXTENSIONS, Draw, SourceImage
+from pipeline.run.stage import Stage
 from pipeline.storage.store import Store
 
 RUN = "run.json"
-"""What a run is; written last of what planning writes."""
+"""The file that defines a run. Planning writes it last."""
 
 FOLDER = "plan"
 SHARDS_PER_PART = 1024
@@ -47,14 +48,14 @@ SCHEMA = pa.schema(
     ]
 )
 OutputNames = Callable[[str], Iterable[str]]
-"""The output names that an image with this key will get."""
+"""Gives the output names of the image with this key."""
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image of a shard; `row` counts within the shard, `columns` is the JSON of those that the output carries.
+    """One image of a shard; see `pipeline.images.source.SourceImage` for the fields.
 
-    `labels` and `draws` are those of an augmentation.
+    `row` counts within the shard. `columns` is JSON: the columns of the source that are carried along to the output.
     """
 
     shard: int
@@ -71,15 +72,27 @@ class PlanRow:
 
 
 def source_image(row: PlanRow) -> SourceImage:
-    """The image that was planned, to be planned again."""
-    columns = json.loads(row.columns) if row.columns else {}
-    return SourceImage(row.key, row.uri, row.size, row.etag, row.member, row.offset, columns, row.labels, row.draws)
+    """The image of a plan row, so that it can be planned again."""
+    return SourceImage(
+        row.key,
+        row.uri,
+        size=row.size,
+        etag=row.etag,
+        member=row.member,
+        offset=row.offset,
+        columns=json.loads(row.columns) if row.columns else {},
+        labels=row.labels,
+        draws=row.draws,
+    )
 
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """How much there is to do; `digest` is over keys, sizes, etags and draws in order, `folder` holds the part files.
-    `census` is what an augmentation found in the labels of the source."""
+    """The size and identity of a plan.
+
+    `digest` covers keys, sizes, etags and draws in order. `folder` holds the part files. `census` is the JSON of an
+    augmentation's counts of the source's labels.
+    """
 
     images: int
     shards: int
@@ -89,29 +102,39 @@ class PlanSummary:
     census: Mapping[str, Any] | None = None
 
 
+def stage_sizes(stages: Iterable[Stage], plan: PlanSummary) -> dict[str, tuple[int, int]]:
+    """Shards and images of each stage, by name, without what was added to the plan."""
+    few = {stage.name: stage.first_images for stage in stages}
+    return {
+        name: (plan.shards, plan.images) if first is None else (1, min(first, plan.images, plan.shard_size))
+        for name, first in few.items()
+    }
+
+
 def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames) -> PlanSummary:
-    """Cut a listing into shards and write the plan parts.
+    """Cut a listing into shards and write the part files.
 
     Raises:
-        UserError: if there are no images, or two of them would get the same output name.
+        UserError: if there are no images, an output name leaves the output folder, or two images would get the same
+            output name.
     """
     digest, names, folder = hashlib.sha256(), NameCheck(), f"{FOLDER}/{uuid.uuid4().hex[:12]}"
 
-    def noted() -> Iterator[SourceImage]:
+    def observed() -> Iterator[SourceImage]:
         for image in images:
             digest.update(_digest_line(image))
             names.add(image.key, output_names(image.key))
             yield image
 
-    written = write_parts(store, noted(), shard_size, folder)
+    written = write_parts(store, observed(), shard_size, folder)
     if not written.images:
         raise UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}")
     names.check(lambda: (row.key for part in written.parts for row in read_part(store, part)), output_names)
     return PlanSummary(written.images, written.shards, shard_size, digest.hexdigest(), folder)
 
 
-class Written(NamedTuple):
-    """The part files that were written, and what is in them."""
+class WrittenParts(NamedTuple):
+    """The paths of the part files that were written, and the numbers of shards and images in them."""
 
     parts: list[str]
     shards: int
@@ -120,8 +143,8 @@ class Written(NamedTuple):
 
 def write_parts(
     store: Store, images: Iterable[SourceImage], shard_size: int, folder: str, first_shard: int = 0
-) -> Written:
-    """Cut images into shards, numbered from `first_shard` on, and write them as part files of a folder."""
+) -> WrittenParts:
+    """Cut images into shards, number them from `first_shard` on, and write them as part files of a folder."""
     parts: list[str] = []
     shard, total = first_shard, 0
     shards = iter(_shards(images, shard_size))
@@ -130,7 +153,7 @@ def write_parts(
         store.write(parts[-1], _part_bytes(rows, shard))
         shard += len(rows)
         total += sum(map(len, rows))
-    return Written(parts, shard - first_shard, total)
+    return WrittenParts(parts, shard - first_shard, total)
 
 
 def _digest_line(image: SourceImage | PlanRow) -> bytes:
@@ -165,15 +188,15 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
     return buffer.getvalue()
 
 
-def planned(store: Store) -> PlanSummary:
-    """The plan that run.json names. Raises FileNotFoundError."""
+def current_plan(store: Store) -> PlanSummary:
+    """The plan that run.json names. Raises FileNotFoundError if there is no run.json."""
     return PlanSummary(**store.read_json(RUN)["plan"])
 
 
 def read_planned(store: Store, shard: int) -> list[PlanRow]:
-    """The rows of one shard of the plan: one row group of one part is read. Raises FileNotFoundError."""
+    """The rows of one shard of the plan, from one row group. Raises FileNotFoundError if the plan lacks the shard."""
     part, group = divmod(shard, SHARDS_PER_PART)
-    return read_group(store, f"{planned(store).folder}/part-{part:05d}.parquet", group)
+    return read_group(store, f"{current_plan(store).folder}/part-{part:05d}.parquet", group)
 
 
 def read_group(store: Store, part: str, group: int) -> list[PlanRow]:
@@ -186,7 +209,7 @@ def read_group(store: Store, part: str, group: int) -> list[PlanRow]:
 
 
 def read_part(store: Store, part: str) -> Iterator[PlanRow]:
-    """All rows of a part file, a shard in memory at a time."""
+    """All rows of a part file, with one shard in memory at a time."""
     with store.fs.open(store.path(part), "rb") as file:
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
@@ -199,14 +222,14 @@ def _rows(parquet: pq.ParquetFile, group: int) -> Iterator[PlanRow]:
 
 
 def read_plan(store: Store) -> Iterator[PlanRow]:
-    """All rows of the plan, in order, a shard in memory at a time."""
-    folder = planned(store).folder
+    """All rows of the plan in order, with one shard in memory at a time."""
+    folder = current_plan(store).folder
     for part in sorted(store.names(folder)):
         yield from read_part(store, f"{folder}/{part}")
 
 
 def is_intact(store: Store, plan: PlanSummary) -> bool:
-    """Whether the plan parts still hold the listing that they were written from, and can be read."""
+    """Whether the part files can be read and still hold the listing from which they were written."""
     digest = hashlib.sha256()
     try:
         for row in read_plan(store):
@@ -217,19 +240,23 @@ def is_intact(store: Store, plan: PlanSummary) -> bool:
 
 
 class NameCheck:
-    """Finds output names that two images share, with one 64-bit hash per name in memory."""
+    """Finds output names that two images share. It keeps one 64-bit hash per name in memory."""
 
     def __init__(self) -> None:
         self.hashes = array("Q")
 
     def add(self, key: str, names: Iterable[str]) -> None:
+        """Add the output names of an image. Raises UserError if one leaves the output folder."""
         for name in names:
             if name.startswith("/") or ".." in name.split("/"):
                 raise UserError(f"the output name '{name}' of image '{key}' leaves the output folder; change --name")
             self.hashes.append(hash64(name))
 
     def check(self, keys: Callable[[], Iterable[str]], output_names: OutputNames) -> None:
-        """Raise UserError naming two images with one output name, if there are any."""
+        """Raise UserError if two images have the same output name. The message names both.
+
+        `keys` lists the keys of all images again.
+        """
         values, counts = np.unique(np.frombuffer(self.hashes, dtype=np.uint64), return_counts=True)
         suspects = set(values[counts > 1].tolist())
         if not suspects:
@@ -246,5 +273,5 @@ class NameCheck:
 
 
 def hash64(name: str) -> int:
-    """64 bits of BLAKE2b."""
+    """A 64-bit BLAKE2b hash."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""The state of a run, read from its storage alone: from any machine, during the run or after it."""
+"""Reads the state of a run from its storage alone. It works on any machine, during the run or after it."""
 
 import json
 import time
@@ -18,12 +18,12 @@ DISPENSABLE = "delete it, the run does without"
 TALLY = "report/tally.json"
 
 DEVICE_TIME = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
-"""What a device thread does or waits for, and under which name a heartbeat counts the seconds."""
+"""For each thing that a device thread does or waits for, the name under which a heartbeat counts its seconds."""
 
 
 @dataclass
 class StageState:
-    """How far one stage is. `rows` counts the manifest rows of committed shards by status."""
+    """The progress of one stage. `rows` counts the manifest rows of committed shards by status."""
 
     shards: int
     images: int
@@ -39,7 +39,7 @@ class StageState:
 
 @dataclass
 class RunState:
-    """All stages of a run in order, and the actors at work."""
+    """All stages of a run in order, and the heartbeats of the actors at work."""
 
     stages: dict[str, StageState]
     actors: list[dict[str, Any]]
@@ -54,18 +54,18 @@ class RunState:
 
     @property
     def images_done(self) -> int:
-        """Images committed, over all stages."""
+        """The number of committed images, over all stages."""
         return sum(stage.images_done for stage in self.stages.values())
 
     @property
     def images_through(self) -> int:
-        """Images committed or through in a shard that is still in flight, over all stages."""
+        """The number of images that are committed, or finished in a shard that is not, over all stages."""
         return self.images_done + sum(stage.images_in_flight for stage in self.stages.values())
 
 
 @dataclass
-class Tally:
-    """What the commits of one stage add up to. Commits are immutable, so each is read once."""
+class StageTally:
+    """The sums over the commits of one stage. Commits are immutable, so each is read once."""
 
     shards: set[int] = field(default_factory=set)
     images: int = 0
@@ -78,20 +78,20 @@ class Tally:
 
 
 class StateReader:
-    """Reads the state again and again; a commit is read once, or not at all where an earlier tally has it."""
+    """Reads the state repeatedly. A commit is read once, or never if an earlier reader has stored its tally."""
 
     def __init__(self, store: Store, stages: Mapping[str, tuple[int, int]]) -> None:
         """`stages` gives the shards and images of each stage by name."""
         self.store, self.stages = store, stages
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[str, StageTally] = {}
 
     def read(self) -> RunState:
         kept = self._kept_tallies() if not self._tallies else {}
         for name in self.stages:
             done = committed(self.store, name)
-            # A tally that counts what is no longer committed (somebody has deleted it, to do it again) is void.
-            tally = self._tallies.get(name) or kept.get(name) or Tally()
-            self._tallies[name] = tally = tally if tally.shards <= done else Tally()
+            # Somebody may have deleted commits to redo their shards. A tally that counts such a shard is void.
+            tally = self._tallies.get(name) or kept.get(name) or StageTally()
+            self._tallies[name] = tally = tally if tally.shards <= done else StageTally()
             for commit in read_ahead(partial(read_commit, self.store, name), sorted(done - tally.shards)):
                 tally.add(commit)
         actors = [actor for actor in read_heartbeats(self.store) if is_at_work(actor)]
@@ -99,18 +99,21 @@ class StateReader:
         return RunState({name: self._state(name, actors, additions) for name in self.stages}, actors)
 
     def keep(self) -> None:
-        """Write down what has been read, so that the next reader need not read every commit again."""
+        """Store the tallies, so that the next reader need not read every commit again."""
         tallies = {
             name: {"shards": sorted(tally.shards), "images": tally.images, "rows": tally.rows}
             for name, tally in self._tallies.items()
         }
         self.store.write(TALLY, json.dumps(tallies).encode())
 
-    def _kept_tallies(self) -> dict[str, Tally]:
+    def _kept_tallies(self) -> dict[str, StageTally]:
         if not self.store.exists(TALLY):
             return {}
         kept = self.store.read_json(TALLY, remedy=DISPENSABLE)
-        return {name: Tally(set(of["shards"]), of["images"], Counter(of["rows"])) for name, of in kept.items()}
+        return {
+            name: StageTally(set(tally["shards"]), tally["images"], Counter(tally["rows"]))
+            for name, tally in kept.items()
+        }
 
     def _state(self, name: str, actors: Sequence[dict[str, Any]], additions: Sequence[Addition]) -> StageState:
         tally = self._tallies[name]
@@ -120,26 +123,33 @@ class StateReader:
             for flight in actor["in_flight"]
             if flight["stage"] == name and flight["shard"] not in tally.shards
         )
-        rows = tally.rows - replaced_rows(additions, name, tally.shards)
         shards, images = self.stages[name]
-        return StageState(shards, images, len(tally.shards), tally.images, in_flight, rows)
+        return StageState(
+            shards,
+            images,
+            shards_done=len(tally.shards),
+            images_done=tally.images,
+            images_in_flight=in_flight,
+            rows=tally.rows - replaced_rows(additions, name, tally.shards),
+        )
 
 
 def device_seconds(seconds: Mapping[str, float]) -> float:
-    """How long a device was held, busy or waiting, given the seconds of a heartbeat."""
+    """The seconds for which a device was held, busy or waiting, given the seconds of a heartbeat."""
     return sum(seconds.get(name, 0.0) for name in DEVICE_TIME.values())
 
 
 def device_time(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Where that time went, in shares of 1; the largest says what bounds the run. Empty if nothing was done yet."""
+    """The shares of `device_seconds` by activity, of which the largest bounds the run. Empty if nothing was done."""
     total = device_seconds(seconds)
     return {bound: seconds.get(name, 0.0) / total for bound, name in DEVICE_TIME.items()} if total else {}
 
 
 def is_at_work(heartbeat: dict[str, Any]) -> bool:
+    """Whether an actor is not closed and its heartbeat is recent."""
     return not heartbeat["closed"] and time.time() - heartbeat["updated"] < STALE_SECONDS
 
 
 def read_heartbeats(store: Store) -> list[dict[str, Any]]:
-    """The last heartbeat of every actor that ever worked on the run."""
+    """The last heartbeat of every actor that has ever worked on the run."""
     return [store.read_json(f"progress/{name}", remedy=DISPENSABLE) for name in sorted(store.names("progress"))]

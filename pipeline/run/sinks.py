@@ -1,4 +1,4 @@
-"""Where the finished images of an attempt go, and how any of them is read again.
+"""Writes the finished images of an attempt to a sink, and reads any of them again.
 
 | sink | an attempt's images are |
 |---|---|
@@ -6,8 +6,8 @@
 | webdataset | members of one tar, each with the values of its row in a JSON member beside it |
 | parquet | cells of one table, with the values of their rows in the other columns |
 
-The bytes of an image are the same in all of them. The manifest says where they are: `output_uri` names the file, and
-for a tar or table `output_member` the image in it, which begins at byte or is in row `output_offset`.
+The bytes of an image are the same in every sink. The manifest says where they are: `output_uri` names the file. In a
+tar or table, `output_member` names the image, and `output_offset` is its first byte (tar) or its row (table).
 """
 
 import hashlib
@@ -32,24 +32,24 @@ from pipeline.storage.store import Store
 
 FILES_PER_FOLDER = 2_000
 SPOOLED_BYTES = 64_000_000
-"""Encoded images of a shard that wait in memory; the rest wait on the local disk."""
+"""The bytes of a shard's encoded images that may wait in memory. If there are more, they wait on the local disk."""
 
 
 class Sink(Protocol):
     """Takes the finished images of one attempt, in any order and from several threads."""
 
     def put(self, number: int, name: str, data: bytes) -> Row:
-        """Take in the image of row `number` of the manifest; the columns that are known by now."""
+        """Take the image of row `number` of the manifest. Returns the manifest columns that are already known."""
 
     def finish(self, rows: Sequence[Row]) -> None:
-        """Write what has waited, given all rows of the manifest, and complete them."""
+        """Write the images that have waited, and add their columns to `rows`, which are all rows of the manifest."""
 
     def close(self) -> None:
-        """Let go of what has waited."""
+        """Drop the images that have waited."""
 
 
 def open_sink(name: SinkName, attempt: Attempt, rows: int) -> Sink:
-    """The sink of an attempt whose manifest will have `rows` rows."""
+    """Open the sink of an attempt whose manifest will have `rows` rows."""
     if name == "files":
         return FileSink(attempt, rows)
     if name == "webdataset":
@@ -58,7 +58,7 @@ def open_sink(name: SinkName, attempt: Attempt, rows: int) -> Sink:
 
 
 class FileSink:
-    """Image files; where there are many, in numbered folders, so that no folder holds more than FILES_PER_FOLDER."""
+    """Writes image files. If there are many, they go to numbered folders of at most FILES_PER_FOLDER files each."""
 
     def __init__(self, attempt: Attempt, rows: int) -> None:
         self.attempt, self.fans_out = attempt, rows > FILES_PER_FOLDER
@@ -76,15 +76,14 @@ class FileSink:
 
 
 class ContainerSink:
-    """One file with all images, in the order of the manifest whatever the order in which they come: until the shard is
-    through they wait in a spool."""
+    """Writes one file with all images in the order of the manifest. Images wait in a spool until the shard is done."""
 
     def __init__(
         self, attempt: Attempt, name: str, writer: Callable[[IO[bytes]], AbstractContextManager[AddSample]]
     ) -> None:
         self.attempt, self.name, self.writer = attempt, name, writer
         self._spool = tempfile.SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115
-        self._waiting: dict[int, tuple[str, int]] = {}  # by row: the image's name, and where it is in the spool
+        self._waiting: dict[int, tuple[str, int]] = {}  # by row: the image's name, and its first byte in the spool
         self._lock = Lock()
 
     def put(self, number: int, name: str, data: bytes) -> Row:
@@ -110,21 +109,27 @@ class ContainerSink:
 
 
 class DamagedOutput(UserError):
-    """A finished image is missing or not what was committed."""
+    """A finished image is missing, or not the one that was committed."""
 
 
 def output_image(store: Store, row: Row) -> SourceImage:
-    """The finished image of a row, for `fetch`. Its key is that of its source."""
+    """The finished image of a row, as `fetch` takes it. Its key is that of its source image."""
     uri = store.fs.unstrip_protocol(store.path(row["output_uri"]))
-    member = f"{IMAGE_COLUMN}.bytes" if uri.endswith(".parquet") else row["output_member"]
-    return SourceImage(row["key"], uri, row["output_bytes"], row["output_sha256"], member, row["output_offset"])
+    return SourceImage(
+        row["key"],
+        uri,
+        size=row["output_bytes"],
+        etag=row["output_sha256"],
+        member=f"{IMAGE_COLUMN}.bytes" if uri.endswith(".parquet") else row["output_member"],
+        offset=row["output_offset"],
+    )
 
 
 def read_output(store: Store, row: Row, cells: ParquetCells | None = None) -> bytes:
-    """The bytes of the finished image of a row, as they were committed. `cells` as in `fetch`.
+    """The bytes of the finished image of a row, as they were committed. `cells` is that of `fetch`.
 
     Raises:
-        DamagedOutput: if they are not there, or others.
+        DamagedOutput: if the bytes are missing, or others than were committed.
         OSError: if the store does not answer.
     """
     name = " in ".join(filter(None, (row["output_member"], row["output_uri"])))
@@ -141,11 +146,11 @@ def read_output(store: Store, row: Row, cells: ParquetCells | None = None) -> by
 
 
 def read_source(row: Row) -> bytes:
-    """The bytes of the image that a row was made from.
+    """The bytes of the source image of a row.
 
     Raises:
-        Changed: if it is not the one that was edited.
-        OSError: if it cannot be had.
+        Changed: if it is not the image that was edited.
+        OSError: if it cannot be fetched.
     """
     data = fetch(source_of(row))
     if row["source_sha256"] not in (None, hashlib.sha256(data).hexdigest()):

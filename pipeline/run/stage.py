@@ -1,7 +1,7 @@
 """What the engine knows of a stage: its name, what it reads and writes, and its variants."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     from torch import Tensor
 
 SinkName = Literal["files", "webdataset", "parquet"]
+
+INVERT = "invert"
+"""The stage of a staged run that keeps x_T."""
 
 FINAL = "boost"
 """The stage whose images are a run's result, fused or staged."""
@@ -92,7 +95,7 @@ class Planned(NamedTuple):
     draw: Draw | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A declared stage, computed by the batch function named `function`.
 
@@ -104,14 +107,23 @@ class Stage:
 
     name: str
     function: str
-    reads: str | None
+    reads: str | None = None
     writes: Literal["images", "latents", "statistics", "metrics"]
     variants: tuple[Variant, ...]
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any] = field(default_factory=dict)
     input_root: str | None = None
     first_images: int | None = None
     with_source: bool = False
     new_reducer: str | None = None  # of a stage that writes statistics: the function that makes a shard's Reducer
+
+    def as_json(self) -> dict[str, Any]:
+        """The declaration as run.json records it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, declaration: Mapping[str, Any]) -> "Stage":
+        """The stage that `as_json` recorded."""
+        return cls(**{**declaration, "variants": tuple(Variant(**variant) for variant in declaration["variants"])})
 
     def shards(self, planned: Sequence[int]) -> Sequence[int]:
         """The shards that the stage covers, of those in the plan and its additions."""

@@ -1,4 +1,4 @@
-"""Files below a folder or matching a glob, on any filesystem."""
+"""Lists the files below a folder, or those that match a glob, on any filesystem."""
 
 from collections.abc import Iterator
 from operator import itemgetter
@@ -12,13 +12,14 @@ from asyrp.errors import UserError
 from pipeline.images.source import DENIED, SourceImage, version_of
 
 WILDCARDS = "*?["
-Entry = dict[str, Any]
+FileInfo = dict[str, Any]
+"""A file as fsspec lists it: `name`, `type`, `size`, and fields of its filesystem."""
 
 
-def walk(fs: AbstractFileSystem, root: str) -> Iterator[Entry]:
+def walk(fs: AbstractFileSystem, root: str) -> Iterator[FileInfo]:
     """The files below a folder, without hidden ones, each folder in the order of names.
 
-    Not fsspec's `walk`, which leaves out in silence a folder that it cannot list.
+    fsspec's own `walk` silently leaves out a folder that it cannot list, so it is not used.
 
     Raises:
         OSError: if a folder cannot be listed.
@@ -31,8 +32,8 @@ def walk(fs: AbstractFileSystem, root: str) -> Iterator[Entry]:
             yield from walk(fs, entry["name"].rstrip("/"))
 
 
-def glob_files(fs: AbstractFileSystem, pattern: str, url: str) -> tuple[str, Iterator[Entry]]:
-    """The files that match, in the order of names, and the folder that their keys begin below.
+def glob_files(fs: AbstractFileSystem, pattern: str, url: str) -> tuple[str, Iterator[FileInfo]]:
+    """The folder that the keys are relative to, and the files that match, in the order of names.
 
     Raises:
         UserError: if nothing matches.
@@ -40,13 +41,13 @@ def glob_files(fs: AbstractFileSystem, pattern: str, url: str) -> tuple[str, Ite
     found = [entry for _, entry in sorted(fs.glob(pattern, detail=True).items()) if entry["type"] == "file"]
     if not found:
         raise UserError(f"source {url} matches no file")
-    # The part of the pattern before its first wildcard, so that a key does not depend on what matched.
+    # The folder depends on the pattern before its first wildcard, so that a key does not depend on what matched.
     fixed = pattern[: min(pattern.index(c) for c in WILDCARDS if c in pattern)]
     return commonpath([dirname(fixed), dirname(found[0]["name"])]), iter(found)
 
 
-def image_of(fs: AbstractFileSystem, root: str, entry: Entry) -> SourceImage:
-    """An image file; a symbolic link that leaves the source is denied."""
+def image_of(fs: AbstractFileSystem, root: str, entry: FileInfo) -> SourceImage:
+    """The image in a file; its key is its path relative to `root`. A symbolic link out of the source is denied."""
     path = entry["name"]
     uri = fs.unstrip_protocol(path)
     if entry.get("islink") and not Path(path).resolve().is_relative_to(Path(root).resolve()):

@@ -1,4 +1,4 @@
-"""Labels of images: a table of numbers by key, from a file, from folder names, or from scores."""
+"""Reads and writes labels of images: tables of numbers by key, which come from files, folder names or scores."""
 
 import hashlib
 import io
@@ -21,14 +21,14 @@ from pipeline.storage.store import open_filesystem
 
 KEY = "key"
 FOLDERS = "folders"
-"""In place of a table of labels: an image's label is the folder it is in."""
+"""Given in place of a table of labels, it means that the folder of an image is its label."""
 
 MAX_CLASSES = 10
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """`rows` are float64 [N, columns], one for each of `keys`; `origin` says where they come from."""
+    """A table of labels. `rows` are float64 [N, columns], one for each of `keys`; `origin` says where it comes from."""
 
     origin: str
     columns: tuple[str, ...]
@@ -36,21 +36,23 @@ class LabelTable:
     rows: NDArray[np.float64]
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """The values [N] of a label. Raises UserError if there is none of that name."""
+        """The values [N] of a label. Raises UserError if there is no label of that name."""
         if name not in self.columns:
             raise UserError(f"{self.origin} has no numeric column '{name}': it has {', '.join(self.columns)}")
         return self.rows[:, self.columns.index(name)]
 
     def only(self, names: Sequence[str]) -> "LabelTable":
-        """The table with these columns alone, in this order. Raises UserError as `column` does."""
+        """The table with only these columns, in this order. Raises UserError if it lacks one."""
         rows = np.stack([self.column(name) for name in names], axis=1)
         return LabelTable(self.origin, tuple(names), self.keys, rows)
 
     def extremes(self, name: str, share: float) -> "LabelTable":
-        """The `share` of images with the largest values of a label, which becomes 1, and with the smallest, 0.
+        """The `share` of images with the largest values of a label, and the same share with the smallest.
+
+        The label becomes 1 for the first and 0 for the second.
 
         Raises:
-            UserError: if no image is left on a side, or the two sides have a value in common.
+            UserError: if a side has no image, or the two sides have a value in common.
         """
         values = self.column(name)
         count = int(share * len(values))
@@ -67,7 +69,7 @@ class LabelTable:
         return LabelTable(self.origin, self.columns, tuple(self.keys[i] for i in kept), rows)
 
     def classes(self, name: str) -> NDArray[np.bool_]:
-        """Which images have a binary label. Raises UserError if it is not binary."""
+        """Whether each image [N] has a binary label. Raises UserError if the label is not binary."""
         values = self.column(name)
         distinct = np.unique(values)
         if len(distinct) != 2:
@@ -78,11 +80,13 @@ class LabelTable:
         return values == distinct[1]
 
     def weights(self, name: str, balanced: Sequence[str]) -> NDArray[np.float64]:
-        """A weight [N] for each image, so that both classes of a label weigh the same, and have the labels `balanced`
-        in the same proportions; images of a combination that one class lacks weigh nothing.
+        """Weights [N] of the images that make the two classes of a label comparable.
+
+        With them both classes have the same total weight, and the same proportions of the labels `balanced`. An image
+        has weight 0 if one class lacks its combination of these labels.
 
         Raises:
-            UserError: if one of `balanced` has too many values to be balanced, or nothing is left.
+            UserError: if one of `balanced` has too many values to be balanced, or every image would have weight 0.
         """
         has = self.classes(name)
         others = np.stack([self.column(other) for other in balanced], axis=1) if balanced else np.zeros((len(has), 0))
@@ -111,7 +115,7 @@ def find_labels(labels: str, source: str, names: Sequence[str]) -> LabelTable:
     """The table `labels` (or FOLDERS) for the images of a source, with columns for `names`.
 
     Raises:
-        UserError: if there is no such table or column, or it speaks of none of the images.
+        UserError: if there is no such table or column, or the table has none of the images.
     """
     table = folder_labels(source, names) if labels == FOLDERS else read_labels(labels)
     for name in names:
@@ -126,7 +130,11 @@ def find_labels(labels: str, source: str, names: Sequence[str]) -> LabelTable:
 
 
 def folder_labels(source: str, names: Sequence[str]) -> LabelTable:
-    """A column per name, 1 for the images in the folder of that name and 0 for the others."""
+    """A table with a column for each name: 1 for the images in the folder of that name, 0 for the others.
+
+    Raises:
+        UserError: if there is no folder of that name.
+    """
     folders = {image.key: PurePosixPath(image.key).parts[:-1] for image in list_images(source)}
     known = sorted({folder for parts in folders.values() for folder in parts})
     for name in names:
@@ -140,7 +148,7 @@ def read_labels(url: str) -> LabelTable:
     """The numeric columns of a CSV or Parquet table with a column of keys.
 
     Raises:
-        UserError: if there is no such table, or it is not one of labels.
+        UserError: if there is no such table, it has no keys or no numeric column, or cells are empty.
     """
     fs, path = open_filesystem(url)
     try:
@@ -165,7 +173,7 @@ def read_labels(url: str) -> LabelTable:
 
 
 def write_labels(table: LabelTable, url: str) -> None:
-    """Write a table as CSV or Parquet, by the ending of its name, whole or not at all."""
+    """Write a table as CSV or Parquet, as the ending of its name says."""
     columns = {KEY: list(table.keys), **{name: table.column(name) for name in table.columns}}
     buffer = io.BytesIO()
     write = pa.parquet.write_table if url.endswith(".parquet") else pa.csv.write_csv

@@ -1,4 +1,4 @@
-"""The images of a source, one at a time, with their keys: whatever form the source has, one listing.
+"""Lists the images of a source with their keys, one at a time, for every form of source.
 
 | a source is | it is read as |
 |---|---|
@@ -26,10 +26,8 @@ from pipeline.sources.tables import images_of_csv, images_of_parquet, images_of_
 from pipeline.sources.tars import images_of_tar
 from pipeline.storage.store import explained, open_filesystem
 
-__all__ = ["SourceImage", "list_images"]
-
 Reader = Callable[[AbstractFileSystem, str, str, Selection], Iterator[SourceImage]]
-"""The images inside one file of a filesystem: (fs, path, the file's part of their keys, selection)."""
+"""Lists the images inside one file: (filesystem, path, prefix of the images' keys, selection) to images."""
 
 READERS: dict[str, Reader] = {
     ".tar": images_of_tar,
@@ -41,10 +39,10 @@ LISTED_IN_FOLDERS = (".tar", ".parquet")
 
 
 def list_images(url: str, selection: Selection = ALL) -> Iterator[SourceImage]:
-    """The images of a source that are selected, in an order that only their names decide.
+    """The selected images of a source, in an order that depends only on their names.
 
     Raises:
-        UserError: if there is no such source, or it has no images, or lacks a column that is selected by.
+        UserError: if there is no such source, it cannot be listed, or it lacks a column of the selection.
     """
     return islice(selection.chosen(_all_images(url, selection)), selection.limit)
 
@@ -66,12 +64,12 @@ def _images(
 ) -> Iterator[SourceImage]:
     if has_magic(path):
         root, entries = glob_files(fs, path, url)
-        yield from _of_files(fs, root, entries, selection)
+        yield from _images_in_files(fs, root, entries, selection)
     elif is_folder:
         if fs.exists(f"{path.rstrip('/')}/{RUN}"):
             yield from images_of_run(url, selection)
         else:
-            yield from _of_files(fs, path.rstrip("/"), walk(fs, path.rstrip("/")), selection)
+            yield from _images_in_files(fs, path.rstrip("/"), walk(fs, path.rstrip("/")), selection)
     elif reader := READERS.get(_suffix(path)):
         if not fs.exists(path):
             raise UserError(f"there is no source {url}")
@@ -85,10 +83,10 @@ def _images(
         )
 
 
-def _of_files(
+def _images_in_files(
     fs: AbstractFileSystem, root: str, entries: Iterator[dict[str, Any]], selection: Selection
 ) -> Iterator[SourceImage]:
-    """Images as they are, and the images inside tars and Parquet files, whose keys begin with the file's own."""
+    """The image files, and the images inside tars and Parquet files. The keys of those begin with the file's own."""
     for entry in entries:
         name: str = entry["name"]
         suffix = _suffix(name)

@@ -1,4 +1,4 @@
-"""The images that a run has made, as the source of another."""
+"""Lists the images that a run has made, as the source of another run."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,16 +18,16 @@ CARRIED = ("key", "edit", "strength", "source_uri")
 
 
 def images_of_run(url: str, selection: Selection) -> Iterator[SourceImage]:  # noqa: ARG001
-    """The edited images that the run at `url` has committed, in the order of its plan. Keys are their names.
+    """The edited images that the run at `url` has committed, in the order of its plan. Their keys are their names.
 
     Raises:
-        UserError: if it has committed none.
+        UserError: if the run has committed none.
     """
     store = Store(url)
     if not committed(store, FINAL):
         raise UserError(f"the run at {url} has no edited images yet: finish it first")
     spec = store.read_json(RUN)["spec"]
-    for row in CurrentRows(store).of(FINAL):
+    for row in CurrentRows(store).of_stage(FINAL):
         if row["status"] == OK:
             name = output_name(spec["name"], spec["codec"], row["key"], *variant_name(row))
             columns = {f"source_{column}" if column == "key" else column: row[column] for column in CARRIED}

@@ -1,6 +1,7 @@
-"""Images in the cells of Parquet files, and lists of URLs in Parquet, CSV and text files.
+"""Lists images in the cells of Parquet files, and at URLs in Parquet, CSV and text files.
 
-Of Parquet files only the schema, and the columns that are selected by or carried along, are read to list them.
+To list a Parquet file, only its schema is read and the columns that the listing needs: URLs, keys, and the columns of
+the selection.
 """
 
 import hashlib
@@ -27,10 +28,12 @@ BATCH = 10_000
 
 
 def images_of_parquet(fs: AbstractFileSystem, path: str, prefix: str, selection: Selection) -> Iterator[SourceImage]:
-    """The images of a column of bytes (or of the structs of Hugging Face's `datasets`), or at the URLs of a column.
+    """The images in a column of a Parquet file.
+
+    The column holds bytes, structs of Hugging Face `datasets`, or URLs.
 
     Raises:
-        UserError: if it is no Parquet file, or it is not clear which column is meant.
+        UserError: if it is not a Parquet file, or the column of images is not clear.
     """
     uri = fs.unstrip_protocol(path)
     version = version_of(fs.info(path))
@@ -51,13 +54,17 @@ def images_of_parquet(fs: AbstractFileSystem, path: str, prefix: str, selection:
             member = f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
             for number, row in enumerate(_rows(parquet, wanted)):
                 key = safe_key(str(row[KEY])) if KEY in row else f"{number:08d}"
-                yield SourceImage(prefix + key, uri, None, version, member, number, row)
+                yield SourceImage(prefix + key, uri, etag=version, member=member, offset=number, columns=row)
     except pa.ArrowInvalid as error:
         raise UserError(f"{uri} is no Parquet file: {error}") from error
 
 
 def images_of_csv(fs: AbstractFileSystem, path: str, prefix: str, selection: Selection) -> Iterator[SourceImage]:
-    """The images at the URLs of a column of a CSV file. Raises UserError as `images_of_parquet` does."""
+    """The images at the URLs in a column of a CSV file.
+
+    Raises:
+        UserError: if it is not a CSV file, or it has no such column.
+    """
     uri = fs.unstrip_protocol(path)
     try:
         with fs.open(path, "rb") as file, pa_csv.open_csv(file) as reader:
@@ -72,14 +79,20 @@ def images_of_csv(fs: AbstractFileSystem, path: str, prefix: str, selection: Sel
 
 
 def images_of_text(fs: AbstractFileSystem, path: str, prefix: str, selection: Selection) -> Iterator[SourceImage]:  # noqa: ARG001
-    """The images at the URLs of a text file, one a line; lines that begin with # and empty ones are left out."""
+    """The images at the URLs of a text file, one on each line. Empty lines and lines that begin with # are skipped."""
     with fs.open(path, "r", encoding="utf-8") as file:
         lines = (line.strip() for line in file)
         yield from _listed(({"url": line} for line in lines if line and not line.startswith("#")), "url", prefix)
 
 
 def _image_column(schema: pa.Schema, uri: str) -> str:
-    """The column that must be meant: one of structs with bytes, else one of bytes, else one of URLs."""
+    """The column of images: one of structs with bytes, or else one of bytes, or else one of URLs.
+
+    If there are several of a kind, a column with a usual name is taken.
+
+    Raises:
+        UserError: if there is no such column, or several and none has a usual name.
+    """
     structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
     blobs = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
     urls = [f.name for f in schema if f.name in URL_COLUMNS]
@@ -106,8 +119,11 @@ def _rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str,
 
 
 def _listed(rows: Iterator[Mapping[str, Any]], column: str, prefix: str) -> Iterator[SourceImage]:
-    """The images at listed URLs. A list comes from somewhere else: it must not name files of this machine, and what it
-    names gets into keys and manifests, where no password belongs."""
+    """The images at listed URLs. A URL that a list must not name is denied, and its key shows no password.
+
+    Lists come from other people. They must not name files of this machine. Their URLs get into keys and manifests,
+    which must not hold a password.
+    """
     for number, row in enumerate(rows):
         url = str(row[column] or "")
         columns = {name: value for name, value in row.items() if name != column}
@@ -117,7 +133,7 @@ def _listed(rows: Iterator[Mapping[str, Any]], column: str, prefix: str) -> Iter
 
 
 def key_of_url(url: str, number: int) -> str:
-    """host/path of a URL, with a hash of its query if there is one; the number of its row for no URL."""
+    """The key of a URL: its host and path, and a hash of its query if it has one; `number` if the text is no URL."""
     parts = urlsplit(url)
     if not parts.scheme or not (parts.netloc + parts.path).strip("/"):
         return f"{number:08d}"
@@ -130,7 +146,7 @@ def key_of_url(url: str, number: int) -> str:
 
 
 def _may_be_listed(url: str) -> bool:
-    chained = "::" in url  # could hide a local filesystem
+    chained = "::" in url  # chained filesystems of fsspec, which could hide a local one
     return urlsplit(url).scheme in LISTED_SCHEMES and not chained and not names_user(url)
 
 

@@ -1,6 +1,6 @@
-"""The images in WebDataset tars: read in place, never extracted.
+"""Lists the images in WebDataset tars, which are read in place and never extracted.
 
-Only headers are read to list a tar: a small ranged read for each member, whatever the size of the images.
+To list a tar, only headers are read: one small ranged read for each member, whatever the size of the images.
 """
 
 import json
@@ -18,10 +18,10 @@ HEADER_BYTES = 4096
 
 
 def images_of_tar(fs: AbstractFileSystem, path: str, prefix: str, selection: Selection) -> Iterator[SourceImage]:
-    """The image members of a tar; where columns are needed, with the fields of the JSON member of the same name.
+    """The images in a tar. If the selection needs columns, they are the fields of a sample's JSON member.
 
     Raises:
-        UserError: if it is no tar, or is cut off.
+        UserError: if it is not a tar, it is cut off, or a JSON member is damaged.
     """
     uri, version = fs.unstrip_protocol(path), version_of(fs.info(path))
     try:
@@ -34,16 +34,24 @@ def images_of_tar(fs: AbstractFileSystem, path: str, prefix: str, selection: Sel
                 for member in members:
                     if member.name.lower().endswith(EXTENSIONS):
                         key = prefix + safe_key(member.name)
-                        yield SourceImage(key, uri, member.size, version, member.name, member.offset_data, columns)
+                        yield SourceImage(
+                            key,
+                            uri,
+                            size=member.size,
+                            etag=version,
+                            member=member.name,
+                            offset=member.offset_data,
+                            columns=columns,
+                        )
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{uri} is no whole tar: {error}") from error
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """The members that follow each other under one name up to its first dot: a sample of WebDataset."""
+    """The samples of a WebDataset tar: successive members with the same name up to its first dot."""
     sample: list[tarfile.TarInfo] = []
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all otherwise
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
         if not member.isreg():
             continue
         if sample and _stem(member.name) != _stem(sample[0].name):

@@ -62,25 +62,29 @@ def read_evaluations(store: Store) -> list[Evaluation]:
 
 def evaluation_stage(evaluation: Evaluation, final: Stage) -> Stage:
     """The stage that measures what `final` made."""
-    return Stage(evaluation.stage, FUNCTION, FINAL, "metrics", final.variants, {}, with_source=True)
+    variants = tuple(replace(variant, columns={}) for variant in final.variants)
+    return Stage(
+        name=evaluation.stage, function=FUNCTION, reads=FINAL, writes="metrics", variants=variants, with_source=True
+    )
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What the metrics depend on. Picklable: it travels to the actors, which load the nets."""
+    """What the metrics of finished images depend on. Picklable: it travels to the actors, which load the nets."""
 
     method: MethodSettings
     device: str = "cpu"
 
-    def __call__(self) -> Mapping[str, BatchFunction]:
-        from pipeline.stages.inspection import Inspector
 
-        assert self.method.inspection is not None
-        settings = replace(self.method, device=self.device, per_image=None)
-        inspector = Inspector(self.method.inspection, settings)
+def evaluation_functions(settings: EvaluationSettings) -> Mapping[str, BatchFunction]:
+    """The function of the stage: final images, with their sources last, to their metrics."""
+    from pipeline.stages.inspection import Measurer
 
-        def evaluate(batch: "Tensor", keys: Sequence[str]) -> Measured:
-            on_device = batch.to(self.device)
-            return inspector.measured(on_device[:, -1], on_device[:, :-1], keys)
+    assert settings.method.inspection is not None
+    measurer = Measurer(settings.method.inspection, settings.method.edits, settings.device)
 
-        return {FUNCTION: evaluate}
+    def evaluate(batch: "Tensor", keys: Sequence[str]) -> Measured:
+        on_device = batch.to(settings.device)
+        return measurer.measured(on_device[:, -1], on_device[:, :-1], keys)
+
+    return {FUNCTION: evaluate}

@@ -19,7 +19,7 @@ from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import fetch as fetch_image
-from pipeline.images.fetch import patiently
+from pipeline.images.fetch import with_retries
 from pipeline.sources.listing import list_images
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import open_filesystem, os_errors
@@ -99,10 +99,10 @@ def fetch(url: str) -> Path:
             _get(fs, path, files, target)
 
     try:
-        files = patiently(url, versions)
+        files = with_retries(url, versions)
         version = hashlib.sha256(json.dumps([url, files], sort_keys=True).encode()).hexdigest()
         name = f"fetched/{version}/{PurePosixPath(path).name}"
-        return made_once(name, lambda target: patiently(url, lambda: get(target)))
+        return made_once(name, lambda target: with_retries(url, lambda: get(target)))
     except FileNotFoundError:
         raise UserError(f"there is nothing at {url}") from None
     except OSError as error:

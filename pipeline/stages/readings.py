@@ -20,7 +20,7 @@ from asyrp.measures.scorers import ScorerSource, load_scorer
 from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model
 from pipeline.run.stage import BatchFunction
-from pipeline.stages.functions import load_recorded_direction
+from pipeline.stages.editor import load_recorded_direction
 from pipeline.stages.settings import DirectionSource
 
 

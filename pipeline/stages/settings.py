@@ -1,4 +1,4 @@
-"""What a run is made of: the method's settings, and the stages that they declare. No torch here.
+"""The settings of a run, which are data, and the stages that it declares with them. No torch here.
 
 fused     boost(images)                     invert, edit and boost in one pass; latents stay on the device
 augment   boost(images)                     the same, with the edits that each image has drawn
@@ -14,7 +14,7 @@ from asyrp.directions.search import Search
 from asyrp.measures.names import METRICS, Judges
 from pipeline.images.selection import Condition
 from pipeline.images.source import Draw
-from pipeline.run.stage import FINAL, SAMPLE_STAGE, BatchFunction, Stage, Variant
+from pipeline.run.stage import FINAL, INVERT, SAMPLE_STAGE, Stage, Variant
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ImageDistances:
     distances: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodSettings:
     """All that the pixels depend on, except what images draw (each up to `most_draws` of the edits).
 
@@ -136,12 +136,6 @@ class MethodSettings:
             "dtype": self.dtype,
         }
 
-    def __call__(self) -> Mapping[str, BatchFunction]:
-        """Load the frozen net and the directions; the function of every stage by name."""
-        from pipeline.stages.functions import Method
-
-        return Method(self).functions()
-
 
 def edit_variant(edit: Edit, searched: bool, columns: Mapping[str, object]) -> Variant:
     """The variant of an edit, at its own strength or at one that is searched for, image by image."""
@@ -151,27 +145,70 @@ def edit_variant(edit: Edit, searched: bool, columns: Mapping[str, object]) -> V
 def declare_stages(
     edits: tuple[Variant, ...],
     columns: Mapping[str, object],
+    *,
     staged: bool,
     inversions: str | None,
     first_images: int,
     measured: bool = False,
 ) -> list[Stage]:
-    """The stages of a run in the order of their dependence; `inversions` is a run whose x_T are used. Edits that are
-    `measured` are held against their source."""
-    inverted = {name: value for name, value in columns.items() if name != "n_gen"}
-    plain = (Variant(reconstruction().name, reconstruction().strength, {"t_boost": 0, "eta": 0.0}),)
-    if not staged:
-        function = "augment" if any(variant.draw for variant in edits) else "fused"
-        stages = [Stage(FINAL, function, None, "images", edits, columns)]
-        preview = Stage(SAMPLE_STAGE, "reconstruct", None, "images", plain, columns, first_images=first_images)
-    else:
-        stages = [
-            Stage("edit", "edit", "invert", "latents", edits, columns, input_root=inversions),
-            Stage(FINAL, "boost", "edit", "images", edits, columns, with_source=measured),
-        ]
-        if inversions is None:
-            stages.insert(0, Stage("invert", "invert", None, "latents", (Variant(),), inverted))
-        preview = Stage(
-            SAMPLE_STAGE, "reconstruct_latents", "invert", "images", plain, columns, inversions, first_images, True
-        )
-    return [*stages, preview] if first_images else stages
+    """The stages of a run in the order of their dependence.
+
+    Args:
+        edits: the variants of the edited images.
+        columns: the manifest columns that are the same for all edits.
+        staged: whether every stage keeps its latents.
+        inversions: the root of a staged run whose x_T are used.
+        first_images: so many images are also reconstructed without an edit.
+        measured: whether edited images are held against their source.
+    """
+    stages = _staged(edits, columns, inversions, measured) if staged else [_fused(edits, columns)]
+    if not first_images:
+        return stages
+    preview = Stage(
+        name=SAMPLE_STAGE,
+        function="reconstruct_latents" if staged else "reconstruct",
+        reads=INVERT if staged else None,
+        writes="images",
+        variants=(Variant(reconstruction().name, reconstruction().strength, {"t_boost": 0, "eta": 0.0}),),
+        columns=columns,
+        input_root=inversions,
+        first_images=first_images,
+        with_source=staged,
+    )
+    return [*stages, preview]
+
+
+def _fused(edits: tuple[Variant, ...], columns: Mapping[str, object]) -> Stage:
+    function = "augment" if any(variant.draw for variant in edits) else "fused"
+    return Stage(name=FINAL, function=function, writes="images", variants=edits, columns=columns)
+
+
+def _staged(
+    edits: tuple[Variant, ...], columns: Mapping[str, object], inversions: str | None, measured: bool
+) -> list[Stage]:
+    invert = Stage(
+        name=INVERT,
+        function="invert",
+        writes="latents",
+        variants=(Variant(),),
+        columns={name: value for name, value in columns.items() if name != "n_gen"},
+    )
+    edit = Stage(
+        name="edit",
+        function="edit",
+        reads=INVERT,
+        writes="latents",
+        variants=edits,
+        columns=columns,
+        input_root=inversions,
+    )
+    boost = Stage(
+        name=FINAL,
+        function="boost",
+        reads="edit",
+        writes="images",
+        variants=edits,
+        columns=columns,
+        with_source=measured,
+    )
+    return [edit, boost] if inversions else [invert, edit, boost]

@@ -4,25 +4,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import load
+from safetensors.torch import load as tensors_of
 from torch import Tensor
 
-from asyrp.errors import UserError
-from asyrp.models.load import load_model
 from pipeline.run.arrays import STATISTICS
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.stage import Reducer, Stage, Variant
-from pipeline.stages.functions import self_check
-from pipeline.stages.models import fetch_model
+from pipeline.stages.editor import load_recorded_model
 from pipeline.stages.readings import Loaded, Reading
 from pipeline.storage.store import Store
 
 STAGE, READ, NEW_REDUCER = "statistics", "read", "new_reducer"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CollectSettings:
-    """What the sums depend on. Picklable: it travels to the actors, which load the rest."""
+    """What collected statistics depend on. Picklable: it travels to the actors, which load the rest."""
 
     model: str
     model_digest: str
@@ -31,24 +28,28 @@ class CollectSettings:
     check: bool
     device: str = "cpu"
 
-    def __call__(self) -> Mapping[str, Callable[..., Any]]:
-        """Load what the reading needs; the functions of the stage."""
-        return {READ: self.reading.function(self._load, self.device), NEW_REDUCER: self.make_reducer}
 
-    def _load(self) -> Loaded:
-        folder = fetch_model(self.model)
-        if folder.digest != self.model_digest:
-            raise UserError(f"model {self.model} has other weights here ({folder.unet}) than where the run began")
-        model = load_model(folder, self.device)
-        if self.check:
-            self_check(model, folder).refuse_a_failure(self.model)
-        return Loaded(folder, model)
+def statistics_functions(settings: CollectSettings) -> Mapping[str, Callable[..., Any]]:
+    """The functions of the stage: what reads a batch, and what makes a shard's reducer."""
+
+    def load() -> Loaded:
+        return Loaded(
+            *load_recorded_model(settings.model, settings.model_digest, device=settings.device, check=settings.check)
+        )
+
+    return {READ: settings.reading.function(load, settings.device), NEW_REDUCER: settings.make_reducer}
 
 
 def statistics_stage(settings: CollectSettings) -> Stage:
     """The stage whose shards hold what the reducer makes of what is read of their images."""
-    columns = {"model_digest": settings.model_digest}
-    return Stage(STAGE, READ, None, "statistics", (Variant(),), columns, new_reducer=NEW_REDUCER)
+    return Stage(
+        name=STAGE,
+        function=READ,
+        writes="statistics",
+        variants=(Variant(),),
+        columns={"model_digest": settings.model_digest},
+        new_reducer=NEW_REDUCER,
+    )
 
 
 class Statistics:
@@ -62,4 +63,4 @@ class Statistics:
         for shard in sorted(committed(self.store, STAGE)):
             commit = read_commit(self.store, STAGE, shard)
             [file] = [entry.path for entry in commit.files if entry.path.endswith(STATISTICS)]
-            yield load(self.store.read(file))
+            yield tensors_of(self.store.read(file))

@@ -91,7 +91,7 @@ def _abandoned_parts(store: Store) -> Iterator[Garbage]:
     """Folders of part files that neither run.json nor the record of an addition names, and torn records."""
     listed = [entry for folder in (plan.FOLDER, additions.PARTS, additions.FOLDER) for entry in store.entries(folder)]
     named = {part.rpartition("/")[0] for addition in additions.read_additions(store) for part in addition.parts}
-    named |= {plan.planned(store).folder, additions.FOLDER}
+    named |= {plan.current_plan(store).folder, additions.FOLDER}
     for entry in listed:
         folder, _, name = entry.name.rpartition("/")
         is_torn = entry.is_file and name.startswith(".")

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from asyrp.errors import UserError
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import read_run, recorded_sizes, recorded_stages
 from pipeline.datasets.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.datasets.versions import Version, latest, publish, read_rows, write_index
 from pipeline.images.fetch import fetch
@@ -103,7 +103,7 @@ def test_images_in_a_tar_or_table_on_a_store_are_the_same_as_on_a_disk(bucket, t
     assert [fetch(image) for image in list_images(there.url)] == list(found.values())
     record = read_run(there)
     plan = PlanSummary(**record["plan"])
-    assert verify(there, plan, recorded_stages(record), record["stages"], deep=True).whole
+    assert verify(there, plan, recorded_stages(record), recorded_sizes(record), deep=True).whole
 
 
 def test_of_two_attempts_the_first_commit_counts_and_the_other_is_gone(server):

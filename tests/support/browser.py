@@ -1,4 +1,4 @@
-"""A headless Chromium of this machine, and no network."""
+"""Gives a headless Chromium of this machine, without network."""
 
 import shutil
 from collections.abc import Iterator

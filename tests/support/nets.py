@@ -1,4 +1,4 @@
-"""Small nets of the kinds that asyrp loads."""
+"""Gives small nets of the kinds that asyrp loads."""
 
 import torch
 from diffusers import UNet2DModel

@@ -1,4 +1,4 @@
-"""Runs on clusters whose nodes come and go, each in a process of its own.
+"""Gives runs on clusters whose nodes come and go, each in a process of its own.
 
 python -m tests.support.node_scenarios SCENARIO FOLDER
 

@@ -1,4 +1,4 @@
-"""Image files that no encoder would write, or that would be too large to keep."""
+"""Gives image files that no encoder would write, or that would be too large to keep."""
 
 import struct
 import zlib

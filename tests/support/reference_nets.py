@@ -1,9 +1,10 @@
-"""The two U-Nets of the papers written out from their descriptions, under the checkpoints' key names.
+"""Gives the two U-Nets of the papers without diffusers, written from their descriptions, with the official key names.
 
-A second opinion for the converters: any configuration, random weights, no diffusers.
+They are a second opinion for the converters, in any configuration, with random weights.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -242,15 +243,20 @@ class AdmNet(nn.Module):
         return self.out(h)[:, :3], middle
 
 
+def draw_parameter(
+    name: str, shape: Sequence[int], generator: torch.Generator, of_scale: float, of_bias: float
+) -> torch.Tensor:
+    """A random parameter: a weight of spread 1 / sqrt(fan in), a norm's scale about 1, or a bias about 0."""
+    noise = torch.randn(shape, generator=generator)
+    if noise.ndim > 1:
+        return noise / math.sqrt(noise[0].numel())
+    return 1 + of_scale * noise if name.endswith("weight") else of_bias * noise
+
+
 def randomised(net: nn.Module, seed: int) -> nn.Module:
     """Every parameter random and none at its neutral value, so that a tensor in the wrong place shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim > 1:
-                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
-            else:
-                is_scale = name.endswith("weight")
-                parameter.copy_(1 + 0.2 * noise if is_scale else 0.2 * noise)
+            parameter.copy_(draw_parameter(name, parameter.shape, generator, of_scale=0.2, of_bias=0.2))
     return net.eval()

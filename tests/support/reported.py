@@ -1,4 +1,4 @@
-"""Runs with made-up metrics, to be reported."""
+"""Gives runs with made-up metrics, to be reported."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pipeline.run import manifest
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.manifest import Row
 from pipeline.storage.store import Store
-from tests.support.runs import make_faces, stand_in_run
+from tests.support.runs import make_faces, rows, stand_in_run
 
 HOSTILE = "0007 <img src=x onerror=alert(1)> | `a`.png"
 GONE, BROKEN = "0004.png", "0002.png"
@@ -27,14 +27,19 @@ def measured_run(folder: Path, **changes: object) -> Store:
     return store
 
 
+def measured_rows(store: Store) -> list[Row]:
+    """The rows of the edits, then those of the reconstructions."""
+    return [*rows(store.url).values(), *rows(store.url, "reconstruct").values()]
+
+
 def measure(store: Store) -> None:
     """Put made-up metrics into the manifests of a run."""
     random = np.random.default_rng(0)
     for stage in ("boost", "reconstruct"):
         for shard in sorted(committed(store, stage)):
             name = read_commit(store, stage, shard).manifest
-            rows = [_measured(row, random) for row in manifest.from_bytes(store.read(name))]
-            store.write(name, manifest.to_bytes(rows))
+            measured = [_measured(row, random) for row in manifest.from_bytes(store.read(name))]
+            store.write(name, manifest.to_bytes(measured))
 
 
 def _measured(row: Row, random: np.random.Generator) -> Row:

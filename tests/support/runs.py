@@ -1,4 +1,4 @@
-"""What tests of runs share: small images, fast specs, stand-ins for the net, the command line."""
+"""Gives what tests of runs share: small images, fast specs, stand-ins for the net, the command line."""
 
 import io
 import json
@@ -29,6 +29,7 @@ from pipeline.run.manifest import Row
 from pipeline.run.plan import RUN, PlanSummary
 from pipeline.run.sinks import read_output
 from pipeline.run.stage import BatchFunction, MakeFunctions, Stage
+from pipeline.stages.loading import load_functions
 from pipeline.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,15 +94,11 @@ def run_here(
     """Do a whole run, or some shards of it, with one worker in this process."""
     store = Store(resolved.spec.output)
     plan = open_run(store, resolved)
-    worker = Worker(
-        store.url, "here", make or resolved.settings, resolved.image_format, WorkerOptions(batch_size, 2, 2)
-    )
-    try:
+    functions = make() if make else load_functions(resolved.settings)
+    with Worker(store.url, "here", functions, resolved.image_format, WorkerOptions(batch_size, 2, 2)) as worker:
         for stage in stages or resolved.stages:
             for shard in stage.shards(range(plan.shards) if shards is None else shards):
                 worker.run(stage, shard)
-    finally:
-        worker.close()
 
 
 def stand_in_stages() -> dict[str, BatchFunction]:

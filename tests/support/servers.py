@@ -1,4 +1,4 @@
-"""Object stores on loopback, each with what a driver needs of the environment to reach it."""
+"""Gives object stores on loopback, each with the environment that a driver needs to reach it."""
 
 import os
 import re

@@ -7,8 +7,16 @@ import typer
 from rich.table import Table
 
 from asyrp.errors import UserError
-from jobs.cli.options import AsJson, Device, ModelOption, NoCheck, OutputFile, Source, direction_file
-from jobs.completion import complete_direction
+from jobs.cli.options import (
+    AsJson,
+    Device,
+    ModelOption,
+    NoCheck,
+    OutputFile,
+    Source,
+    complete_direction,
+    direction_file,
+)
 from jobs.display import out, report
 from jobs.spec.run import load_engine
 

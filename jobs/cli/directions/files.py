@@ -13,9 +13,17 @@ from asyrp.errors import UserError
 from jobs.cli.directions.algebra import average, begin, combine, compare, preview, project, scale
 from jobs.cli.directions.learn import learn_app
 from jobs.cli.directions.score import score
-from jobs.cli.options import CLIP_HELP, AsJson, ModelArgument, direction_file
-from jobs.completion import complete_data_set, complete_direction, complete_model
-from jobs.display import MODEL_HELP, console, out, print_facts, report
+from jobs.cli.options import (
+    CLIP_HELP,
+    AsJson,
+    ModelArgument,
+    complete_data_set,
+    complete_direction,
+    complete_model,
+    direction_file,
+)
+from jobs.display import console, out, print_facts, report
+from jobs.spec.run import MODEL_HELP
 from pipeline.stages.models import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
@@ -149,7 +157,7 @@ def directions_import(
     """
     from asyrp.directions.edits import parse_edit
     from asyrp.directions.forms import save_direction
-    from asyrp.directions.released import Facts, facts_of_name, import_direction
+    from asyrp.directions.released import ReleaseDetails, details_from_name, import_direction
 
     if parse_edit(name).name != name:
         raise UserError(
@@ -157,8 +165,10 @@ def directions_import(
         )
     released = fetch(file)
     if clip and text_cosine is None:
-        text_cosine = _text_cosine(clip, texts or facts_of_name(released.name).texts)
-    stated = Facts(n_steps, data_set, texts, text_cosine, t_edit, t_boost)
+        text_cosine = _text_cosine(clip, texts or details_from_name(released.name).texts)
+    stated = ReleaseDetails(
+        n_steps=n_steps, data_set=data_set, texts=texts, text_cosine=text_cosine, t_edit=t_edit, t_boost=t_boost
+    )
     direction = import_direction(released, fetch_model(model), name, stated, block)
     path = output or Path(f"{name}.safetensors")
     save_direction(direction, path)

@@ -1,5 +1,7 @@
 """Our steps against tensors that the official implementation computed."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,9 +13,9 @@ from asyrp.directions.info import DirectionInfo
 from asyrp.directions.shift import EditShift
 from asyrp.models.checkpoint import read_checkpoint
 from asyrp.models.convert import convert
-from tests.support.official import GOLDEN, needs_golden, read_config, read_tensors
+from tests.support.official import draw_unet, read_config, read_parameters, read_tensors, write_unet
 
-pytestmark = needs_golden
+FAMILIES = ("ho", "iddpm", "adm")
 TOLERANCE = 1e-4
 
 
@@ -22,9 +24,9 @@ def relative_error(ours: torch.Tensor, golden: torch.Tensor) -> float:
 
 
 class Golden:
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, folder: Path) -> None:
         self.config, self.tensors = read_config(family), read_tensors(family)
-        checkpoint = read_checkpoint(GOLDEN / family / "unet.safetensors")
+        checkpoint = read_checkpoint(write_unet(family, folder))
         converted = convert(checkpoint, self.config["image_size"], self.config["num_head_channels"])
         self.unet, self.schedule = HSpaceUNet(converted.unet), NoiseSchedule.linear()
         self.pairs: Pairs = generation_pairs(self.config["n_gen"], self.config["t_0"])
@@ -45,10 +47,18 @@ class Golden:
         return [Direction(info, delta_block(block)) for block in states]
 
 
-@pytest.fixture(scope="module", params=["ho", "iddpm", "adm"])
-def golden(request):
+@pytest.fixture(scope="module", params=FAMILIES)
+def golden(request, tmp_path_factory):
     with torch.inference_mode():
-        yield Golden(request.param)
+        yield Golden(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_weights_that_the_seed_gives_are_those_of_the_official_run(family):
+    """A last value depends on every draw before it, so one parameter too many or too few shows."""
+    drawn, official = draw_unet(family), read_parameters(family)
+    last = [drawn[name].flatten()[-1].item() for name in official]
+    assert last == pytest.approx([parameter["last"] for parameter in official.values()], rel=1e-5)
 
 
 @pytest.mark.parametrize("t", [0, 25, 499, 999])

@@ -20,7 +20,7 @@ from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.learning.labels import noised_h
 from asyrp.models.find import find_model
-from asyrp.models.load import load_model as load_model
+from asyrp.models.load import load_model
 from jobs.learn import preview
 from jobs.learn.labels import LearnRequest, average_over_images
 from jobs.runs.run import run

@@ -24,7 +24,18 @@ from asyrp.learning.labels import LabelSums
 
 
 def info(form: str) -> DirectionInfo:
-    return DirectionInfo("smile", form, "abc", 40, 300, 120, "unit", "labels", "9 images", {"by": "me"})
+    return DirectionInfo(
+        "smile",
+        form,
+        "abc",
+        40,
+        t_edit=300,
+        t_boost=120,
+        unit="unit",
+        found_by="labels",
+        found_on="9 images",
+        notes={"by": "me"},
+    )
 
 
 FORMS = {

@@ -13,13 +13,13 @@ from asyrp.directions import presets
 from asyrp.directions.edits import official_sum, parse_edit
 from asyrp.directions.forms import load_direction, save_direction
 from asyrp.directions.info import DirectionInfo, read_info
-from asyrp.directions.released import Facts, facts_of_name, import_direction
+from asyrp.directions.released import ReleaseDetails, details_from_name, import_direction
 from asyrp.errors import UserError
 from asyrp.models.checkpoint import Checkpoint
 from asyrp.models.convert import convert, write_folder
 from asyrp.models.find import find_model
 from jobs.runs.resolve import resolve
-from tests.support.official import OFFICIAL, needs_official
+from tests.support.official import OFFICIAL, write_released_block
 from tests.support.reference_nets import AdmNet, HoNet, randomised
 from tests.support.runs import SAMPLES, asyrp, rows, spec
 
@@ -42,6 +42,13 @@ def wide_models(tmp_path_factory):
     return {family: find_model(str(root / family)) for family in nets}
 
 
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """The released files by name of their direction."""
+    folder = tmp_path_factory.mktemp("released")
+    return {name: write_released_block(file, folder) for name, file in FILES.items()}
+
+
 def family_of(name: str) -> str:
     return "adm" if name.startswith("dog") else "ho"
 
@@ -62,11 +69,10 @@ def independent_forward(state: dict, h: torch.Tensor, emb: torch.Tensor) -> torc
     return F.conv2d(x, w["out_layers.3.weight"], w["out_layers.3.bias"])
 
 
-@needs_official
 @pytest.mark.parametrize("name", FILES)
-def test_a_released_block_imports_and_computes_what_it_did(name, wide_models, tmp_path):
-    path, folder = OFFICIAL / "delta_blocks" / FILES[name], wide_models[family_of(name)]
-    save_direction(import_direction(path, folder, name, Facts()), tmp_path / "d.safetensors")
+def test_a_released_block_imports_and_computes_what_it_did(name, released, wide_models, tmp_path):
+    path, folder = released[name], wide_models[family_of(name)]
+    save_direction(import_direction(path, folder, name, ReleaseDetails()), tmp_path / "d.safetensors")
     loaded = load_direction(tmp_path / "d.safetensors")
     encoded = HSpaceUNet(convert_back(folder)).encode(torch.randn(2, 3, 16, 16), 600)
     state = torch.load(path, weights_only=True, map_location="cpu")["0"]
@@ -83,7 +89,6 @@ def convert_back(folder):
     return UNet2DModel.from_pretrained(folder.unet)
 
 
-@needs_official
 @pytest.mark.parametrize(
     ("name", "data_set", "t_edit", "t_boost", "target"),
     [
@@ -92,35 +97,42 @@ def convert_back(folder):
         ("dog_happy", "afhq", 444, 167, "Happy Dog"),
     ],
 )
-def test_what_a_released_file_does_not_say_is_found(name, data_set, t_edit, t_boost, target, wide_models):
-    path = OFFICIAL / "delta_blocks" / FILES[name]
-    info = import_direction(path, wide_models[family_of(name)], name, Facts()).info
+def test_what_a_released_file_does_not_say_is_found(name, data_set, t_edit, t_boost, target, released, wide_models):
+    path = released[name]
+    info = import_direction(path, wide_models[family_of(name)], name, ReleaseDetails()).info
     assert (info.n_steps, info.t_edit, info.t_boost, info.found_on) == (40, t_edit, t_boost, data_set)
     assert info.notes["target_text"] == target
-    closer = import_direction(path, wide_models[family_of(name)], name, Facts(text_cosine=1.0)).info
+    closer = import_direction(path, wide_models[family_of(name)], name, ReleaseDetails(text_cosine=1.0)).info
     assert closer.t_edit == presets.t_edit(data_set, 1.0) > t_edit
-    stated = import_direction(path, wide_models[family_of(name)], name, Facts(t_edit=600, t_boost=0)).info
+    stated = import_direction(path, wide_models[family_of(name)], name, ReleaseDetails(t_edit=600, t_boost=0)).info
     assert (stated.t_edit, stated.t_boost) == (600, 0)
 
 
-@needs_official
-def test_a_block_of_another_family_or_width_is_one_sentence(wide_models):
+def test_a_block_of_another_family_or_width_is_one_sentence(released, wide_models):
     for name, other in (("smiling", "adm"), ("dog_happy", "ho")):
         with pytest.raises(UserError, match=r"is a block for .* nets, and .* is a net of the") as error:
-            import_direction(OFFICIAL / "delta_blocks" / FILES[name], wide_models[other], name, Facts())
+            import_direction(released[name], wide_models[other], name, ReleaseDetails())
         assert "\n" not in str(error.value)
     with pytest.raises(
         UserError, match="for an h of 512 channels and a time embedding of 512; avatars has 160 and 128"
     ):
-        import_direction(OFFICIAL / "delta_blocks" / FILES["dog_happy"], find_model("avatars"), "x", Facts())
+        import_direction(released["dog_happy"], find_model("avatars"), "x", ReleaseDetails())
 
 
-@needs_official
 @pytest.mark.slow
-def test_an_imported_direction_edits_images(wide_models, tmp_path):
-    file = OFFICIAL / "delta_blocks" / FILES["smiling"]
+def test_an_imported_direction_edits_images(released, wide_models, tmp_path):
     model = wide_models["ho"].root
-    done = asyrp("directions", "import", file, "--model", model, "--name", "smiling", "-o", tmp_path / "s.safetensors")
+    done = asyrp(
+        "directions",
+        "import",
+        released["smiling"],
+        "--model",
+        model,
+        "--name",
+        "smiling",
+        "-o",
+        tmp_path / "s.safetensors",
+    )
     assert done.returncode == 0, done.stderr
     few = ("--n-inv", "4", "--n-gen", "4", "--shard-size", "4", "--preview", "0", "--no-check")
     edits = ("--direction", tmp_path / "s.safetensors", "-e", "smiling=1", "-e", "reconstruction")
@@ -143,7 +155,7 @@ def test_an_imported_direction_edits_images(wide_models, tmp_path):
     ],
 )  # fmt: skip
 def test_a_released_file_name_says_grid_data_set_and_texts(file, n_steps, data_set, texts):
-    facts = facts_of_name(file)
+    facts = details_from_name(file)
     assert (facts.n_steps, facts.data_set, facts.texts) == (n_steps, data_set, texts)
 
 
@@ -155,7 +167,7 @@ def test_tensors_per_timestep_import(tmp_path):
     folder = find_model("avatars")
     trained = {str(t): torch.nn.Parameter(h_like(folder, t)) for t in (999, 512, 768)}
     torch.save(trained, tmp_path / "free.pth")
-    direction = import_direction(tmp_path / "free.pth", folder, "free", Facts(n_steps=40))
+    direction = import_direction(tmp_path / "free.pth", folder, "free", ReleaseDetails(n_steps=40))
     assert (direction.info.form, direction.info.t_edit) == ("timestep", 512)
     encoded = Encoded(torch.zeros(1, *folder.h_shape), (), torch.zeros(1, 128))
     assert direction.delta_h(encoded, 760, 40).unique().tolist() == [768]
@@ -165,10 +177,10 @@ def test_a_file_of_means_leaves_out_the_mean_over_time(tmp_path):
     folder = find_model("avatars")
     means = {t: h_like(folder, t)[None] if t >= 500 else None for t in (250, 500, 750)}
     torch.save({**means, 0: h_like(folder, 9)[None]}, tmp_path / "mean.pth")
-    direction = import_direction(tmp_path / "mean.pth", folder, "mean", Facts(n_steps=40))
+    direction = import_direction(tmp_path / "mean.pth", folder, "mean", ReleaseDetails(n_steps=40))
     assert direction.form.grid.tolist() == [500, 750]
     torch.save({0: h_like(folder, 9)[None]}, tmp_path / "global.pth")
-    assert import_direction(tmp_path / "global.pth", folder, "g", Facts(n_steps=40)).info.form == "global"
+    assert import_direction(tmp_path / "global.pth", folder, "g", ReleaseDetails(n_steps=40)).info.form == "global"
 
 
 def test_a_file_that_is_no_direction_is_one_sentence(tmp_path):
@@ -180,18 +192,17 @@ def test_a_file_that_is_no_direction_is_one_sentence(tmp_path):
     ):
         torch.save(content, tmp_path / "x.pth")
         with pytest.raises(UserError, match=message):
-            import_direction(tmp_path / "x.pth", folder, "x", Facts(n_steps=40))
+            import_direction(tmp_path / "x.pth", folder, "x", ReleaseDetails(n_steps=40))
     with pytest.raises(UserError, match="give --n-steps"):
-        import_direction(tmp_path / "x.pth", folder, "x", Facts())
+        import_direction(tmp_path / "x.pth", folder, "x", ReleaseDetails())
 
 
-@needs_official
-def test_of_several_blocks_one_is_asked_for(wide_models, tmp_path):
-    state = torch.load(OFFICIAL / "delta_blocks" / FILES["smiling"], weights_only=True, map_location="cpu")["0"]
+def test_of_several_blocks_one_is_asked_for(released, wide_models, tmp_path):
+    state = torch.load(released["smiling"], weights_only=True, map_location="cpu")["0"]
     torch.save({"0": state, "1": {key: value + 1 for key, value in state.items()}}, tmp_path / "two.pth")
     with pytest.raises(UserError, match="the blocks 0, 1: choose one with --block"):
-        import_direction(tmp_path / "two.pth", wide_models["ho"], "x", Facts(n_steps=40))
-    second = import_direction(tmp_path / "two.pth", wide_models["ho"], "x", Facts(n_steps=40), block="1")
+        import_direction(tmp_path / "two.pth", wide_models["ho"], "x", ReleaseDetails(n_steps=40))
+    second = import_direction(tmp_path / "two.pth", wide_models["ho"], "x", ReleaseDetails(n_steps=40), block="1")
     torch.testing.assert_close(second.form.conv2.bias, state["conv2.bias"] + 1)
 
 
@@ -213,7 +224,6 @@ def test_the_published_intervals_hold():
         presets.t_edit("celeba", 1.2)
 
 
-@needs_official
 @pytest.mark.parametrize("name", ["celeba", "church", "bedroom", "afhq", "metface"])
 def test_the_presets_are_those_of_the_released_curves(name):
     with (OFFICIAL / "lpips" / f"{name}_LPIPS_distance_x0_t.tsv").open() as file:
@@ -224,7 +234,6 @@ def test_the_presets_are_those_of_the_released_curves(name):
         assert presets.t_edit(name, percent / 100) == first
 
 
-@needs_official
 def test_the_texts_are_those_of_the_release():
     pairs = json.loads((OFFICIAL / "text_pairs.json").read_text())
     assert {name: presets.texts(name) for name in pairs} == {

@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from asyrp.models.checkpoint import Checkpoint, read_checkpoint
 from asyrp.models.convert import convert, write_folder
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from tests.support.official import GOLDEN, needs_golden, read_config, read_tensors
+from tests.support.official import read_config, read_tensors, write_unet
 from tests.support.reference_nets import AdmNet, HoNet, randomised
 from tests.support.runs import asyrp
 
@@ -103,9 +104,9 @@ WRONG_KNOBS = {
 }
 
 
-def golden_unet(family: str) -> UNet2DModel:
+def golden_unet(family: str, folder: Path) -> UNet2DModel:
     config = read_config(family)
-    found = read_checkpoint(GOLDEN / family / "unet.safetensors")
+    found = read_checkpoint(write_unet(family, folder))
     return convert(found, config["image_size"], config["num_head_channels"]).unet
 
 
@@ -116,20 +117,18 @@ def golden_error(unet: UNet2DModel, family: str) -> float:
     return ((ours - tensors["eps.t499"]).norm() / tensors["eps.t499"].norm()).item()
 
 
-@needs_golden
 @pytest.mark.parametrize(("family", "knob"), [(f, knob) for f, knobs in WRONG_KNOBS.items() for knob in knobs])
-def test_every_wrong_knob_shows_on_the_golden_tensors(family, knob):
-    right = golden_unet(family)
+def test_every_wrong_knob_shows_on_the_golden_tensors(family, knob, tmp_path):
+    right = golden_unet(family, tmp_path)
     wrong = UNet2DModel.from_config({**right.config, **knob})
     wrong.load_state_dict(right.state_dict())
     assert golden_error(right, family) < 3e-6
     assert golden_error(wrong.eval(), family) > 6e-6
 
 
-@needs_golden
 @pytest.mark.parametrize("family", ["iddpm", "adm"])
-def test_without_the_groups_of_the_mid_attention_nothing_loads(family):
-    right = golden_unet(family)
+def test_without_the_groups_of_the_mid_attention_nothing_loads(family, tmp_path):
+    right = golden_unet(family, tmp_path)
     wrong = UNet2DModel.from_config({**right.config, "attn_norm_num_groups": None})
     with pytest.raises(RuntimeError, match=r"mid_block\.attentions\.0\.group_norm"):
         wrong.load_state_dict(right.state_dict())
@@ -278,8 +277,8 @@ def test_the_written_folder_opens_with_diffusers_and_keeps_its_digest(ho, tmp_pa
     assert len(load_model(folder).schedule) == 1000
 
 
-def test_convert_show_and_the_same_file_named_directly(tmp_path, monkeypatch):
-    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("own_cache")
+def test_convert_show_and_the_same_file_named_directly(tmp_path):
     net = randomised(HoNet(128, (1, 2, 2, 2), 2, (1,)), 0)  # the layout of DDPM's CIFAR-10 net, so nothing is asked
     torch.save(net.state_dict(), tmp_path / "net.ckpt")
     done = asyrp("models", "convert", tmp_path / "net.ckpt", "-o", tmp_path / "m")

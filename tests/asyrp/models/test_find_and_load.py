@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
-from tenacity import wait_none
 from werkzeug import Response
 
 from asyrp.diffusion.process import predict
@@ -20,7 +19,6 @@ from asyrp.files import made_once
 from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED, PICKLED_WEIGHTS, WEIGHTS
 from asyrp.models.load import load_model, read_schedule
-from pipeline.images import fetch as fetching
 from pipeline.stages.models import fetch, fetch_model
 from tests.support.nets import small_unet
 from tests.support.reference_nets import HoNet, randomised
@@ -148,7 +146,7 @@ def test_a_short_name_that_is_nearly_right_is_guessed():
 def test_a_fetch_happens_once_for_many_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("ASYRP_CACHE", str(tmp_path))
     script = (
-        "import sys, time; from pathlib import Path; from asyrp.cache import made_once\n"
+        "import sys, time; from pathlib import Path; from asyrp.files import made_once\n"
         "def make(path):\n"
         "    time.sleep(0.3); path.write_text('made'); (Path(sys.argv[1]) / f'{time.time_ns()}.call').touch()\n"
         "assert made_once('a/thing', make).read_text() == 'made'"
@@ -173,9 +171,8 @@ def test_what_fails_half_way_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def remote(monkeypatch, tmp_path):
+def remote(own_cache):  # noqa: ARG001
     """A folder of models on a filesystem that is not this machine's, and an empty cache."""
-    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
     fs = fsspec.filesystem("memory")
     fs.put(str(BUNDLED / "avatars"), "/models/avatars", recursive=True)
     yield fs
@@ -208,13 +205,7 @@ def test_nothing_at_a_url_is_one_sentence():
             fetch_model(url)
 
 
-@pytest.fixture
-def no_waiting(monkeypatch, tmp_path):
-    monkeypatch.setattr(fetching, "wait_random_exponential", lambda *_: wait_none())
-    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.usefixtures("no_waiting", "own_cache")
 def test_a_server_that_is_busy_for_a_moment_still_gives_its_model(httpserver):
     answers = [Response("busy", 503)] * 4  # two to the first look at it
     httpserver.expect_request("/net.ckpt").respond_with_handler(
@@ -223,7 +214,7 @@ def test_a_server_that_is_busy_for_a_moment_still_gives_its_model(httpserver):
     assert fetch(httpserver.url_for("/net.ckpt")).read_bytes() == b"a net"
 
 
-@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.usefixtures("no_waiting", "own_cache")
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [(503, "cannot fetch .*net.ckpt: .*503"), (403, "cannot fetch .*net.ckpt: .*403"), (404, "there is nothing at")],
@@ -237,7 +228,7 @@ def test_a_server_that_will_not_give_a_model_or_direction_is_one_sentence(cli, h
     assert code == 2 and re.search(sentence, err.replace("\n", " ")) and "Traceback" not in out + err
 
 
-@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.usefixtures("no_waiting", "own_cache")
 def test_a_server_that_cannot_be_reached_is_one_sentence():
     with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1:9/net.ckpt: Cannot connect to host"):
         fetch_model("http://127.0.0.1:9/net.ckpt")

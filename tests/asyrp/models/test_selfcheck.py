@@ -16,9 +16,9 @@ from asyrp.models.adm import fuse_qkv, split_qkv
 from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED, WEIGHTS
 from asyrp.models.load import Model, load_model
-from pipeline.stages.functions import self_check
+from pipeline.stages.editor import self_check
 from pipeline.stages.models import check_images
-from tests.support.official import OFFICIAL, needs_official
+from tests.support.official import FOLDERS_OF_PHOTOGRAPHS
 from tests.support.runs import SAMPLES, asyrp
 
 
@@ -49,9 +49,9 @@ def test_a_working_net_passes_on_images_that_are_none_of_its_domain(model, image
     assert selfcheck.check(model, images.flip(2), own_domain=False).passes
 
 
-@needs_official
-def test_a_working_net_passes_on_photographs(folder, model):
-    pixels, _ = check_images(folder, str(OFFICIAL / "images"))
+@pytest.mark.parametrize("photographs", FOLDERS_OF_PHOTOGRAPHS)
+def test_a_working_net_passes_on_photographs(folder, model, photographs):
+    pixels, _ = check_images(folder, str(photographs))
     assert selfcheck.check(model, torch.from_numpy(pixels), own_domain=False).passes
 
 

@@ -18,7 +18,7 @@ from jobs.spec.run import EngineSpec
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.results.rows import OWN
 from pipeline.run.commit import committed
-from pipeline.stages.evaluation import read_evaluations
+from pipeline.stages.evaluation import evaluation_functions, read_evaluations
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import find_garbage
 from tests.support.runs import asyrp, digests, make_faces, rows, run_here, spec, stand_in_run, stand_in_stages
@@ -29,12 +29,10 @@ NAMES = ["s_dir", "edit_clip", "clip_margin"]
 def evaluate_here(root: Path | str, **asked: Any) -> str:
     """Evaluate a run with one worker in this process; the name of the stage."""
     work = prepare(str(root), InspectionSpec.model_validate({"metrics": NAMES, **asked}), EngineSpec())
-    worker = Worker(str(root), "here", work.settings, work.image_format, WorkerOptions(4, 2, 2))
-    try:
+    functions = evaluation_functions(work.settings)
+    with Worker(str(root), "here", functions, work.image_format, WorkerOptions(4, 2, 2)) as worker:
         for shard in sorted(set(work.shards) - committed(Store(str(root)), work.stage.name)):
             worker.run(work.stage, shard)
-    finally:
-        worker.close()
     return work.stage.name
 
 

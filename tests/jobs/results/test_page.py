@@ -12,9 +12,8 @@ from jobs.runs.resolve import resolve
 from pipeline.run.stage import edit_title
 from pipeline.storage.store import Store
 from tests.support.browser import chromium
-from tests.support.reported import BROKEN, GONE, HOSTILE, measured_run
+from tests.support.reported import BROKEN, GONE, HOSTILE, measured_rows, measured_run
 from tests.support.runs import make_faces, run_here, spec, stand_in_stages
-from tests.support.runs import rows as rows_of
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 NAMELESS = """() => [...document.querySelectorAll("button, input, select, dialog, [role=region]")]
@@ -41,7 +40,7 @@ def file(store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(store):
-    return [*rows_of(store.url).values(), *rows_of(store.url, "reconstruct").values()]
+    return measured_rows(store)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from pipeline.run.plan import SHARDS_PER_PART
 from pipeline.run.progress import RunState, StageState
 from pipeline.run.stage import Stage, Variant, edit_title
 from pipeline.storage.store import Store
-from tests.support.reported import GONE, HOSTILE, measured_run
+from tests.support.reported import GONE, HOSTILE, measured_rows, measured_run
 from tests.support.runs import make_faces, run_here, spec, stand_in_run, stand_in_stages
 from tests.support.runs import rows as rows_of
 
@@ -51,7 +51,7 @@ def report(store):
 
 @pytest.fixture(scope="module")
 def rows(store):
-    return [*rows_of(store.url).values(), *rows_of(store.url, "reconstruct").values()]
+    return measured_rows(store)
 
 
 def columns_of(page: bytes) -> dict:
@@ -263,7 +263,8 @@ def committed_rows_of(store: Store, strengths: list[float], **columns: object) -
         for row, strength in enumerate(strengths)
     ]
     Attempt(store, "boost", 0).commit(rows, len(rows), None)
-    return ResultReader(store, [Stage("boost", "fused", None, "images", (Variant("smile"),), {})]).read()
+    stage = Stage(name="boost", function="fused", writes="images", variants=(Variant("smile"),))
+    return ResultReader(store, [stage]).read()
 
 
 def test_an_edit_with_a_strength_for_each_image_is_one_edit_and_its_strengths_are_measured(tmp_path):

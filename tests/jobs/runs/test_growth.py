@@ -45,8 +45,8 @@ def planned(tmp_path) -> Store:
 
 
 def test_an_addition_has_shards_of_its_own_and_the_plan_stays_as_it_is(planned):
-    first = add(planned, "extend", images("d", "e", "f"), 2, 2, {})
-    second = add(planned, "retry", images("a"), 2, 2, {"boost": {"fetch_error": 1}})
+    first = add(planned, "extend", images("d", "e", "f"), planned=2, shard_size=2, replaces={})
+    second = add(planned, "retry", images("a"), planned=2, shard_size=2, replaces={"boost": {"fetch_error": 1}})
     assert (first.shard_ids, second.shard_ids) == (range(1024, 1026), range(2048, 2049))
     assert [row.key for row in read_shard(planned, 0)] == ["a", "b"]
     assert [row.key for row in read_shard(planned, 1025)] == ["f"]
@@ -58,7 +58,14 @@ def test_an_addition_has_shards_of_its_own_and_the_plan_stays_as_it_is(planned):
 
 
 def test_an_addition_of_more_shards_than_a_part_holds_is_read_whole(planned):
-    added = add(planned, "extend", images(*(f"{n:05d}" for n in range(SHARDS_PER_PART + 3))), 2, 1, {})
+    added = add(
+        planned,
+        "extend",
+        images(*(f"{n:05d}" for n in range(SHARDS_PER_PART + 3))),
+        planned=2,
+        shard_size=1,
+        replaces={},
+    )
     assert len(added.parts) == 2
     assert [row.key for row in read_shard(planned, added.shard_ids[-1])] == [f"{SHARDS_PER_PART + 2:05d}"]
 
@@ -69,12 +76,12 @@ def test_of_two_additions_at_once_one_is_refused_and_the_other_whole(planned, mo
 
     def late(self, name, data):
         if self is planned:
-            add(other, "extend", images("other"), 2, 2, {})
+            add(other, "extend", images("other"), planned=2, shard_size=2, replaces={})
         return create(self, name, data)
 
     monkeypatch.setattr(Store, "create", late)
     with pytest.raises(UserError, match="another command was adding to the run"):
-        add(planned, "extend", images("mine"), 2, 2, {})
+        add(planned, "extend", images("mine"), planned=2, shard_size=2, replaces={})
     [left] = read_additions(planned)
     assert [row.key for row in read_shard(planned, left.first_shard)] == ["other"]
     assert len(list(planned.fs.find(planned.path("additions/parts")))) == 1
@@ -89,8 +96,8 @@ def test_current_rows_of_some_shards_are_as_if_there_were_no_others(tmp_path):
     assert CurrentRows(store).waiting("boost") == {"0001.png"}
     run_here(resolved, make=stand_in_stages, shards=[SHARDS_PER_PART])
     current = CurrentRows(store)
-    assert {row["shard"] for row in current.of("boost") if row["key"] == "0001.png"} == {SHARDS_PER_PART}
-    assert {row["shard"] for row in current.of("boost", [0, 1]) if row["key"] == "0001.png"} == {0}
+    assert {row["shard"] for row in current.of_stage("boost") if row["key"] == "0001.png"} == {SHARDS_PER_PART}
+    assert {row["shard"] for row in current.of_stage("boost", [0, 1]) if row["key"] == "0001.png"} == {0}
     assert current.waiting("boost") == set()
 
 
@@ -116,7 +123,7 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     assert added is not None and (added.images, added.replaces["boost"]) == (2, {"decode_error": 2})
     assert retry(str(root), frozenset({"decode_error"})) is None, "they are waiting to be done already"
     assert exit_code(run(resolved).outcome) == 0
-    now = {row["key"]: row for row in CurrentRows(Store(str(root))).of("boost")}
+    now = {row["key"]: row for row in CurrentRows(Store(str(root))).of_stage("boost")}
     assert {key: row["output_sha256"] for key, row in now.items()} == {key: sha for (key, _, _), sha in whole.items()}
     assert sum(now[key]["attempt"] != attempt for key, attempt in before.items()) == 2
     state = read_state(Store(str(root)))
@@ -138,7 +145,7 @@ def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_
     for _ in range(2):
         assert retry(resolved.output, frozenset({"decode_error"})) is not None
         assert exit_code(run(resolved).outcome) == 0
-        found = [(row["key"], row["status"]) for row in CurrentRows(Store(resolved.output)).of("boost")]
+        found = [(row["key"], row["status"]) for row in CurrentRows(Store(resolved.output)).of_stage("boost")]
         assert sorted(found) == [("0000.png", "ok"), ("0001.png", "decode_error"), ("0002.png", "ok")]
         assert dict(read_state(Store(resolved.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
 
@@ -199,7 +206,7 @@ def test_a_run_with_images_tried_again_can_be_extended(tmp_path):
     store = Store(resolved.spec.output)
     plan = open_run(store, resolved)
     [first, _] = list_images(str(source), ALL)
-    add(store, "retry", [first], plan.shards, plan.shard_size, {})
+    add(store, "retry", [first], planned=plan.shards, shard_size=plan.shard_size, replaces={})
     (source / "0002.png").write_bytes((source / "0001.png").read_bytes())
     found = extend(resolved.spec.output, resolved)
     assert found.addition is not None and (found.addition.images, found.changed, found.deleted) == (1, 0, 0)

@@ -91,7 +91,7 @@ def test_shares_are_by_weight_as_far_as_there_is_room(pairs, total):
 def test_an_image_draws_only_what_is_open_to_it_and_nothing_twice(key, labels, draws, seed):
     options = (*FLIPS, option("smile=1", Uniform(0.5, 1.5)), option("smile=-2", OneOf((0.25, 0.5))))
     augmentation = Augmentation(options, draws, (), seed)
-    found = Drawing(augmentation, Census(LABELS, ())).of(key, labels)
+    found = Drawing(augmentation, Census(LABELS, ())).draws_of(key, labels)
     assert len(found) == draws  # there is always that much to draw
     assert len({(draw.edit, draw.strength) for draw in found}) == draws
     for draw in found:
@@ -105,7 +105,7 @@ def test_an_image_draws_only_what_is_open_to_it_and_nothing_twice(key, labels, d
 def test_edits_are_drawn_by_weight_and_strengths_evenly():
     options = (option("smile=1", Uniform(0.5, 1.5)), option("glasses=1", OneOf((0.5, 1.0)), weight=3))
     drawing = Drawing(Augmentation(options, 1, (), 0), Census((), ()))
-    found = [draw for i in range(4000) for draw in drawing.of(f"{i}.png", {})]
+    found = [draw for i in range(4000) for draw in drawing.draws_of(f"{i}.png", {})]
     smiles = [draw.strength for draw in found if draw.edit == "smile"]
     assert len(found) == 4000 and len(smiles) == pytest.approx(1000, abs=100)
     assert np.quantile(smiles, [0, 0.25, 0.5, 0.75, 1]) == pytest.approx([0.5, 0.75, 1, 1.25, 1.5], abs=0.06)
@@ -137,7 +137,7 @@ def test_a_biased_source_becomes_as_equal_as_can_be(draws):
     drawing = Drawing(augmentation, Census(LABELS, (), tuple(cells)))
     counts = Counter(tuple(labels.values()) for labels in images)
     for index, labels in enumerate(images):
-        counts.update(tuple({**labels, **draw.sets}.values()) for draw in drawing.of(f"{index}.png", labels))
+        counts.update(tuple({**labels, **draw.sets}.values()) for draw in drawing.draws_of(f"{index}.png", labels))
     assert len(counts) == 4 and all(count == pytest.approx(95, abs=12) for count in counts.values())
 
 
@@ -425,7 +425,7 @@ def test_draws_do_not_depend_on_which_other_images_there_are(source, tmp_path):
     augmenter = Augmenter(few, asked)
     drawing = augmenter.new_drawing()
     open_run(Store(few.output), resolve(few))
-    everyone = {f"{i:04d}.png": drawing.of(f"{i:04d}.png", GROUPS[i % 4]) for i in reversed(range(8))}
+    everyone = {f"{i:04d}.png": drawing.draws_of(f"{i:04d}.png", GROUPS[i % 4]) for i in reversed(range(8))}
     assert draws_of(few.output) == {key: everyone[key] for key in ("0000.png", "0001.png", "0002.png")}
 
 

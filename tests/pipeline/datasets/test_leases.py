@@ -116,7 +116,7 @@ def test_a_driver_is_asked_to_stop_from_anywhere_and_only_once(store):
 def test_where_a_second_create_overwrites_the_one_who_lost_the_record_stops(store, monkeypatch):
     stopped = threading.Event()
     mine = begin(store, "tick-1", wait=False)
-    monkeypatch.setattr(leases, "_numbers", lambda _: [])  # what a driver sees that looked just before
+    monkeypatch.setattr(Store, "names", lambda *_: [])  # what a driver sees that looked just before
     monkeypatch.setattr(Store, "create", lambda self, name, data: self.write(name, data) or True)
     its = begin(store, "tick-2", wait=False)
     monkeypatch.undo()

@@ -20,6 +20,7 @@ from jobs.runs.resolve import resolve
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed
 from pipeline.run.stage import BatchFunction
+from pipeline.stages.loading import load_functions
 from pipeline.storage.store import Store
 from tests.support.runs import digests, pixels, rows, run_here, spec
 
@@ -180,16 +181,16 @@ def test_a_batch_spans_shards_and_the_last_one_does_not_wait(faces, tmp_path):
         gate.wait(60)  # the first batch may be short: what comes after it finds all the shards on their way
         batches.append(len(set(keys)))
 
-    worker = Worker(resolved.spec.output, "here", StandIn(record), resolved.image_format, WorkerOptions(4, 2, 2))
-    calls = [threading.Thread(target=worker.run, args=(resolved.stages[0], shard)) for shard in range(plan.shards)]
-    for call in calls:
-        call.start()
-    while len(worker.jobs) < plan.shards:
-        time.sleep(0.01)
-    gate.set()
-    for call in calls:
-        call.join(60)
-    worker.close()
+    options = WorkerOptions(4, 2, 2)
+    with Worker(resolved.spec.output, "here", StandIn(record)(), resolved.image_format, options) as worker:
+        calls = [threading.Thread(target=worker.run, args=(resolved.stages[0], shard)) for shard in range(plan.shards)]
+        for call in calls:
+            call.start()
+        while len(worker.tally.attempts) < plan.shards:
+            time.sleep(0.01)
+        gate.set()
+        for call in calls:
+            call.join(60)
     assert sum(batches) == 9 and max(batches) == 4
 
 
@@ -224,7 +225,7 @@ def test_half_precision_latents_are_close_and_half_as_large(faces, tmp_path):
 def test_a_node_with_other_weights_is_refused(faces, tmp_path):
     resolved = resolve(spec(faces(2), tmp_path / "out"))
     with pytest.raises(UserError, match="other weights here"):
-        replace(resolved.settings, model_digest="0" * 64)()
+        load_functions(replace(resolved.settings, model_digest="0" * 64))
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pipeline.images.codec import ImageRefused, decode, encode, to_uint8
-from tests.support.official import SHARED
+from tests.support.official import FOLDERS_OF_PHOTOGRAPHS
 from tests.support.pictures import whole_png
 
 
@@ -153,9 +153,9 @@ def test_an_encoded_image_decodes_to_what_was_encoded(codec):
     assert np.abs(back - pixels)[:, :, :14].max() < (1e-6 if codec == "png" else 0.15)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the official images are not here")
-def test_the_official_inputs_are_taken():
-    files = sorted((SHARED / "official" / "images").iterdir())
+@pytest.mark.parametrize("folder", FOLDERS_OF_PHOTOGRAPHS)
+def test_the_official_inputs_are_taken(folder):
+    files = sorted(folder.iterdir())
     assert files
     for file in files:
         assert decode(file.read_bytes(), 256, "crop").pixels.shape == (3, 256, 256)

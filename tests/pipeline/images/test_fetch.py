@@ -5,7 +5,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pytest_httpserver import HTTPServer
-from tenacity import wait_none
 from werkzeug import Request, Response
 
 from pipeline.images import fetch as fetching
@@ -15,9 +14,7 @@ from pipeline.images.source import SourceImage
 BODY = b"an image" * 1000
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(fetching, "wait_random_exponential", lambda *_: wait_none())
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 class Flaky:

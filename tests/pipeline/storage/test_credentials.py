@@ -1,9 +1,7 @@
 """Passwords, tokens and signatures: refused where they would be recorded, blanked out where they would be shown."""
 
 import pytest
-from tenacity import wait_none
 
-from pipeline.images import fetch as fetching
 from pipeline.images.fetch import fetch
 from pipeline.run.additions import read_everything
 from pipeline.sources.listing import list_images
@@ -60,8 +58,8 @@ def test_a_password_in_a_list_is_denied_and_does_not_get_into_key_or_manifest(tm
         fetch(image)
 
 
-def test_a_signature_in_a_list_is_kept_to_fetch_again_and_shown_nowhere(tmp_path, httpserver, monkeypatch, caplog):
-    monkeypatch.setattr(fetching, "wait_random_exponential", lambda *_: wait_none())
+@pytest.mark.usefixtures("no_waiting")
+def test_a_signature_in_a_list_is_kept_to_fetch_again_and_shown_nowhere(tmp_path, httpserver, caplog):
     httpserver.expect_request("/busy.png").respond_with_data("busy", 503)
     (tmp_path / "list.txt").write_text(httpserver.url_for(f"/busy.png?sig={SECRET}") + "\n")
     store = stand_in_run(tmp_path / "list.txt", tmp_path / "out")

@@ -12,11 +12,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
 from pipeline.images.fetch import NoDriver, fetch
+from pipeline.images.source import SourceImage
 from pipeline.run import manifest
 from pipeline.run.commit import Attempt, committed, committed_rows, read_commit
 from pipeline.run.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read_planned, write_parts, write_plan
 from pipeline.run.stage import ImageFormat, Variant
-from pipeline.sources.listing import SourceImage, list_images
+from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import collect_garbage
 from tests.support.runs import record_plan, rows, stand_in_run

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import read_run, recorded_sizes, recorded_stages
 from jobs.runs.resolve import resolve
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
@@ -49,7 +50,7 @@ def root(made, tmp_path) -> Callable[[str], Path]:
 def check(root: Path | str, deep: bool = False) -> Report:
     store = Store(str(root))
     record = read_run(store)
-    return verify(store, PlanSummary(**record["plan"]), recorded_stages(record), record["stages"], deep)
+    return verify(store, PlanSummary(**record["plan"]), recorded_stages(record), recorded_sizes(record), deep)
 
 
 def only(report: Report) -> str:
@@ -328,7 +329,7 @@ def set_age(path: Path, seconds: float) -> None:
 
 
 def stages_of(run: Path) -> list[str]:
-    return list(read_run(Store(str(run)))["stages"])
+    return list(recorded_sizes(read_run(Store(str(run)))))
 
 
 def test_gc_deletes_what_a_killed_actor_left_and_keeps_what_is_committed(cli, root):
@@ -407,7 +408,7 @@ def add_parts(run: Path, age: float = 7200) -> Path:
 def test_gc_deletes_the_parts_of_an_addition_without_a_record_and_keeps_those_of_another(cli, root):
     run = root("fused")
     store = Store(str(run))
-    kept = add(store, "extend", [SourceImage("kept.png", "/nowhere/kept.png")], 3, 5, {})
+    kept = add(store, "extend", [SourceImage("kept.png", "/nowhere/kept.png")], planned=3, shard_size=5, replaces={})
     set_age(run / kept.parts[0], 7200)
     dead = add_parts(run)
     (run / "additions" / ".0123.tmp").write_bytes(b"torn")
@@ -447,7 +448,16 @@ def test_gc_leaves_an_addition_alone_that_is_being_made(root, monkeypatch):
     def entries_then_record(folder):
         found = entries(folder)
         if folder == "additions/parts" and not late:
-            late.append(add(Store(str(run)), "extend", [SourceImage("late.png", "/nowhere")], 3, 5, {}))
+            late.append(
+                add(
+                    Store(str(run)),
+                    "extend",
+                    [SourceImage("late.png", "/nowhere")],
+                    planned=3,
+                    shard_size=5,
+                    replaces={},
+                )
+            )
         return found
 
     monkeypatch.setattr(store, "entries", entries_then_record)
@@ -457,7 +467,9 @@ def test_gc_leaves_an_addition_alone_that_is_being_made(root, monkeypatch):
 
 def test_parts_of_an_addition_that_are_gone_are_told(root):
     run = root("fused")
-    added = add(Store(str(run)), "extend", [SourceImage("new.png", "/nowhere/new.png")], 3, 5, {})
+    added = add(
+        Store(str(run)), "extend", [SourceImage("new.png", "/nowhere/new.png")], planned=3, shard_size=5, replaces={}
+    )
     (run / added.parts[0]).unlink()
     assert only(check(run)) == f"{added.parts[0]} is missing: bring it back from a copy"
 
@@ -483,7 +495,12 @@ def test_gc_works_on_a_store_in_memory(faces):
 def test_on_a_store_without_times_gc_wants_to_be_told_that_no_run_is_at_work(root, monkeypatch):
     run = root("fused")
     dead = leave(run)
-    monkeypatch.setattr("pipeline.storage.store._modified", lambda _: None)
+    info = LocalFileSystem.info
+
+    def info_without_times(fs: LocalFileSystem, path: Any, **options: Any) -> dict[str, Any]:
+        return {name: fact for name, fact in info(fs, path, **options).items() if name not in ("created", "mtime")}
+
+    monkeypatch.setattr(LocalFileSystem, "info", info_without_times)
     with pytest.raises(UserError, match="does not say when its files were written"):
         collect_garbage(Store(str(run)), stages_of(run), older_than=3600)
     assert (run / dead.folder).exists()

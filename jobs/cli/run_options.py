@@ -1,0 +1,67 @@
+"""The options that `asyrp run` and `asyrp plan` share, and the spec that they make."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asyrp.directions.info import read_info
+from jobs.cli.fields import Flag, from_fields
+from jobs.cli.options import ENGINE, Settings, complete_direction, complete_model, takes
+from jobs.spec.run import RunSpec, load_spec
+
+
+def _named_files(pairs: list[str]) -> dict[str, str]:
+    files = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals:
+            name, path = read_info(Path(pair)).name, pair
+        files[name] = path
+    return files
+
+
+FLAGS = (
+    Flag("source", short="-s"),
+    Flag("output", short="-o"),
+    Flag("limit"),
+    Flag("sample"),
+    Flag("where"),
+    Flag("columns", "column"),
+    Flag("image_column"),
+    Flag("model", complete=complete_model),
+    Flag("edits", "edit", "-e", complete=complete_direction),
+    Flag("directions", "direction", metavar="NAME=FILE", read=_named_files),
+    Flag("combine"),
+    Flag("n_inv"),
+    Flag("refine"),
+    Flag("n_gen"),
+    Flag("t_edit"),
+    Flag("t_boost"),
+    Flag("intervals"),
+    Flag("seed"),
+    Flag("stages"),
+    Flag("inversions"),
+    Flag("image_size"),
+    Flag("fit"),
+    Flag("codec"),
+    Flag("sink"),
+    Flag("name"),
+    Flag("shard_size"),
+    Flag("preview"),
+    Flag("inspection.metrics", "metric"),
+    Flag("inspection.gates", "gate"),
+    Flag("inspection.search", metavar="0.5,0.75,1", read=lambda text: text.split(",")),
+    Flag("dtype"),
+    *(Flag(f"engine.{field}") for field in (*ENGINE, "price_per_hour", "log")),
+)
+
+
+@takes(from_fields(RunSpec, *FLAGS))
+def spec_from_flags(
+    flags: dict[str, Any],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="A YAML spec; flags override it.")] = None,
+    set_: Settings = None,
+) -> RunSpec:
+    """The spec that the options describe."""
+    return load_spec(config, flags, set_ or [])
