@@ -17,7 +17,7 @@ from pipeline.engine.worker import WorkerOptions
 from pipeline.storage.store import Store
 from tests.support.runs import asyrp, make_faces, spec
 
-pytest.importorskip("opentelemetry.exporter.prometheus", reason="Ray exports metrics with asyrp[metrics] only")
+pytest.importorskip("opentelemetry.exporter.prometheus", reason="Ray exports metrics with asyrp[cluster] only")
 
 QUERIED = re.compile(r"ray_asyrp_\w+")
 SCRAPE_SECONDS = 60
