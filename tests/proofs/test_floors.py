@@ -27,15 +27,15 @@ ROOMS = (
     "pipeline.images",
     "pipeline.run",
     "pipeline.sources",
-    "pipeline.engine",
     "pipeline.augmentation",
-    "pipeline.stages",
+    "pipeline.engine",
     "pipeline.datasets",
+    "pipeline.stages",
     "pipeline.results",
     "pipeline.upkeep",
     # What people run.
-    "jobs.spec",
     "jobs.display",
+    "jobs.spec",
     "jobs.runs",
     "jobs.learn",
     "jobs.results",
@@ -86,6 +86,18 @@ def test_rooms_import_only_rooms_below_them():
 def test_the_order_of_rooms_is_an_order_of_floors():
     floors = [name.split(".")[0] for name in ROOMS]
     assert floors == sorted(floors, key=FLOORS.index)
+
+
+def test_the_map_in_the_docs_has_the_rooms_in_this_order():
+    tables = (
+        (ROOT / "docs" / "architecture.md").read_text().split("## Map\n")[1].split("\n## ")[0].split("| room |")[1:]
+    )
+    mapped = [
+        f"{floor}.{name}"
+        for floor, table in zip(FLOORS, tables, strict=True)
+        for name in re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE)
+    ]
+    assert mapped == [name for name in ROOMS if (ROOT / name.replace(".", "/")).is_dir() and "." in name]
 
 
 def test_the_init_of_a_room_imports_nothing():
