@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from jobs.cli.fields import Flag, from_fields
-from jobs.cli.options import CLIP_HELP, AsJson, ModelOption, Root, engine_from_flags, takes
+from jobs.cli.options import AsJson, ClipOption, ModelOption, Root, Work, engine_from_flags, takes
 from jobs.display import console, live, out, report
 from jobs.runs.run import exit_code
 from jobs.runs.session import show_summary
@@ -77,10 +77,8 @@ def fid(
         str | None, typer.Argument(help="Another. [default: what the run's edits were made from]")
     ] = None,
     model: ModelOption = "avatars",
-    clip: Annotated[str | None, typer.Option("--clip", help=f"{CLIP_HELP} [default: as for the model]")] = None,
-    work: Annotated[
-        str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any URL.")
-    ] = None,
+    clip: ClipOption = None,
+    work: Work = None,
     as_json: AsJson = False,
 ) -> None:
     """FID and KID between two sources, or of each edit of a run against what it was made from.

@@ -9,9 +9,9 @@ from rich.table import Table
 from asyrp.errors import UserError
 from asyrp.measures.intervals import Intervals, learned_path, load, load_for, save
 from jobs.cli.options import (
-    CLIP_HELP,
     COSINES,
     AsJson,
+    ClipOption,
     Collecting,
     ModelOption,
     collecting_from_flags,
@@ -73,7 +73,7 @@ def intervals_show(
     ] = None,
     source_text: Annotated[str | None, typer.Option("--source-text", help="Compute that cosine: 'person'.")] = None,
     target_text: Annotated[str | None, typer.Option("--target-text", help="'person with glasses'.")] = None,
-    clip: Annotated[str | None, typer.Option("--clip", help=f"{CLIP_HELP} [default: as for the model]")] = None,
+    clip: ClipOption = None,
     plot: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the curves to this PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -54,6 +54,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Root = Annotated[str, typer.Argument(help="The root of a run, on any fsspec URL.")]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)]
 ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP, autocompletion=complete_model)]
+DirectionArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A direction file, or the name of one that comes with the model.", autocompletion=complete_direction
+    ),
+]
+ClipOption = Annotated[
+    str | None, typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]")
+]
+Work = Annotated[
+    str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any fsspec URL.")
+]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's self-check.")]
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The direction file to write.")]
 Source = Annotated[str, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
@@ -113,9 +125,7 @@ def collecting_from_flags(
     engine: EngineSpec,
     source: Source,
     model: ModelOption = "avatars",
-    work: Annotated[
-        str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any URL.")
-    ] = None,
+    work: Work = None,
 ) -> Collecting:
     """The parameters are those commands' options."""
     return Collecting(

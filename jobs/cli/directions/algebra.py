@@ -1,35 +1,31 @@
 """`asyrp directions project, combine, scale, begin, average, compare, preview`: what one does with directions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from asyrp.errors import UserError
+from jobs.cli.fields import Flag, from_fields
 from jobs.cli.options import (
     AsJson,
-    Device,
+    DirectionArgument,
     ModelOption,
-    NoCheck,
     OutputFile,
     Source,
     complete_direction,
     direction_file,
+    takes,
 )
 from jobs.display import out, report
-from jobs.spec.run import load_engine
+from jobs.spec.run import EngineSpec, load_engine
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.directions.forms import Direction
 
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new direction. [default: the file's]")]
-DirectionArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A direction file, or the name of one that comes with the model.", autocompletion=complete_direction
-    ),
-]
+device_and_check = from_fields(EngineSpec, Flag("device"), Flag("check"))
 
 
 def project(
@@ -96,7 +92,9 @@ def begin(
     _save(algebra.begin_at(_load(direction, model), t_start), output, name)
 
 
+@takes(device_and_check)
 def average(
+    knobs: dict[str, Any],
     direction: DirectionArgument,
     output: OutputFile,
     source: Annotated[
@@ -107,8 +105,6 @@ def average(
     ] = False,
     name: Name = None,
     model: ModelOption = "avatars",
-    device: Device = "auto",
-    no_check: NoCheck = False,
 ) -> None:
     """An implicit direction f_t averaged over images to one tensor per timestep, or those over time to one tensor.
 
@@ -121,8 +117,7 @@ def average(
     if found.info.form == "implicit":
         if source is None:
             raise UserError(f"direction '{found.info.name}' is an implicit function of h: give images with --source")
-        engine = load_engine({"device": device, "check": not no_check})
-        found = average_over_images(LearnRequest(source, model, output, engine=engine), path)
+        found = average_over_images(LearnRequest(source, model, output, engine=load_engine(knobs)), path)
     elif not over_time:
         raise UserError(
             f"direction '{found.info.name}' is one tensor per timestep already: give --over-time for one in all"
@@ -152,7 +147,9 @@ def compare(
     report({"names": names, "cosines": values}, as_json, lambda: out.print(table))
 
 
+@takes(device_and_check)
 def preview(
+    knobs: dict[str, Any],
     direction: DirectionArgument,
     source: Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="The sheet, a PNG.")],
@@ -161,8 +158,6 @@ def preview(
         int, typer.Option("--refine", min=0, max=10, help="Fixed-point iterations per inversion step.")
     ] = 0,
     model: ModelOption = "avatars",
-    device: Device = "auto",
-    no_check: NoCheck = False,
 ) -> None:
     """A sheet of what a direction does: images by strengths from -2 to 2.
 
@@ -171,7 +166,7 @@ def preview(
     from jobs.learn.preview import preview as draw
 
     path = direction_file(direction, model)
-    flags = {"model": model, "refine": refine, "engine": {"device": device, "check": not no_check}}
+    flags = {"model": model, "refine": refine, "engine": knobs}
     draw(path, _load(direction, model).info.name, source, output, rows, flags)
     out.print(str(output), soft_wrap=True, highlight=False)
 

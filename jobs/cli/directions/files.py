@@ -1,6 +1,6 @@
 """`asyrp directions`: list, show, learn and import."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,11 +16,12 @@ from jobs.cli.directions.score import score
 from jobs.cli.options import (
     CLIP_HELP,
     AsJson,
+    DirectionArgument,
     ModelArgument,
     complete_data_set,
-    complete_direction,
     complete_model,
     direction_file,
+    takes,
 )
 from jobs.display import console, out, print_facts, report
 from jobs.spec.run import MODEL_HELP
@@ -28,6 +29,8 @@ from pipeline.stages.models import fetch, fetch_model
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from torch import Tensor
+
+    from asyrp.directions.released import ReleaseDetails
 
 SWEEP_ROWS = 4
 
@@ -50,12 +53,7 @@ def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -
 
 @directions_app.command("show")
 def directions_show(
-    direction: Annotated[
-        str,
-        typer.Argument(
-            help="A direction file, or the name of one that comes with the model.", autocompletion=complete_direction
-        ),
-    ],
+    direction: DirectionArgument,
     model: Annotated[
         str, typer.Option("--model", help="The model whose directions are meant.", autocompletion=complete_model)
     ] = "avatars",
@@ -108,8 +106,59 @@ def _length_plot(timesteps: list[int], lengths: "Tensor") -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class StatedDetails:
+    """What the user says of a released file, in place of what its name says."""
+
+    n_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--n-steps", min=2, max=1000, help="Generation steps it was trained at. [default: ngen of its name]"
+        ),
+    ] = None
+    data_set: Annotated[
+        str | None,
+        typer.Option(
+            "--data-set",
+            help="Whose intervals: celeba, church, bedroom, afhq or metface. [default: of its name]",
+            autocompletion=complete_data_set,
+        ),
+    ] = None
+    text_cosine: Annotated[
+        float | None,
+        typer.Option("--text-cosine", help="Cosine of its two texts in CLIP, for t_edit. [default: not used]"),
+    ] = None
+    clip: Annotated[
+        str | None,
+        typer.Option("--clip", help=f"Compute that cosine with this CLIP; the papers': ViT-B-16/openai. {CLIP_HELP}"),
+    ] = None
+    texts: Annotated[
+        tuple[str, str] | None, typer.Option("--texts", help="Source and target text. [default: the release's]")
+    ] = None
+    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="[default: of the data set]")] = None
+    t_boost: Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="[default: of the data set]")] = None
+
+    def details(self, released: str) -> "ReleaseDetails":
+        """All that is known beside the file called `released`."""
+        from asyrp.directions.released import ReleaseDetails, details_from_name
+
+        text_cosine = self.text_cosine
+        if self.clip and text_cosine is None:
+            text_cosine = _text_cosine(self.clip, self.texts or details_from_name(released).texts)
+        return ReleaseDetails(
+            n_steps=self.n_steps,
+            data_set=self.data_set,
+            texts=self.texts,
+            text_cosine=text_cosine,
+            t_edit=self.t_edit,
+            t_boost=self.t_boost,
+        )
+
+
 @directions_app.command("import")
+@takes(StatedDetails)
 def directions_import(
+    stated: StatedDetails,
     file: Annotated[str, typer.Argument(help="A .pth of the official code; any fsspec URL.")],
     model: Annotated[
         str,
@@ -119,33 +168,6 @@ def directions_import(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The direction file. [default: NAME.safetensors]")
     ] = None,
-    n_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--n-steps", min=2, max=1000, help="Generation steps it was trained at. [default: ngen of its name]"
-        ),
-    ] = None,
-    data_set: Annotated[
-        str | None,
-        typer.Option(
-            "--data-set",
-            help="Whose intervals: celeba, church, bedroom, afhq or metface. [default: of its name]",
-            autocompletion=complete_data_set,
-        ),
-    ] = None,
-    text_cosine: Annotated[
-        float | None,
-        typer.Option("--text-cosine", help="Cosine of its two texts in CLIP, for t_edit. [default: not used]"),
-    ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option("--clip", help=f"Compute that cosine with this CLIP; the papers': ViT-B-16/openai. {CLIP_HELP}"),
-    ] = None,
-    texts: Annotated[
-        tuple[str, str] | None, typer.Option("--texts", help="Source and target text. [default: the release's]")
-    ] = None,
-    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="[default: of the data set]")] = None,
-    t_boost: Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="[default: of the data set]")] = None,
     block: Annotated[str | None, typer.Option("--block", help="Which block, of a file with several.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -157,19 +179,14 @@ def directions_import(
     """
     from asyrp.directions.edits import parse_edit
     from asyrp.directions.forms import save_direction
-    from asyrp.directions.released import ReleaseDetails, details_from_name, import_direction
+    from asyrp.directions.released import import_direction
 
     if parse_edit(name).name != name:
         raise UserError(
             f"--name {name}: a direction's name has letters, digits, '_', '-' and '.', and begins with a letter"
         )
     released = fetch(file)
-    if clip and text_cosine is None:
-        text_cosine = _text_cosine(clip, texts or details_from_name(released.name).texts)
-    stated = ReleaseDetails(
-        n_steps=n_steps, data_set=data_set, texts=texts, text_cosine=text_cosine, t_edit=t_edit, t_boost=t_boost
-    )
-    direction = import_direction(released, fetch_model(model), name, stated, block)
+    direction = import_direction(released, fetch_model(model), name, stated.details(released.name), block)
     path = output or Path(f"{name}.safetensors")
     save_direction(direction, path)
     facts = {"file": str(path), **asdict(direction.info)}

@@ -1,29 +1,25 @@
 """`asyrp directions learn text`: the options of a training, as `jobs.learn.text` takes them."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.options import CLIP_HELP, ModelOption, NoCheck, Source, TBoost, one_of, print_paths, takes
+from jobs.cli.options import ClipOption, ModelOption, NoCheck, Source, TBoost, one_of, print_paths, takes
 
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.learning.text import TextRecipe
     from jobs.learn.text import Preset
 
 
-class Chosen(NamedTuple):
-    """What options settle: the model, the recipe, and the preset that it is based on."""
+@dataclass(frozen=True)
+class RecipeOptions:
+    """The pair of texts, and how a direction is trained on it. The preset says what options do not."""
 
-    model: str
-    recipe: "TextRecipe"
-    preset: "Preset"
-
-
-def recipe_from_flags(
-    source_text: Annotated[str, typer.Option("--source-text", help="What the images show: 'person without glasses'.")],
-    target_text: Annotated[str, typer.Option("--target-text", help="What they are to show: 'person with glasses'.")],
-    model: ModelOption = "avatars",
+    source_text: Annotated[str, typer.Option("--source-text", help="What the images show: 'person without glasses'.")]
+    target_text: Annotated[str, typer.Option("--target-text", help="What they are to show: 'person with glasses'.")]
+    model: ModelOption = "avatars"
     preset: Annotated[
         str | None,
         typer.Option(
@@ -31,94 +27,86 @@ def recipe_from_flags(
             help="What other options are where they are not given. paper: section 5. released: the script of its code. "
             "avatars: what does best with the bundled model. [default: paper; avatars for the bundled model]",
         ),
-    ] = None,
-    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = None,
-    t_start: Annotated[int | None, typer.Option("--t-start", min=0, max=999, help="First edited timestep.")] = None,
+    ] = None
+    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = None
+    t_start: Annotated[int | None, typer.Option("--t-start", min=0, max=999, help="First edited timestep.")] = None
     source_term: Annotated[
         str | None,
         typer.Option("--source-term", help="Compare with P_t of the source branch (paper) or x_0 (released)."),
-    ] = None,
-    n_steps: Annotated[int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = None,
-    clip_weight: Annotated[float | None, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = None,
-    l1_weight: Annotated[float | None, typer.Option("--l1-weight", help="Of the L1 loss.")] = None,
+    ] = None
+    n_steps: Annotated[int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps.")] = None
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None
+    optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = None
+    clip_weight: Annotated[float | None, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = None
+    l1_weight: Annotated[float | None, typer.Option("--l1-weight", help="Of the L1 loss.")] = None
     l1_by_cosine: Annotated[
         bool | None, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply it by the cosine of the texts.")
-    ] = None,
+    ] = None
     initial_scale: Annotated[
         float | None,
         typer.Option("--initial-scale", min=0.001, max=1, help="Of f_t's last layer: 0.1 begins near no edit."),
-    ] = None,
+    ] = None
     cosine_decay: Annotated[
         bool | None,
         typer.Option("--cosine-decay/--no-cosine-decay", help="Let the rate fall to 0 over the training."),
-    ] = None,
+    ] = None
     template: Annotated[
         list[str] | None,
         typer.Option("--template", help="A prompt with {} for the text. Repeat. [default: the 80 of CLIP's authors]"),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0,
-) -> Chosen:
-    """The recipe of a training by text: what is given, else the preset's."""
-    from asyrp.learning.text import TextRecipe
-    from jobs.learn.text import PRESETS, default_preset
+    ] = None
+    seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0
 
-    preset = preset or default_preset(model)
-    one_of("preset", preset, tuple(PRESETS))
-    one_of("optimizer", optimizer or "sgd", ("sgd", "adam"))
-    one_of("source-term", source_term or "paper", ("paper", "released"))
-    options = {
-        "t_edit": t_edit,
-        "t_start": t_start,
-        "n_steps": n_steps,
-        "clip_weight": clip_weight,
-        "l1_weight": l1_weight,
-        "l1_by_cosine": l1_by_cosine,
-        "initial_scale": initial_scale,
-        "cosine_decay": cosine_decay,
-        "learning_rate": learning_rate,
-        "optimizer": optimizer,
-        "source_term": source_term,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    values = PRESETS[preset].recipe | given | {"templates": tuple(template or ()), "seed": seed}
-    return Chosen(model, TextRecipe(source_text, target_text, **values), PRESETS[preset])
+    def settled(self) -> "tuple[TextRecipe, Preset]":
+        """The recipe, and the preset that it is based on. Raises UserError for a word that is not known."""
+        from asyrp.learning.text import TextRecipe
+        from jobs.learn.text import PRESETS, default_preset
+
+        name = self.preset or default_preset(self.model)
+        one_of("preset", name, tuple(PRESETS))
+        one_of("optimizer", self.optimizer or "sgd", ("sgd", "adam"))
+        one_of("source-term", self.source_term or "paper", ("paper", "released"))
+        known = {field.name for field in fields(TextRecipe)}
+        given = {name: value for name, value in vars(self).items() if name in known and value is not None}
+        return TextRecipe(**PRESETS[name].recipe | given | {"templates": tuple(self.template or ())}), PRESETS[name]
 
 
-@takes(recipe_from_flags)
-def learn_text(
-    chosen: Chosen,
-    source: Source,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; its stem is the name.")],
-    clip: Annotated[
-        str | None,
-        typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]"),
-    ] = None,
-    images: Annotated[int | None, typer.Option("--images", min=1, help="How many.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over them.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per update.")] = 4,
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a training reads, how fast it goes and what it shows. They do not belong to the recipe."""
+
+    clip: ClipOption = None
+    images: Annotated[int | None, typer.Option("--images", min=1, help="How many.")] = None
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over them.")] = None
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per update.")] = 4
     lacking: Annotated[
         bool | None,
         typer.Option(
             "--lacking/--no-lacking",
             help="Only images that CLIP puts nearer to the source text than to the target text.",
         ),
-    ] = None,
+    ] = None
     calibrate: Annotated[
         bool,
         typer.Option(
             "--calibrate/--no-calibrate",
             help="Make strength 1 what puts the target on most images, not what was trained.",
         ),
-    ] = True,
-    n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps.")] = 40,
-    t_boost: TBoost = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the U-Net: float32, bfloat16 or float16.")] = "float32",
+    ] = True
+    n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps.")] = 40
+    t_boost: TBoost = None
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu"
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the U-Net: float32, bfloat16 or float16.")] = "float32"
     preview_every: Annotated[
         int, typer.Option("--preview-every", min=0, help="Draw what is learned so far after so many batches; 0: never.")
-    ] = 25,
+    ] = 25
+
+
+@takes(RecipeOptions, TrainingOptions)
+def learn_text(
+    asked: RecipeOptions,
+    training: TrainingOptions,
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; its stem is the name.")],
     no_check: NoCheck = False,
 ) -> None:
     """A direction from a pair of texts: the implicit function f_t of the paper, trained with CLIP.
@@ -127,26 +115,14 @@ def learn_text(
 
     **Example:** asyrp directions learn text -s faces/ --source-text face --target-text "smiling face" -o s.safetensors
     """
-    from jobs.learn import text as training
+    from jobs.learn import text
 
-    one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
-    model, recipe, preset = chosen
-    request = training.TextRequest(
-        source=source,
-        model=model,
-        clip=clip,
-        output=output,
-        recipe=recipe,
-        images=images or preset.images,
-        epochs=epochs or preset.epochs,
-        batch_size=batch_size,
-        lacking=preset.lacking if lacking is None else lacking,
-        calibrate=calibrate,
-        n_inv=n_inv,
-        t_boost=t_boost,
-        device=device,
-        dtype=dtype,
-        preview_every=preview_every,
-        check=not no_check,
-    )
-    print_paths([training.learn_text(request)])
+    one_of("dtype", training.dtype, ("float32", "bfloat16", "float16"))
+    recipe, preset = asked.settled()
+    settled = {
+        "images": training.images or preset.images,
+        "epochs": training.epochs or preset.epochs,
+        "lacking": preset.lacking if training.lacking is None else training.lacking,
+    }
+    options = {**vars(training), **settled, "source": source, "output": output, "check": not no_check}
+    print_paths([text.learn_text(text.TextRequest(model=asked.model, recipe=recipe, **options))])

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from asyrp.errors import UserError
-from jobs.cli.options import CLIP_HELP, AsJson, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
+from jobs.cli.options import AsJson, ClipOption, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
 from jobs.display import out, report
 from jobs.spec.paths import absolute_model, absolute_url
 
@@ -25,10 +25,7 @@ def score(
             help="NAME[,NAME...]=FILE: TorchScript, .pt2 or ONNX, or a callable MODULE:NAME or FILE.py:NAME. Repeat.",
         ),
     ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]"),
-    ] = None,
+    clip: ClipOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Label images by texts or classifiers: a table that `learn labels` and `learn classifier` take.

@@ -21,7 +21,7 @@ from asyrp.learning.text import TextRecipe, TextTraining
 from asyrp.measures.clip import Clip
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
-from jobs.cli.directions.learn_text import recipe_from_flags
+from jobs.cli.directions.learn_text import RecipeOptions
 from jobs.learn.text import TextRequest, TrainingImages, learn_text
 from tests.support.runs import ASYRP, SAMPLES, asyrp
 
@@ -275,12 +275,12 @@ def test_the_state_of_another_training_is_refused(tmp_path):
 
 def test_the_bundled_model_is_trained_by_its_own_preset_and_others_by_the_papers():
     texts = {"source_text": "person not smiling", "target_text": "person smiling"}
-    own, papers = recipe_from_flags(**texts), recipe_from_flags(**texts, model="google/ddpm-ema-celebahq-256")
-    assert (own.recipe.optimizer, own.recipe.l1_by_cosine, own.recipe.t_start) == ("adam", False, 410)
-    assert papers.recipe == TextRecipe("person not smiling", "person smiling", t_edit=500)
-    changed = recipe_from_flags(**texts, t_edit=300, l1_by_cosine=True, cosine_decay=False, learning_rate=0.1).recipe
+    own, _ = RecipeOptions(**texts).settled()
+    papers, _ = RecipeOptions(**texts, model="google/ddpm-ema-celebahq-256").settled()
+    assert (own.optimizer, own.l1_by_cosine, own.t_start) == ("adam", False, 410)
+    assert papers == TextRecipe("person not smiling", "person smiling", t_edit=500)
     asked = {"t_edit": 300, "l1_by_cosine": True, "cosine_decay": False, "learning_rate": 0.1}
-    assert changed == replace(own.recipe, **asked)
+    assert RecipeOptions(**texts, **asked).settled()[0] == replace(own, **asked)
 
 
 def test_an_empty_source_and_a_wrong_word_are_one_sentence(tmp_path):
