@@ -24,7 +24,7 @@ def cluster_check(
     file: Annotated[Path, typer.Argument(help="A cluster file, such as ray_cluster.yaml.")],
     as_json: AsJson = False,
 ) -> None:
-    """Is a cluster file one that `ray up` accepts? Offline: no cloud account and no credentials are needed.
+    """Check that `ray up` accepts a cluster file. Works offline: it needs no cloud account and no credentials.
 
     **Example:** asyrp cluster check ray_cluster.yaml
     """
@@ -36,7 +36,7 @@ def cluster_check(
 def cluster_grafana(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("asyrp-grafana.json"),
 ) -> None:
-    """Write the dashboard of runs for Grafana, whose data source is the Prometheus that scrapes the Ray nodes.
+    """Write a dashboard of runs for Grafana. Its data source is the Prometheus that scrapes the Ray nodes.
 
     **Example:** asyrp cluster grafana -o asyrp-grafana.json
     """
@@ -72,10 +72,10 @@ def _workers(node_type: NodeType) -> str:
 @takes(placement_from_flags)
 def submit(
     placement: Placement,
-    target: Annotated[str, typer.Option("--target", help="kubernetes (KubeRay) or slurm.")],
+    target: Annotated[str, typer.Option(help="kubernetes (KubeRay) or slurm.")],
     config: Annotated[Path, typer.Option("--config", "-c", help="The YAML spec of the run; the job carries it along.")],
     set_: Settings = None,
-    name: Annotated[str, typer.Option("--name", help="Of the job.")] = "asyrp",
+    name: Annotated[str, typer.Option(help="Name of the job.")] = "asyrp",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write. [default: stdout]")] = None,
 ) -> None:
     """Write a run as a job: a RayJob for `kubectl apply -f`, or a script for `sbatch`. Submits nothing.

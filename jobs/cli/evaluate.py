@@ -1,4 +1,4 @@
-"""`asyrp evaluate` and `asyrp fid`: what is measured of images that are finished."""
+"""`asyrp evaluate` and `asyrp fid`: measure finished images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +29,7 @@ def inspection_from_flags(
         list[str] | None, typer.Option("--set", help="name=value of such a field: identity=face.onnx. Repeat.")
     ] = None,
 ) -> InspectionSpec:
-    """What is to be measured, as the options say."""
+    """The metrics to measure and their settings, from a YAML file and options."""
     return load_inspection(config, flags, set_ or [])
 
 
@@ -39,7 +39,7 @@ def evaluate(
     asked: InspectionSpec,
     root: Root,
     again: Annotated[
-        bool, typer.Option("--again", help="Also the shards with images that could not be read the last time.")
+        bool, typer.Option("--again", help="Also measure shards with images that could not be read the last time.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +62,7 @@ def evaluate(
 
 
 def _as_shown(table: "ReportTable") -> Table:
-    """A table of a report in the terminal."""
+    """A table of a report, for the terminal."""
     shown = Table(*table.head, caption=table.note)
     for row in table.rows:
         shown.add_row(*row)
@@ -72,19 +72,19 @@ def _as_shown(table: "ReportTable") -> Table:
 @takes(engine_from_flags)
 def fid(
     engine: EngineSpec,
-    first: Annotated[str, typer.Argument(help="A source of images; or, alone, the root of a run.")],
+    first: Annotated[str, typer.Argument(help="A source of images. Without a second source: the root of a run.")],
     second: Annotated[
-        str | None, typer.Argument(help="Another. [default: what the run's edits were made from]")
+        str | None, typer.Argument(help="A second source. [default: the images that the run's edits were made from]")
     ] = None,
     model: ModelOption = "avatars",
     clip: ClipOption = None,
     work: Work = None,
     as_json: AsJson = False,
 ) -> None:
-    """FID and KID between two sources, or of each edit of a run against what it was made from.
+    """Measure FID and KID between two sources, or between each edit of a run and the images it was made from.
 
-    In features of a CLIP, which the output names: never to be compared with the FID of papers, which is in features of
-    Inception. Two sources are read at the size of --model; a run's images at its own.
+    The features are those of a CLIP, which the output names. Never compare them with the FID of papers, which uses
+    features of Inception. Two sources are read at the image size of --model, a run at its own.
 
     **Example:** asyrp fid edited/
     """

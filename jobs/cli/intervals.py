@@ -1,4 +1,4 @@
-"""`asyrp intervals`: t_edit and t_boost of one's own images, learned and shown."""
+"""`asyrp intervals`: learn t_edit and t_boost from images, and show them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,18 +39,16 @@ def intervals_learn(
         Path | None,
         typer.Option("--output", "-o", help="The file to write. [default: kept for this model, where runs find it]"),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="How many, chosen by key.")] = 100,
-    n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps: t is known as finely.")] = 40,
+    images: Annotated[int, typer.Option(min=1, help="Number of images, chosen by key.")] = 100,
+    n_inv: Annotated[int, typer.Option(min=2, max=1000, help="Inversion steps, at which distances are known.")] = 40,
     measure: Annotated[
         str,
-        typer.Option(
-            "--measure", help="lpips (the papers'), clip (the model's own, or clip:NAME), auto: the first to be had."
-        ),
+        typer.Option(help="lpips (as in the papers), clip (the model's own), clip:NAME, or auto: the first available."),
     ] = "auto",
 ) -> None:
     """Measure how far images are from P_t and x_t while they are inverted (Asyrp, section 3.4).
 
-    What is learned without --output is used by 'asyrp run --t-edit auto --t-boost auto' with the same model.
+    Without --output, 'asyrp run --t-edit auto --t-boost auto' uses the result for the same model.
 
     **Example:** asyrp intervals learn -s photos/ --model google/ddpm-ema-celebahq-256
     """
@@ -69,15 +67,17 @@ def intervals_show(
     ] = None,
     model: ModelOption = "avatars",
     text_cosine: Annotated[
-        float | None, typer.Option("--text-cosine", help="Of source and target text in CLIP. [default: 1]")
+        float | None, typer.Option(help="Cosine of source and target text in CLIP. [default: 1]")
     ] = None,
-    source_text: Annotated[str | None, typer.Option("--source-text", help="Compute that cosine: 'person'.")] = None,
-    target_text: Annotated[str | None, typer.Option("--target-text", help="'person with glasses'.")] = None,
+    source_text: Annotated[
+        str | None, typer.Option(help="Source text, such as 'person', to compute that cosine.")
+    ] = None,
+    target_text: Annotated[str | None, typer.Option(help="Target text, such as 'person with glasses'.")] = None,
     clip: ClipOption = None,
     plot: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the curves to this PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """t_edit and t_boost by the rules of the paper, and the curves that they are read from.
+    """Show t_edit and t_boost by the rules of the paper, and the curves that they are read from.
 
     **Example:** asyrp intervals show --model celebahq-ddpm --text-cosine 0.9 -o curves.png
     """

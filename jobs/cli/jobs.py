@@ -29,15 +29,13 @@ jobs_app.add_typer(schedule_app, name="schedule")
 Spec = Annotated[Path, typer.Argument(help="The YAML file of a job.")]
 Specs = Annotated[list[Path], typer.Argument(help="The YAML files of jobs.")]
 SpecOrRoot = Annotated[str, typer.Argument(help="The YAML file of a job, or its root on any fsspec URL.")]
-Tick = Annotated[
-    str | None, typer.Option("--tick", help="An ISO time. [default: the last one due, or now without a schedule]")
-]
+Tick = Annotated[str | None, typer.Option(help="An ISO time. [default: the last one due, or now without a schedule]")]
 NEXT_TICKS = 5
 
 
 @jobs_app.command("validate")
 def validate(specs: Specs, as_json: AsJson = False) -> None:
-    """Check job files: every mistake with its line. Touches no storage.
+    """Check job files and name every mistake with its line. Touches no storage.
 
     **Example:** asyrp jobs validate nightly.yaml
     """
@@ -55,13 +53,13 @@ def validate(specs: Specs, as_json: AsJson = False) -> None:
 
 @jobs_app.command("schema")
 def schema() -> None:
-    """The JSON Schema of job files, for editors."""
+    """Print the JSON Schema of job files, for editors."""
     typer.echo(json.dumps(job_schema(), indent=1))
 
 
 @jobs_app.command("show")
 def show(spec: Spec, as_json: AsJson = False) -> None:
-    """What a job is with all its defaults, and when it runs next. Touches no storage."""
+    """Show a job with all its defaults, and when it runs next. Touches no storage."""
     job = load_job(spec)
     facts = job.model_dump(mode="json", exclude={"run": {"output"}})
     ticks = _next_ticks(job)
@@ -87,8 +85,8 @@ def run(
 ) -> None:
     """Do one tick: edit what is new or changed, and make the next version of the data set.
 
-    A tick that is done is not done again; one that was stopped or killed goes on. If another driver is at work, the
-    tick is left out (exit code 0) or waits, as the job says. Exit codes as of `asyrp run`.
+    A finished tick is not done again. A tick that was stopped or killed goes on. If another driver is at work, the tick
+    is left out (exit code 0) or waits, as the job says. Exit codes as of `asyrp run`.
 
     **Example:** asyrp jobs run nightly.yaml
     """
@@ -107,15 +105,14 @@ def submit(
     spec: Spec,
     tick: Tick = None,
     address: Annotated[
-        str | None,
-        typer.Option("--address", help="http://HEAD:8265, a cluster's dashboard. [default: as `ray job submit`]"),
+        str | None, typer.Option(help="http://HEAD:8265, a cluster's dashboard. [default: as `ray job submit`]")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Show its log, and end as it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the tick's log, and end as it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do one tick on a Ray cluster that runs, as a job of it, which needs no terminal here.
+    """Do one tick as a job of a running Ray cluster. It goes on when this terminal closes.
 
-    A tick that is there already is not submitted again, unless it failed or was stopped; `--follow` follows it.
+    A tick that was submitted before is not submitted again, unless it failed or was stopped; `--follow` follows it.
 
     **Example:** asyrp jobs submit nightly.yaml --address http://head:8265 --follow
     """
@@ -131,7 +128,7 @@ def submit(
 
 
 def _parse_tick(job: Job, text: str | None) -> datetime:
-    """A tick in UTC; a time without a zone is one of the job's."""
+    """The tick in UTC. A time without a zone is in the time zone of the job."""
     if text is None:
         return job.last_tick(datetime.now(UTC))
     try:
@@ -145,7 +142,7 @@ def _parse_tick(job: Job, text: str | None) -> datetime:
 
 
 def _sentence(entry: dict[str, Any]) -> str:
-    """How a tick ended, in a line."""
+    """One line on how a tick ended."""
     version = f"version {entry['version']}" if entry["version"] else None
     told = (f"tick {entry['tick']} {entry['outcome']}", version, _counts(entry["changes"] or {}), entry["message"])
     return ": ".join(filter(None, told))
@@ -157,7 +154,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 @schedule_app.command("serve")
 def serve(specs: Specs) -> None:
-    """Start every tick of some jobs, a process each, until this one is stopped; it needs nothing but the job files.
+    """Start every tick of some jobs in a process of its own, until this process is stopped. Needs only the job files.
 
     **Example:** asyrp jobs schedule serve nightly.yaml weekly.yaml
     """
@@ -171,7 +168,7 @@ def serve(specs: Specs) -> None:
 def render_command(
     placement: Placement,
     spec: Spec,
-    target: Annotated[str, typer.Option("--target", help=f"{', '.join(TARGETS)}.")],
+    target: Annotated[str, typer.Option(help=f"{', '.join(TARGETS)}.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A file; a folder for systemd and slurm, two files. [default: stdout]"),
@@ -194,7 +191,7 @@ def render_command(
 
 @jobs_app.command("status")
 def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
-    """The newest version of a job's data set, who is at work on it, and when it runs next; from storage alone.
+    """Show the newest version of a job's data set, who is at work on it and when it runs next, from storage alone.
 
     **Example:** asyrp jobs status nightly.yaml
     """
@@ -230,10 +227,10 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
 @jobs_app.command("history")
 def history(
     job: SpecOrRoot,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of ticks to show, the newest.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """What became of each tick, the newest last; from storage alone."""
+    """Show what became of each tick, the newest last, from storage alone."""
     from jobs.schedule.tick import read_job
 
     store = Store(_root(job))
@@ -248,7 +245,7 @@ def history(
 
 
 def _entry(lease: Lease) -> dict[str, Any]:
-    """A lease as the history tells it; one without an end is at work, or its driver died."""
+    """A lease as the history shows it. If it has no end, its driver is at work or died."""
     facts = {name: lease.facts.get(name) for name in ("version", "run", "changes", "message", "exit_code")}
     outcome = lease.outcome or f"no end, last heartbeat {lease.beat_at}"
     times = {"began_at": lease.began_at, "ended_at": lease.ended_at}
@@ -268,7 +265,7 @@ def _history_table(entries: list[dict[str, Any]]) -> Table:
 
 @jobs_app.command("cancel")
 def cancel(job: SpecOrRoot, as_json: AsJson = False) -> None:
-    """Ask the driver that is at work, on whatever machine, to finish what it has in flight and stop.
+    """Ask the driver that is at work, on any machine, to finish what it has in flight and stop.
 
     What is committed stays, and the next tick goes on from there.
     """

@@ -25,7 +25,7 @@ FAMILY_NAMES = {"ho": "DDPM++ (Ho)", "adm": "iDDPM/ADM"}
 
 @models_app.command("list")
 def models_list(as_json: AsJson = False) -> None:
-    """The models that have a short name."""
+    """List the models that have a short name."""
     models = dict.fromkeys(bundled_names(), "comes with the package")
     models |= {name: model.repo for name, model in HUB_MODELS.items()}
     table = Table("name", "where")
@@ -36,7 +36,7 @@ def models_list(as_json: AsJson = False) -> None:
 
 @models_app.command("show")
 def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> None:
-    """What a model is: family, size, the shape of its h, schedule, digest, known intervals and directions."""
+    """Show a model: family, size, the shape of its h, schedule, digest, known intervals and directions."""
     from asyrp.models.load import load_model, schedule_name
 
     folder = fetch_model(name)
@@ -67,15 +67,14 @@ def intervals(data_set: str) -> dict[str, object]:
 def models_check(
     name: ModelArgument = "avatars",
     images: Annotated[
-        str | None,
-        typer.Option("--images", help="Images of the model's own domain. [default: its samples, or stand-ins]"),
+        str | None, typer.Option(help="Images of the model's own domain. [default: its samples, or stand-ins]")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Does the model predict the noise of its schedule? What is wrong is named, and the exit code is 2.
+    """Check that a model predicts the noise of its schedule. If not, name what is wrong; the exit code is then 2.
 
-    `asyrp run` asks the same before the first image. On stand-in images only gross mistakes can be told.
+    `asyrp run` makes the same check before the first image. Stand-in images only show gross mistakes.
 
     **Example:** asyrp models check celeba_hq.ckpt --images faces/
     """
@@ -106,13 +105,9 @@ def _print_check(name: str, check: "SelfCheckReport") -> None:
 def models_convert(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint of a Ho (DDPM++), iDDPM or ADM net; any fsspec URL.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The diffusers folder to write.")],
-    image_size: Annotated[
-        int | None, typer.Option("--image-size", help="Pixels a side, for nets not of the papers.")
-    ] = None,
-    num_head_channels: Annotated[
-        int | None, typer.Option("--num-head-channels", help="Width of an attention head (iDDPM, ADM).")
-    ] = None,
-    num_heads: Annotated[int | None, typer.Option("--num-heads", help="Number of attention heads instead.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side, for nets not of the papers.")] = None,
+    num_head_channels: Annotated[int | None, typer.Option(help="Width of an attention head (iDDPM, ADM).")] = None,
+    num_heads: Annotated[int | None, typer.Option(help="Number of attention heads instead.")] = None,
     new_attention_order: Annotated[
         bool, typer.Option("--new-attention-order", help="The net was trained with use_new_attention_order.")
     ] = False,

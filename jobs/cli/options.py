@@ -63,15 +63,13 @@ DirectionArgument = Annotated[
 ClipOption = Annotated[
     str | None, typer.Option("--clip", help=f"{CLIP_HELP} [default: ViT-B-16/openai; avatars for the bundled model]")
 ]
-Work = Annotated[
-    str | None, typer.Option("--work", help="Root to keep the sums at, to go on after a stop. Any fsspec URL.")
-]
+Work = Annotated[str | None, typer.Option(help="Root to keep the sums at, to go on after a stop. Any fsspec URL.")]
 NoCheck = Annotated[bool, typer.Option("--no-check", help="Leave out the model's self-check.")]
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="The direction file to write.")]
 Source = Annotated[str, typer.Option("--source", "-s", help="Folder or glob of images, on any fsspec URL.")]
 TBoost = Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="Suggested start of fresh noise.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value or engine.field=value. Repeat.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def collecting_from_flags(
     model: ModelOption = "avatars",
     work: Work = None,
 ) -> Collecting:
-    """The parameters are those commands' options."""
+    """What commands that read many images over the cluster need to know."""
     return Collecting(
         source=absolute_url(source),
         model=absolute_model(model),
@@ -138,43 +136,43 @@ def collecting_from_flags(
 
 def placement_from_flags(
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help=f"Nodes that work. [default: {DEFAULT_WORKERS}]")
+        int | None, typer.Option(min=1, help=f"Number of worker nodes. [default: {DEFAULT_WORKERS}]")
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus-per-worker", min=0, help=f"0: work on CPUs. [default: {DEFAULT_GPUS}]")
+        int | None,
+        typer.Option("--gpus-per-worker", min=0, help=f"GPUs of each node; 0: work on CPUs. [default: {DEFAULT_GPUS}]"),
     ] = None,
-    cpus: Annotated[int | None, typer.Option("--cpus-per-worker", min=1, help=f"[default: {DEFAULT_CPUS}]")] = None,
+    cpus: Annotated[
+        int | None, typer.Option("--cpus-per-worker", min=1, help=f"CPUs of each node. [default: {DEFAULT_CPUS}]")
+    ] = None,
     memory: Annotated[
-        int | None, typer.Option("--memory-per-worker", min=1, help=f"GiB. [default: {DEFAULT_MEMORY}]")
+        int | None,
+        typer.Option("--memory-per-worker", min=1, help=f"Memory of each node, GiB. [default: {DEFAULT_MEMORY}]"),
     ] = None,
-    time: Annotated[
-        str | None, typer.Option("--time", help=f"At most so long: [D-]HH:MM:SS. [default: {DEFAULT_TIME}]")
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option("--image", help="Of Kubernetes: a container image that has asyrp.")
-    ] = None,
+    time: Annotated[str | None, typer.Option(help=f"Time limit, as [D-]HH:MM:SS. [default: {DEFAULT_TIME}]")] = None,
+    image: Annotated[str | None, typer.Option(help="Kubernetes: a container image that has asyrp.")] = None,
     service_account: Annotated[
-        str | None, typer.Option("--service-account", help="Of Kubernetes: whose access to storage the pods have.")
+        str | None, typer.Option(help="Kubernetes: the account that gives pods access to storage.")
     ] = None,
-    partition: Annotated[str | None, typer.Option("--partition", help="Of Slurm.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
 ) -> Placement:
-    """The parameters are the options of commands that write jobs for other systems."""
+    """What commands that write jobs for other systems are told of the nodes."""
     return Placement(workers, gpus, cpus, memory, time, image, service_account, partition)
 
 
 def direction_file(direction: str, model: str) -> Path:
-    """The file of a direction that comes with the model, by its name, or of any other by its path or URL."""
+    """The file of a direction: by name if it comes with the model, else by path or URL."""
     return fetch_model(model).direction_files().get(direction) or fetch(direction)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that is not among those known."""
+    """Raises UserError if a value is not among the known ones."""
     if value not in known:
         raise UserError(f"--{name} {value}: give {' or '.join(known)}")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Raises UserError if that cannot be."""
+    """Write a file. Raises UserError if it cannot be written."""
     try:
         path.write_text(text)
     except OSError as error:
@@ -182,6 +180,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def print_paths(paths: Sequence[Path | str]) -> None:
-    """The files that a command wrote, to stdout."""
+    """Print the files that a command wrote to stdout."""
     for path in paths:
         out.print(str(path), soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""`asyrp report`: which edits worked, as a page or as Markdown with pictures."""
+"""`asyrp report`: a page, or Markdown with pictures, on which edits worked."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -32,8 +32,8 @@ def report_command(
 ) -> None:
     """Show what the edits did: counts, metrics, the worst and best images, pairs before and after, cost.
 
-    From storage alone, during the run or after it: one page that any browser opens without a network, or Markdown with
-    pictures.
+    Reads storage alone, during the run or after it. Writes one page that any browser opens without a network, or
+    Markdown with pictures.
 
     **Example:** asyrp report edited/ --watch
     """

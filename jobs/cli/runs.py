@@ -63,7 +63,7 @@ def cost_table(cost: "Estimate", spec: RunSpec) -> Table:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the run goes.")] = Path("asyrp-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Root of the run.")] = Path("asyrp-demo"),
     as_json: AsJson = False,
 ) -> None:
     """Edit 64 bundled cartoon faces with two edits and draw a contact sheet. Needs no network and no GPU."""
@@ -103,7 +103,7 @@ def retry(
     engine: EngineSpec,
     root: Root,
     status: Annotated[
-        list[str] | None, typer.Option("--status", help="A status of rows to redo. Repeat. [default: fetch_error]")
+        list[str] | None, typer.Option(help="A status of rows to redo. Repeat. [default: fetch_error]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`asyrp verify`, `gc` and `export`: what is done with the storage of a run, and nothing else."""
+"""`asyrp verify`, `gc` and `export`: commands that need only the storage of a run."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -41,10 +41,10 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a run is whole, from its storage alone: nothing missing, nothing damaged.
+    """Check, from its storage alone, that nothing of a run is missing or damaged.
 
-    Exit codes: 0 whole, 2 usage, 3 something is missing or damaged. Images that could not be edited are rows with
-    a status, and no damage.
+    Exit codes: 0 whole, 2 usage, 3 something is missing or damaged. An image that could
+    not be edited has a row with its status; that is no damage.
 
     **Example:** asyrp verify edited/ --deep
     """
@@ -88,18 +88,18 @@ def _print_found(found: Report, root: str) -> None:
 def gc(
     root: Root,
     older_than: Annotated[
-        str, typer.Option("--older-than", help="Only attempts silent for so long: 30m, 1h, 2d, or 0.")
+        str, typer.Option(help="Only attempts that were silent for so long: 30m, 1h, 2d, or 0.")
     ] = "1h",
     keep_versions: Annotated[
-        int | None, typer.Option("--keep-versions", min=1, help="Of a job: the newest so many. [default: all]")
+        int | None, typer.Option(min=1, help="For a job: how many of the newest to keep. [default: all]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what killed attempts left: files that no commit names, parts of additions without a record.
+    """Delete what killed attempts left behind: files that no commit names, and parts of additions without a record.
 
-    Of a job: versions that are not to be kept, and runs that no version has images of. A run or a job may be at work
-    meanwhile.
+    At the root of a job, delete versions that are not to be kept, and runs that no version has images of. The run or
+    the job may be at work at the same time.
 
     **Example:** asyrp gc edited/ --dry-run
     """
@@ -118,27 +118,26 @@ def gc(
 
 def export(
     root: Root,
-    to: Annotated[str, typer.Option("--to", help="webdataset, imagefolder or parquet.")],
+    to: Annotated[str, typer.Option(help="webdataset, imagefolder or parquet.")],
     output: Annotated[str, typer.Option("--output", "-o", help="An empty folder, on any fsspec URL.")],
     split: Annotated[
-        str, typer.Option("--split", help="Names and shares: train=0.9,test=0.1. By source image.")
+        str, typer.Option(help="Names and shares: train=0.9,test=0.1. Split by source image.")
     ] = "train=1",
-    seed: Annotated[int, typer.Option("--seed", help="Another seed splits otherwise.")] = 0,
-    statuses: Annotated[str, typer.Option("--statuses", help="Rows to take, such as ok,decode_error.")] = "ok",
-    shard_bytes: Annotated[str, typer.Option("--shard-bytes", help="Images per shard, as in 256MB or 1GB.")] = "256MB",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    statuses: Annotated[str, typer.Option(help="Rows to take, such as ok,decode_error.")] = "ok",
+    shard_bytes: Annotated[str, typer.Option(help="Images per shard, as in 256MB or 1GB.")] = "256MB",
     with_source: Annotated[
-        bool, typer.Option("--with-source", help="The source images too, if they are those that were edited.")
+        bool,
+        typer.Option("--with-source", help="Export the source images too. If one has changed, its edits are left out."),
     ] = False,
     license_: Annotated[
         str, typer.Option("--license", help="The licence for the card, as Hugging Face names it: cc-by-4.0, mit, ...")
     ] = "unknown",
-    partial: Annotated[bool, typer.Option("--partial", help="Of a run that is not complete: what there is.")] = False,
-    version: Annotated[
-        int | None, typer.Option("--version", help="Of a job: which of its versions. [default: the newest]")
-    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Export an incomplete run as far as it is.")] = False,
+    version: Annotated[int | None, typer.Option(help="For a job: number of the version. [default: the newest]")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the images of a run, or of a version of a job's data set, as a data set: numbered shards, splits, a card.
+    """Export the images of a run, or of a version of a job's data set, as numbered shards with splits and a card.
 
     **Example:** asyrp export edited/ --to parquet -o faces-with-glasses/ --split train=0.9,test=0.1 --with-source
     """
@@ -170,8 +169,8 @@ def export(
 
 
 def _exportable(store: Store, number: int | None) -> "tuple[Snapshot, dict[str, Any]]":
-    """What is to be exported of a run, or of a job's version (the newest one without a number), and the run.json that
-    says how its images were made."""
+    """The images of a run, or of a job's version, and the run.json that says how they were made. Without a number it is
+    the newest version."""
     from pipeline.datasets.export import take_snapshot, version_snapshot
     from pipeline.datasets.versions import latest, read_version, run_store
 
@@ -189,7 +188,7 @@ def _exportable(store: Store, number: int | None) -> "tuple[Snapshot, dict[str, 
 
 
 def _lineage(record: dict[str, Any]) -> dict[str, Any]:
-    """What the samples of an augmentation say of where they come from; nothing for other runs."""
+    """Where the samples of an augmentation come from: their run and labels. Other runs have no lineage."""
     census = record["plan"].get("census")
     return {"run": record["identity_hash"][:12], "labels": tuple(census["labels"])} if census else {}
 

@@ -1,4 +1,4 @@
-"""The part of a spec that says which edits the images of a data set draw, to augment it."""
+"""The `augmentation` of a spec: the edits that the images of a data set draw."""
 
 from typing import Annotated, Any
 
@@ -47,7 +47,7 @@ Strengths = (
 
 
 class OptionSpec(BaseModel):
-    """An edit that may be drawn: how strong, how often beside others, by which images, and what labels become."""
+    """An edit that images may draw: its strengths, its weight beside others, which images, and the resulting labels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -92,7 +92,8 @@ class OptionSpec(BaseModel):
 
 
 class AugmentationSpec(BaseModel):
-    """Each image draws up to `draws` edits, and stays in the data set as it is. Identity, all of it."""
+    """Each image draws up to `draws` edits; the image itself stays in the data set. All fields are part of a run's
+    identity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

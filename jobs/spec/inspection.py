@@ -1,4 +1,4 @@
-"""The part of a spec that says what is measured of the edits, and what must hold of it."""
+"""The `inspection` of a spec: the metrics of edits, the gates that edits must pass, and the search for strengths."""
 
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ Strength = Annotated[float, Field(gt=0)]
 
 
 class BisectionSpec(BaseModel):
-    """Halves of the strengths from `low` to `high`, so many times."""
+    """A search that halves the range of strengths from `low` to `high` for a number of `steps`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +25,7 @@ class BisectionSpec(BaseModel):
 
 
 class RetrySpec(BaseModel):
-    """How images are inverted again whose reconstruction a gate refuses."""
+    """How an image is inverted again if a gate refuses its reconstruction."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,8 @@ class RetrySpec(BaseModel):
 
 
 class ClassifierSpec(BaseModel):
-    """A net that scores images: a .pt, .pt2 or .onnx file, or MODULE:NAME. A label is there from `threshold` on."""
+    """A net that scores images: a .pt, .pt2 or .onnx file, or MODULE:NAME. An image has a label if its
+    score is at least `threshold`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +53,7 @@ Halving = Annotated[BisectionSpec, alternative("halving")]
 
 
 class InspectionSpec(BaseModel):
-    """What is measured: metrics that `asyrp evaluate --help` names, and those of the gates. All of it is identity."""
+    """What is measured: the `metrics`, and those that gates compare. All fields are part of a run's identity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""The spec of a run: one YAML file (or the flags that override it), checked, and what of it is identity."""
+"""The spec of a run: read from a YAML file and flags, checked, and reduced to its identity."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders
 
 
 class EngineSpec(BaseModel):
-    """Speed knobs and budgets: free to change from one call to the next, none of them changes a pixel."""
+    """Speed knobs and budgets. They may change from one call to the next: none of them changes a pixel."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +57,7 @@ class EngineSpec(BaseModel):
 
 
 class RunSpec(BaseModel):
-    """A whole run. All but `output` and `engine` is identity (of the model its weights, of `intervals` the numbers)."""
+    """A whole run. All but `output` and `engine` is its identity: the model by its weights, `intervals` by numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -172,7 +172,7 @@ class RunSpec(BaseModel):
         return texts
 
     def selection(self) -> Selection:
-        """Which images of the source are meant."""
+        """The images of the source that the run takes."""
         where = tuple(Condition.parse(text) for text in self.where)
         labels = self.augmentation.label_columns() if self.augmentation else []
         columns = tuple(dict.fromkeys([*self.columns, *labels]))
@@ -188,13 +188,13 @@ class RunSpec(BaseModel):
         return self.inspection is not None and self.inspection.search is not None
 
     def identity(self) -> dict[str, Any]:
-        """What the outputs depend on, as far as the spec says it."""
+        """The part of the spec that the outputs depend on, as JSON."""
         absent = {name for name in ("inspection", "augmentation") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals"} | absent)
 
 
 def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> RunSpec:
-    """The spec from a YAML file, then flags, then `a.b=c` settings; the later wins.
+    """The spec from a YAML file, then flags, then `a.b=c` settings. Later ones override earlier ones.
 
     Raises:
         UserError: naming the field, what is wrong with it, and the nearest name for an unknown one.
@@ -203,7 +203,7 @@ def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -
 
 
 def load_inspection(config: Path | None, flags: dict[str, Any], settings: list[str]) -> InspectionSpec:
-    """What is to be measured, as `load_spec`; the fields are those of a spec's `inspection`. Raises as it does."""
+    """The `inspection` of a spec alone, loaded as `load_spec` loads a whole spec. Raises UserError as it does."""
     return validated(InspectionSpec, _gathered(config, flags, settings), config)
 
 

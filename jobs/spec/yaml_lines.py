@@ -1,4 +1,8 @@
-"""A YAML file and the lines that its fields stand on."""
+"""A YAML file and the lines that its fields stand on.
+
+The lines come from the marks that PyYAML gives its nodes. PyYAML reads every other YAML of this package too, so no
+second parser with other ideas of YAML is needed.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +16,7 @@ from asyrp.errors import UserError
 
 @dataclass(frozen=True)
 class Document:
-    """What a file says, with where it says it."""
+    """The content of a file, and the nodes that know its lines."""
 
     data: dict[str, Any]
     root: yaml.MappingNode
@@ -29,7 +33,7 @@ class Document:
         return line
 
     def repeated(self) -> Iterator[tuple[int, str]]:
-        """The fields that stand twice in one mapping, of which YAML takes the last in silence, with their lines."""
+        """The fields that stand twice in one mapping, with their lines. PyYAML takes the last one and says nothing."""
         return _repeated(self.root)
 
 

@@ -1,4 +1,6 @@
-"""`asyrp directions project, combine, scale, begin, average, compare, preview`: what one does with directions."""
+"""`asyrp directions project, combine, scale, begin, average, compare, preview`:
+commands that make a direction from others, or show what it does.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +26,7 @@ from jobs.spec.run import EngineSpec, load_engine
 if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.directions.forms import Direction
 
-Name = Annotated[str | None, typer.Option("--name", help="Name of the new direction. [default: the file's]")]
+Name = Annotated[str | None, typer.Option(help="Name of the new direction. [default: the file's]")]
 device_and_check = from_fields(EngineSpec, Flag("device"), Flag("check"))
 
 
@@ -36,7 +38,7 @@ def project(
     name: Name = None,
     model: ModelOption = "avatars",
 ) -> None:
-    """Take other directions out of one: what is left is orthogonal to all of them, at every timestep.
+    """Take other directions out of one. The rest is orthogonal to all of them at every timestep.
 
     **Example:** asyrp directions project beard --out long_hair --out glasses -o beard_only.safetensors
     """
@@ -51,7 +53,7 @@ def combine(
     name: Name = None,
     model: ModelOption = "avatars",
 ) -> None:
-    """The weighted sum of directions as one direction.
+    """Make one direction of the weighted sum of several.
 
     **Example:** asyrp directions combine smile=1 beard=-0.5 -o cheerful.safetensors
     """
@@ -83,7 +85,7 @@ def begin(
     name: Name = None,
     model: ModelOption = "avatars",
 ) -> None:
-    """A direction that acts later: not above a timestep, where images are layout and its label cannot be seen yet.
+    """Make a direction act later: only from a timestep down, below which its label can be seen in images.
 
     **Example:** asyrp directions begin beard.safetensors 450 -o late_beard.safetensors
     """
@@ -106,7 +108,7 @@ def average(
     name: Name = None,
     model: ModelOption = "avatars",
 ) -> None:
-    """An implicit direction f_t averaged over images to one tensor per timestep, or those over time to one tensor.
+    """Average an implicit direction f_t over images, to one tensor per timestep, or tensors over time, to one tensor.
 
     **Example:** asyrp directions average smiling.safetensors -s faces/ --model celebahq-ddpm -o mean.safetensors
     """
@@ -133,7 +135,7 @@ def compare(
     model: ModelOption = "avatars",
     as_json: AsJson = False,
 ) -> None:
-    """The cosine of every two directions: 1 the same, 0 nothing in common.
+    """Show the cosine of every two directions: 1 if they are the same, 0 if they have nothing in common.
 
     **Example:** asyrp directions compare smile glasses beard long_hair
     """
@@ -153,13 +155,11 @@ def preview(
     direction: DirectionArgument,
     source: Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="The sheet, a PNG.")],
-    rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="How many images.")] = 6,
-    refine: Annotated[
-        int, typer.Option("--refine", min=0, max=10, help="Fixed-point iterations per inversion step.")
-    ] = 0,
+    rows: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 6,
+    refine: Annotated[int, typer.Option(min=0, max=10, help="Fixed-point iterations per inversion step.")] = 0,
     model: ModelOption = "avatars",
 ) -> None:
-    """A sheet of what a direction does: images by strengths from -2 to 2.
+    """Draw a sheet of what a direction does: a row for each image, a column for each strength from -2 to 2.
 
     **Example:** asyrp directions preview smile.safetensors -s faces/ -o smile.png
     """

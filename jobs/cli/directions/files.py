@@ -43,7 +43,7 @@ for command in (score, project, combine, scale, begin, average, compare, preview
 
 @directions_app.command("list")
 def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -> None:
-    """The directions that come with a model."""
+    """List the directions that come with a model."""
     infos = [read_info(path) for path in fetch_model(model).direction_files().values()]
     table = Table("name", "form", "t_edit", "t_boost", "strength 1 is")
     for info in infos:
@@ -55,17 +55,17 @@ def directions_list(model: ModelArgument = "avatars", as_json: AsJson = False) -
 def directions_show(
     direction: DirectionArgument,
     model: Annotated[
-        str, typer.Option("--model", help="The model whose directions are meant.", autocompletion=complete_model)
+        str, typer.Option(help="The model whose directions are meant.", autocompletion=complete_model)
     ] = "avatars",
     sweep: Annotated[
-        Path | None, typer.Option("--sweep", help="Draw what it does at strengths from -2 to 2, to this PNG.")
+        Path | None, typer.Option(help="Draw what it does at strengths from -2 to 2, to this PNG.")
     ] = None,
     source: Annotated[
         str | None, typer.Option("--source", "-s", help="Images for the sweep. [default: the model's samples]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a direction file says of its direction, how long delta_h is at each timestep, and what it does.
+    """Show what a direction file says, how long delta_h is at each timestep and, with --sweep, what the direction does.
 
     **Example:** asyrp directions show smile --sweep smile.png
     """
@@ -108,38 +108,37 @@ def _length_plot(timesteps: list[int], lengths: "Tensor") -> Table:
 
 @dataclass(frozen=True)
 class StatedDetails:
-    """What the user says of a released file, in place of what its name says."""
+    """What the user states about a released file. It counts instead of what the name of the file says."""
 
     n_steps: Annotated[
         int | None,
-        typer.Option(
-            "--n-steps", min=2, max=1000, help="Generation steps it was trained at. [default: ngen of its name]"
-        ),
+        typer.Option(min=2, max=1000, help="Generation steps it was trained at. [default: ngen in the file's name]"),
     ] = None
     data_set: Annotated[
         str | None,
         typer.Option(
-            "--data-set",
-            help="Whose intervals: celeba, church, bedroom, afhq or metface. [default: of its name]",
+            help="Data set whose intervals hold: celeba, church, bedroom, afhq or metface. [default: from the file's name]",
             autocompletion=complete_data_set,
         ),
     ] = None
     text_cosine: Annotated[
-        float | None,
-        typer.Option("--text-cosine", help="Cosine of its two texts in CLIP, for t_edit. [default: not used]"),
+        float | None, typer.Option(help="Cosine of its two texts in CLIP, for t_edit. [default: not used]")
     ] = None
     clip: Annotated[
-        str | None,
-        typer.Option("--clip", help=f"Compute that cosine with this CLIP; the papers': ViT-B-16/openai. {CLIP_HELP}"),
+        str | None, typer.Option(help=f"Compute that cosine with this CLIP; the papers': ViT-B-16/openai. {CLIP_HELP}")
     ] = None
-    texts: Annotated[
-        tuple[str, str] | None, typer.Option("--texts", help="Source and target text. [default: the release's]")
+    texts: Annotated[tuple[str, str] | None, typer.Option(help="Source and target text. [default: the release's]")] = (
+        None
+    )
+    t_edit: Annotated[
+        int | None, typer.Option(min=0, max=999, help="Last edited timestep. [default: the data set's]")
     ] = None
-    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="[default: of the data set]")] = None
-    t_boost: Annotated[int | None, typer.Option("--t-boost", min=0, max=999, help="[default: of the data set]")] = None
+    t_boost: Annotated[
+        int | None, typer.Option(min=0, max=999, help="Start of fresh noise. [default: the data set's]")
+    ] = None
 
     def details(self, released: str) -> "ReleaseDetails":
-        """All that is known beside the file called `released`."""
+        """The details, with the cosine of the texts computed if a CLIP is given; `released` is the name of the file."""
         from asyrp.directions.released import ReleaseDetails, details_from_name
 
         text_cosine = self.text_cosine
@@ -161,19 +160,18 @@ def directions_import(
     stated: StatedDetails,
     file: Annotated[str, typer.Argument(help="A .pth of the official code; any fsspec URL.")],
     model: Annotated[
-        str,
-        typer.Option("--model", help=f"The model that it was trained on. {MODEL_HELP}", autocompletion=complete_model),
+        str, typer.Option(help=f"The model that it was trained on. {MODEL_HELP}", autocompletion=complete_model)
     ],
-    name: Annotated[str, typer.Option("--name", help="The direction's name, as edits will use it.")],
+    name: Annotated[str, typer.Option(help="The direction's name, as edits will use it.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The direction file. [default: NAME.safetensors]")
     ] = None,
-    block: Annotated[str | None, typer.Option("--block", help="Which block, of a file with several.")] = None,
+    block: Annotated[str | None, typer.Option(help="The block to take from a file with several.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a direction file of a delta block, or of tensors per timestep, of the official code.
+    """Make a direction file from a file of the official code: a delta block, or tensors per timestep.
 
-    The texts and intervals that such files lack come from the release's file names, dictionary and LPIPS curves.
+    Such files lack texts and intervals. These come from the release's file names, dictionary and LPIPS curves.
 
     **Example:** asyrp directions import man_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth --model celebahq-ddpm --name man
     """

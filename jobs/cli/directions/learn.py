@@ -16,24 +16,26 @@ Labels = Annotated[
 ]
 Extremes = Annotated[
     float | None,
-    typer.Option("--extremes", min=0.001, max=0.5, help="Only this share of the images with the most and the least."),
+    typer.Option(
+        min=0.001, max=0.5, help="Only this share of the images with the most of the label, and with the least."
+    ),
 ]
-Scale = Annotated[float, typer.Option("--scale", help="What strength 1 is, in steps.")]
+Scale = Annotated[float, typer.Option(help="Steps that strength 1 takes.")]
 
 
-Components = Annotated[int, typer.Option("--components", "-k", min=1, max=99, help="How many to keep.")]
+Components = Annotated[int, typer.Option("--components", "-k", min=1, max=99, help="Number of directions to keep.")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder for the direction files.")]
 
 
 @takes(collecting_from_flags)
 def statistics_from_flags(
     common: Collecting,
-    n_steps: Annotated[int, typer.Option("--n-steps", min=2, max=1000, help="Generation steps of strength 1.")] = 40,
-    t_edit: Annotated[int, typer.Option("--t-edit", min=0, max=999, help="Suggested last edited timestep.")] = 400,
+    n_steps: Annotated[int, typer.Option(min=2, max=1000, help="Generation steps of strength 1.")] = 40,
+    t_edit: Annotated[int, typer.Option(min=0, max=999, help="Suggested last edited timestep.")] = 400,
     t_boost: TBoost = None,
     scale: Scale = 1.0,
 ) -> dict[str, Any]:
-    """The options of the ways that read h of many images, as `jobs.learn.labels.LearnRequest` takes them."""
+    """The fields of `jobs.learn.labels.LearnRequest` that the ways to learn from h of many images share."""
     return {**vars(common), "n_steps": n_steps, "t_edit": t_edit, "t_boost": t_boost, "scale": scale}
 
 
@@ -42,20 +44,17 @@ def statistics_from_flags(
 def learn_labels(
     common: dict[str, Any],
     labels: Labels,
-    name: Annotated[
-        list[str], typer.Option("--name", help="The label (or folder) to learn. Repeat for more than one.")
-    ],
+    name: Annotated[list[str], typer.Option(help="The label (or folder) to learn. Repeat for more than one.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; a folder for several names.")],
     hold: Annotated[
-        list[str] | None,
-        typer.Option("--hold", help="A label to hold fixed; 'none': the raw difference. [default: all columns]"),
+        list[str] | None, typer.Option(help="A label to hold fixed; 'none': the raw difference. [default: all columns]")
     ] = None,
     extremes: Extremes = None,
 ) -> None:
-    """Directions from labels: h regressed on all label columns at once, per timestep.
+    """Learn directions from labels: regress h on all label columns at once, per timestep.
 
-    Every numeric column takes part, so that a direction holds the other labels fixed; with --hold none it is the
-    difference of the class means. With --labels folders an image's labels are the folders it is in.
+    Every numeric column takes part, so a direction holds the other labels fixed. With --hold none the direction is the
+    difference of the class means. With --labels folders the labels of an image are the folders that it is in.
 
     **Example:** asyrp directions learn labels -s faces/ --labels faces.csv --name smile -o smile.safetensors
     """
@@ -71,19 +70,19 @@ def learn_labels(
 def learn_classifier(
     common: dict[str, Any],
     labels: Labels,
-    name: Annotated[str, typer.Option("--name", help="The label (or folder) to learn.")],
+    name: Annotated[str, typer.Option(help="The label (or folder) to learn.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file.")],
-    kind: Annotated[str, typer.Option("--kind", help="logistic or svm.")] = "logistic",
+    kind: Annotated[str, typer.Option(help="logistic or svm.")] = "logistic",
     balance: Annotated[
-        list[str] | None, typer.Option("--balance", help="A label that both classes are to have alike. Repeat.")
+        list[str] | None, typer.Option(help="A label to make equally frequent in both classes. Repeat.")
     ] = None,
     extremes: Extremes = None,
-    timesteps: Annotated[int, typer.Option("--timesteps", min=1, help="How many of the edited ones are read.")] = 10,
+    timesteps: Annotated[int, typer.Option(min=1, help="Edited timesteps at which h is read.")] = 10,
 ) -> None:
-    """A direction from a linear classifier of h per timestep: the normal of its boundary.
+    """Learn a direction from a linear classifier of h per timestep: the normal of its boundary.
 
-    h of every image is kept on storage in half precision while it learns (131 kB per image and timestep for the papers'
-    nets).
+    During learning, h of every image is kept on storage in half precision: 131 kB per image and timestep for the nets
+    of the papers.
 
     **Example:** asyrp directions learn classifier -s faces/ --labels faces.csv --name beard -o beard.safetensors
     """
@@ -103,12 +102,13 @@ def learn_pca(
     output: OutputFolder,
     components: Components = 10,
     joint: Annotated[bool, typer.Option("--joint", help="One analysis over all timesteps, not one for each.")] = False,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Rows of the sketch: more is more exact.")] = 64,
-    timesteps: Annotated[int, typer.Option("--timesteps", min=1, help="How many of the edited ones are read.")] = 10,
+    rank: Annotated[int, typer.Option(min=1, help="Rows of the sketch: more is more exact.")] = 64,
+    timesteps: Annotated[int, typer.Option(min=1, help="Edited timesteps at which h is read.")] = 10,
 ) -> None:
-    """Directions without labels: the principal components of h over many images, as pc01.safetensors and so on.
+    """Learn directions without labels: the principal components of h over many images.
 
-    Images are streamed: memory depends on --rank and --timesteps, not on their number.
+    Writes pc01.safetensors and so on. Images are streamed: memory depends on --rank and --timesteps, not on the number
+    of images.
 
     **Example:** asyrp directions learn pca -s faces/ -k 10 -o components/
     """
@@ -127,17 +127,17 @@ def learn_jacobian(
     components: Components = 5,
     image: Annotated[
         list[str] | None,
-        typer.Option("--image", help="Key of an image whose Jacobian is taken. Repeat. [default: all of the source]"),
+        typer.Option(help="Key of an image whose Jacobian is taken. Repeat. [default: all of the source]"),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="An image, white where the edit is to act, black elsewhere.")
+        Path | None, typer.Option(help="An image, white where the edit is to act, black elsewhere.")
     ] = None,
-    timesteps: Annotated[int, typer.Option("--timesteps", min=1, help="How many of the edited ones are read.")] = 1,
+    timesteps: Annotated[int, typer.Option(min=1, help="Edited timesteps at which h is read.")] = 1,
 ) -> None:
-    """Directions without labels: what of h the predicted noise answers to most, as jv01.safetensors and so on.
+    """Learn directions without labels: the changes of h that change the predicted noise most.
 
-    The right singular vectors of the decoder's Jacobian at one image (--image), or what those of all images have in
-    common. All images of the source say how far h varies, which sets strength 1.
+    Writes jv01.safetensors and so on: the right singular vectors of the decoder's Jacobian at one image (--image), or
+    what those of all images have in common. Strength 1 is set by how far h varies over all images of the source.
 
     **Example:** asyrp directions learn jacobian -s faces/ --image face_01.png --mask mouth.png -o mouth/
     """

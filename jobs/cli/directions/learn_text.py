@@ -17,44 +17,41 @@ if TYPE_CHECKING:  # torch loads only when a command needs it
 class RecipeOptions:
     """The pair of texts, and how a direction is trained on it. The preset says what options do not."""
 
-    source_text: Annotated[str, typer.Option("--source-text", help="What the images show: 'person without glasses'.")]
-    target_text: Annotated[str, typer.Option("--target-text", help="What they are to show: 'person with glasses'.")]
+    source_text: Annotated[str, typer.Option(help="What the images show: 'person without glasses'.")]
+    target_text: Annotated[str, typer.Option(help="What they are to show: 'person with glasses'.")]
     model: ModelOption = "avatars"
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset",
-            help="What other options are where they are not given. paper: section 5. released: the script of its code. "
-            "avatars: what does best with the bundled model. [default: paper; avatars for the bundled model]",
+            help="The values of options that are not given. paper: section 5. released: the script of its code. "
+            "avatars: the best ones for the bundled model. [default: paper; avatars for the bundled model]",
         ),
     ] = None
-    t_edit: Annotated[int | None, typer.Option("--t-edit", min=0, max=999, help="Last edited timestep.")] = None
-    t_start: Annotated[int | None, typer.Option("--t-start", min=0, max=999, help="First edited timestep.")] = None
+    t_edit: Annotated[int | None, typer.Option(min=0, max=999, help="Last edited timestep.")] = None
+    t_start: Annotated[int | None, typer.Option(min=0, max=999, help="First edited timestep.")] = None
     source_term: Annotated[
-        str | None,
-        typer.Option("--source-term", help="Compare with P_t of the source branch (paper) or x_0 (released)."),
+        str | None, typer.Option(help="Compare with P_t of the source branch (paper) or x_0 (released).")
     ] = None
-    n_steps: Annotated[int | None, typer.Option("--n-steps", min=2, max=1000, help="Generation steps.")] = None
+    n_steps: Annotated[int | None, typer.Option(min=2, max=1000, help="Generation steps.")] = None
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None
-    optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd (the papers) or adam.")] = None
-    clip_weight: Annotated[float | None, typer.Option("--clip-weight", help="Of the directional CLIP loss.")] = None
-    l1_weight: Annotated[float | None, typer.Option("--l1-weight", help="Of the L1 loss.")] = None
+    optimizer: Annotated[str | None, typer.Option(help="sgd (the papers) or adam.")] = None
+    clip_weight: Annotated[float | None, typer.Option(help="Weight of the CLIP loss.")] = None
+    l1_weight: Annotated[float | None, typer.Option(help="Weight of the L1 loss.")] = None
     l1_by_cosine: Annotated[
-        bool | None, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply it by the cosine of the texts.")
+        bool | None, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply the L1 loss by the texts' cosine.")
     ] = None
     initial_scale: Annotated[
-        float | None,
-        typer.Option("--initial-scale", min=0.001, max=1, help="Of f_t's last layer: 0.1 begins near no edit."),
+        float | None, typer.Option(min=0.001, max=1, help="Initial scale of f_t's last layer: 0.1 begins near no edit.")
     ] = None
     cosine_decay: Annotated[
         bool | None,
-        typer.Option("--cosine-decay/--no-cosine-decay", help="Let the rate fall to 0 over the training."),
+        typer.Option("--cosine-decay/--no-cosine-decay", help="Let the learning rate fall to 0 over the training."),
     ] = None
     template: Annotated[
         list[str] | None,
-        typer.Option("--template", help="A prompt with {} for the text. Repeat. [default: the 80 of CLIP's authors]"),
+        typer.Option(help="A prompt with {} for the text. Repeat. [default: the 80 of CLIP's authors]"),
     ] = None
-    seed: Annotated[int, typer.Option("--seed", help="Of the block's first weights and the order of images.")] = 0
+    seed: Annotated[int, typer.Option(help="Seed of the first weights and of the order of images.")] = 0
 
     def settled(self) -> "tuple[TextRecipe, Preset]":
         """The recipe, and the preset that it is based on. Raises UserError for a word that is not known."""
@@ -75,9 +72,9 @@ class TrainingOptions:
     """What a training reads, how fast it goes and what it shows. They do not belong to the recipe."""
 
     clip: ClipOption = None
-    images: Annotated[int | None, typer.Option("--images", min=1, help="How many.")] = None
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over them.")] = None
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per update.")] = 4
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images.")] = None
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 4
     lacking: Annotated[
         bool | None,
         typer.Option(
@@ -89,16 +86,14 @@ class TrainingOptions:
         bool,
         typer.Option(
             "--calibrate/--no-calibrate",
-            help="Make strength 1 what puts the target on most images, not what was trained.",
+            help="Set strength 1 to what puts the target on most images, not to what was trained.",
         ),
     ] = True
-    n_inv: Annotated[int, typer.Option("--n-inv", min=2, max=1000, help="Inversion steps.")] = 40
+    n_inv: Annotated[int, typer.Option(min=2, max=1000, help="Inversion steps.")] = 40
     t_boost: TBoost = None
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu"
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the U-Net: float32, bfloat16 or float16.")] = "float32"
-    preview_every: Annotated[
-        int, typer.Option("--preview-every", min=0, help="Draw what is learned so far after so many batches; 0: never.")
-    ] = 25
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
+    dtype: Annotated[str, typer.Option(help="Precision of the U-Net: float32, bfloat16 or float16.")] = "float32"
+    preview_every: Annotated[int, typer.Option(min=0, help="Draw a preview every so many batches; 0: never.")] = 25
 
 
 @takes(RecipeOptions, TrainingOptions)
@@ -109,9 +104,9 @@ def learn_text(
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file; its stem is the name.")],
     no_check: NoCheck = False,
 ) -> None:
-    """A direction from a pair of texts: the implicit function f_t of the paper, trained with CLIP.
+    """Learn a direction from a pair of texts: the implicit function f_t of the paper, trained with CLIP.
 
-    The state is kept beside the output after every batch: the same command goes on after a stop, to the same result.
+    The state is kept beside the output after every batch. After a stop the same command goes on, to the same result.
 
     **Example:** asyrp directions learn text -s faces/ --source-text face --target-text "smiling face" -o s.safetensors
     """

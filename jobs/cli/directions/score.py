@@ -1,6 +1,5 @@
-"""`asyrp directions score` and `asyrp sample`: labels and images where there are none."""
+"""`asyrp directions score` and `asyrp sample`: make labels, and draw images."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from asyrp.errors import UserError
 from jobs.cli.options import AsJson, ClipOption, Collecting, Device, ModelOption, NoCheck, collecting_from_flags, takes
 from jobs.display import out, report
-from jobs.spec.paths import absolute_model, absolute_url
+from jobs.spec.paths import absolute_model, absolute_net, absolute_url
 
 
 @takes(collecting_from_flags)
@@ -16,19 +15,19 @@ def score(
     common: Collecting,
     output: Annotated[str, typer.Option("--output", "-o", help="The table: .parquet, else CSV. Any fsspec URL.")],
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="NAME=SOURCE|TARGET: how far CLIP sees the target text. Repeat.")
+        list[str] | None,
+        typer.Option(help="NAME=SOURCE|TARGET: how much nearer CLIP puts an image to the target text. Repeat."),
     ] = None,
     classifier: Annotated[
         list[str] | None,
         typer.Option(
-            "--classifier",
-            help="NAME[,NAME...]=FILE: TorchScript, .pt2 or ONNX, or a callable MODULE:NAME or FILE.py:NAME. Repeat.",
+            help="NAME[,NAME...]=FILE: TorchScript, .pt2 or ONNX, or a callable MODULE:NAME or FILE.py:NAME. Repeat."
         ),
     ] = None,
     clip: ClipOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label images by texts or classifiers: a table that `learn labels` and `learn classifier` take.
+    """Label images by texts or classifiers. `learn labels` and `learn classifier` read the table.
 
     **Example:** asyrp directions score -s faces/ --text "glasses=person|person with glasses" -o scores.parquet
     """
@@ -48,7 +47,7 @@ def score(
         )
     for argument in classifier or []:
         names, file = _pair("classifier", argument)
-        scorers.append(ScorerSource(tuple(names.split(",")), classifier=_absolute(file)))
+        scorers.append(ScorerSource(tuple(names.split(",")), classifier=absolute_net(file)))
     if not scorers:
         raise UserError("nothing to score by: give --text or --classifier")
     table = score(common.source, common.model, tuple(scorers), common.work, common.engine)
@@ -56,14 +55,6 @@ def score(
     facts = {"images": len(table.keys), "columns": list(table.columns), "output": output}
     line = f"{len(table.keys)} images: {output}"
     report(facts, as_json, lambda: out.print(line, soft_wrap=True, highlight=False))
-
-
-def _absolute(classifier: str) -> str:
-    """A file, or the file of FILE.py:NAME, by its absolute path: actors run elsewhere."""
-    file, colon, function = classifier.rpartition(":")
-    if file.endswith(".py"):
-        return f"{Path(file).absolute()}{colon}{function}"
-    return str(Path(classifier).absolute()) if Path(classifier).exists() else classifier
 
 
 def _pair(option: str, argument: str) -> tuple[str, str]:
@@ -75,19 +66,19 @@ def _pair(option: str, argument: str) -> tuple[str, str]:
 
 def sample(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the images, on any fsspec URL.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many.")] = 64,
-    first: Annotated[int, typer.Option("--first", min=0, help="Number of the first one.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other images.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of images.")] = 64,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first one.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other images.")] = 0,
     model: ModelOption = "avatars",
-    n_gen: Annotated[int, typer.Option("--n-gen", min=2, max=1000, help="Generation steps.")] = 40,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per network call.")] = 8,
+    n_gen: Annotated[int, typer.Option(min=2, max=1000, help="Generation steps.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per network call.")] = 8,
     device: Device = "auto",
     no_check: NoCheck = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw images from a model. Those that are there already are not drawn again.
 
-    An image depends on the seed and its number: several machines can draw ranges of one set.
+    An image depends only on the seed and its number, so several machines can draw ranges of one set.
 
     **Example:** asyrp sample -n 1000 -o samples/ && asyrp directions score -s samples/ ...
     """
