@@ -117,7 +117,7 @@ class StatedDetails:
     data_set: Annotated[
         str | None,
         typer.Option(
-            help="Data set whose intervals hold: celeba, church, bedroom, afhq or metface. [default: from the file's name]",
+            help="Whose intervals hold: celeba, church, bedroom, afhq or metface. [default: by the file's name]",
             autocompletion=complete_data_set,
         ),
     ] = None

@@ -35,7 +35,7 @@ class RecipeOptions:
     n_steps: Annotated[int | None, typer.Option(min=2, max=1000, help="Generation steps.")] = None
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None
     optimizer: Annotated[str | None, typer.Option(help="sgd (the papers) or adam.")] = None
-    clip_weight: Annotated[float | None, typer.Option(help="Weight of the CLIP loss.")] = None
+    clip_weight: Annotated[float | None, typer.Option(help="Weight of the directional CLIP loss.")] = None
     l1_weight: Annotated[float | None, typer.Option(help="Weight of the L1 loss.")] = None
     l1_by_cosine: Annotated[
         bool | None, typer.Option("--l1-by-cosine/--no-l1-by-cosine", help="Multiply the L1 loss by the texts' cosine.")
