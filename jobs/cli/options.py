@@ -86,10 +86,10 @@ Made = TypeVar("Made")
 
 
 def takes(*shared: Callable[..., Any]) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
-    """Give a command, or another set of options, the options of each of `shared` before its own, and what each makes of
-    its options as first arguments.
+    """Put the options of each of `shared` before those of a command, or of another set of options.
 
-    So the options that commands have in common, and their meaning, stand in one place.
+    `shared` are functions or dataclasses whose parameters are options. What each returns is one of the command's first
+    arguments.
     """
 
     def decorate(command: Callable[..., Made]) -> Callable[..., Made]:
