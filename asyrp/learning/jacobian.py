@@ -4,7 +4,7 @@ J = d eps / d h at one x_t, for the decoder alone: the encoder runs once. Its le
 shifts of h that change the predicted noise most; with a mask, the noise in a region of the image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -118,11 +118,10 @@ class JacobianSums:
         rows = {} if self.rows is None else {"jacobian_rows": self.rows}
         return self.spread.tensors() | rows
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "JacobianSums":
-        sums = cls()
-        sums.spread, sums.rows = PcaSketch.from_tensors(tensors, KEPT_ROWS), tensors.get("jacobian_rows")
-        return sums
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace these sums by stored ones."""
+        self.spread.load(tensors)
+        self.rows = tensors.get("jacobian_rows")
 
     def directions(self, k: int) -> tuple[Tensor, Tensor]:
         """The leading k shifts [k, D] and their singular values [k].

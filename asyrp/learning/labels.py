@@ -6,7 +6,7 @@ hundred images mostly is: chance differences in the other attributes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,11 +76,9 @@ class LabelSums:
         named = {"gram": self.gram, "products": self.products, "squares": self.squares}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "LabelSums":
-        sums = cls(len(tensors["gram"]) - 1)
-        sums.gram, sums.products, sums.squares = tensors["gram"], tensors.get("products"), tensors.get("squares")
-        return sums
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace these sums by stored ones."""
+        self.gram, self.products, self.squares = tensors["gram"], tensors.get("products"), tensors.get("squares")
 
     def directions(self) -> Tensor:
         """The coefficients [K, T, C, h, w], float32: the change of h per unit of each label.

@@ -6,6 +6,7 @@ exact while the data has no more than `rank` directions, and otherwise loses wha
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -56,12 +57,11 @@ class PcaSketch:
         named = {"count": torch.tensor(self.count), "mean": self.mean, "rows": self.rows, "total": self.total}
         return {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], rank: int) -> "PcaSketch":
-        sketch = cls(rank)
-        sketch.count = int(tensors["count"])
-        sketch.mean, sketch.rows, sketch.total = (tensors.get(name) for name in ("mean", "rows", "total"))
-        return sketch
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace this sketch by a stored one of the same rank."""
+        self._waiting = []
+        self.count = int(tensors["count"])
+        self.mean, self.rows, self.total = (tensors.get(name) for name in ("mean", "rows", "total"))
 
     def components(self, k: int) -> tuple[Tensor, Tensor]:
         """The leading k components, unit vectors times their standard deviation [k, G, D], and the share [k, G] of the

@@ -1,6 +1,7 @@
 """How far two sets of images are from each other: FID and KID of features that are streamed and added up."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,42 +19,69 @@ SUBSETS, SUBSET_SIZE = 100, 1000
 
 
 class FeatureSums:
-    """What FID and KID need of the features [D] of any number of images: their sum and the sum of their outer products,
-    float64, and the features of the RESERVOIR images of the lowest rank. Sums of parts merge to those of the whole."""
+    """What FID and KID need of the features of any number of images.
 
-    def __init__(
-        self, count: int, total: Tensor, outer: Tensor, ranks: Tensor, reservoir: Tensor, size: int = RESERVOIR
-    ) -> None:
-        self.count, self.total, self.outer = count, total, outer
-        self.ranks, self.reservoir, self.size = ranks, reservoir, size
+    `total` [D] is their sum and `outer` [D, D] the sum of their outer products, both float64. `reservoir` [R, D] holds
+    the features of the `size` images with the lowest `ranks` [R], float32.
+    """
 
-    @classmethod
-    def of(cls, features: Tensor, ranks: Tensor, size: int = RESERVOIR) -> "FeatureSums":
-        """Of features [N, D] and ranks [N], int64: any numbers that belong to an image and are as good as random."""
-        exact = features.double()
-        kept = ranks.argsort()[:size]
-        return cls(len(features), exact.sum(0), exact.T @ exact, ranks[kept], features[kept].float(), size)
+    def __init__(self, size: int = RESERVOIR) -> None:
+        self.size = size
+        self._sums: dict[str, Tensor] = {}  # empty before the first image
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
-    def merged(self, other: "FeatureSums") -> "FeatureSums":
-        """The sums over both."""
-        ranks, rows = torch.cat([self.ranks, other.ranks]), torch.cat([self.reservoir, other.reservoir])
-        kept = ranks.argsort()[: self.size]
-        count, total, outer = self.count + other.count, self.total + other.total, self.outer + other.outer
-        return FeatureSums(count, total, outer, ranks[kept], rows[kept], self.size)
+    def add(self, features: Tensor, ranks: Tensor) -> None:
+        """Add images with features [N, D] and ranks [N], int64. They are taken in `size` calls at a time.
+
+        A rank is any number that belongs to the image and is as good as random.
+        """
+        self._waiting.append((features, ranks))
+        if len(self._waiting) >= self.size:
+            self._take_in()
+
+    def merge(self, other: "FeatureSums") -> None:
+        """Add the sums of other images."""
+        self._take_in()
+        self._merge(other.tensors())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, to be stored."""
-        return {
-            "count": torch.tensor(self.count),
-            "total": self.total,
-            "outer": self.outer,
-            "ranks": self.ranks,
-            "reservoir": self.reservoir,
-        }
+        """The sums, to be stored: count, total, outer, ranks and reservoir; none before the first image."""
+        self._take_in()
+        return dict(self._sums)
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "FeatureSums":
-        return cls(**{**tensors, "count": int(tensors["count"])})  # type: ignore[arg-type]
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace these sums by stored ones."""
+        self._sums, self._waiting = dict(tensors), []
+
+    @property
+    def images(self) -> int:
+        return int(self.tensors().get("count", 0))
+
+    def _take_in(self) -> None:
+        if not self._waiting:
+            return
+        features, ranks = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        exact = features.double()
+        kept = ranks.argsort()[: self.size]
+        self._merge(
+            {
+                "count": torch.tensor(len(features)),
+                "total": exact.sum(0),
+                "outer": exact.T @ exact,
+                "ranks": ranks[kept],
+                "reservoir": features[kept].float(),
+            }
+        )
+
+    def _merge(self, other: dict[str, Tensor]) -> None:
+        if not self._sums or not other:
+            self._sums = self._sums or other
+            return
+        ranks, rows = (torch.cat([self._sums[name], other[name]]) for name in ("ranks", "reservoir"))
+        kept = ranks.argsort()[: self.size]
+        added = {name: self._sums[name] + other[name] for name in ("count", "total", "outer")}
+        self._sums = added | {"ranks": ranks[kept], "reservoir": rows[kept]}
 
 
 @dataclass(frozen=True)
@@ -83,19 +111,21 @@ def set_distance(a: FeatureSums, b: FeatureSums) -> SetDistance:
     Raises:
         UserError: if one has fewer than two images.
     """
-    if min(a.count, b.count) < 2:
-        raise UserError(f"FID and KID need two images on each side, and there are {a.count} and {b.count}")
+    if min(a.images, b.images) < 2:
+        raise UserError(f"FID and KID need two images on each side, and there are {a.images} and {b.images}")
+    first, second = a.tensors(), b.tensors()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torchmetrics on states that it did not add up itself
-        return SetDistance(_fid(a, b), *_kid(a.reservoir, b.reservoir), (a.count, b.count))
+        kid, kid_std = _kid(first["reservoir"], second["reservoir"])
+        return SetDistance(_fid(first, second), kid, kid_std, (a.images, b.images))
 
 
-def _fid(a: FeatureSums, b: FeatureSums) -> float:
-    fid = FrechetInceptionDistance(feature=Features(len(a.total)))
+def _fid(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    fid = FrechetInceptionDistance(feature=Features(len(a["total"])))
     for side, sums in (("real", a), ("fake", b)):  # its states, added up elsewhere
-        setattr(fid, f"{side}_features_sum", sums.total)
-        setattr(fid, f"{side}_features_cov_sum", sums.outer)
-        setattr(fid, f"{side}_features_num_samples", torch.tensor(sums.count))
+        setattr(fid, f"{side}_features_sum", sums["total"])
+        setattr(fid, f"{side}_features_cov_sum", sums["outer"])
+        setattr(fid, f"{side}_features_num_samples", sums["count"])
     fid.orig_dtype = torch.float64
     return float(fid.compute())
 

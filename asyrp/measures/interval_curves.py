@@ -60,9 +60,9 @@ class ImageEnds:
 class CurveSums:
     """Sums of distances [2, T] and of their squares over images, float64; they add up in any order."""
 
-    def __init__(self, images: int = 0, sums: Tensor | None = None) -> None:
-        self.images = images
-        self.sums = torch.zeros(2, 1, 1, dtype=torch.float64) if sums is None else sums  # [power, curve, T]
+    def __init__(self) -> None:
+        self.images = 0
+        self.sums = torch.zeros(2, 1, 1, dtype=torch.float64)  # [power, curve, T]
 
     def add(self, distances: Tensor) -> None:
         """Add one image's distances [2, T]."""
@@ -79,9 +79,9 @@ class CurveSums:
         """The sums, to be stored."""
         return {"images": torch.tensor(self.images), "sums": self.sums}
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "CurveSums":
-        return cls(int(tensors["images"]), tensors["sums"])
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace these sums by stored ones."""
+        self.images, self.sums = int(tensors["images"]), tensors["sums"]
 
     def curves(self) -> dict[str, Curve]:
         """Both curves by name, from at least one image."""

@@ -2,15 +2,11 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from asyrp.diffusion.schedule import timesteps
 from asyrp.errors import UserError
 from asyrp.measures.clip import default_clip
-from asyrp.measures.interval_curves import CurveSums
 from asyrp.measures.intervals import LPIPS, Intervals, thresholds
 from asyrp.measures.perceptual import CLIP_PREFIX, load_measure
 from asyrp.models.load import read_schedule
@@ -20,7 +16,7 @@ from jobs.spec.run import EngineSpec
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import InversionDistances
-from pipeline.stages.reducers import CurveReducer
+from pipeline.stages.reducers import CURVE_SUMS
 
 
 @dataclass(frozen=True)
@@ -52,14 +48,14 @@ def learn_intervals(request: IntervalsRequest) -> Intervals:
         source=request.source,
         folder=folder,
         reading=InversionDistances(grid, measure),
-        make_reducer=CurveReducer,
+        make_reducer=CURVE_SUMS,
         identity={"images": request.images},
         shard_size=request.shard_size,
         work=request.work,
         engine=request.engine,
         keys=sampled_keys(request.source, request.images),
     )
-    sums, images = collect(collection, _merge)
+    sums, images = collect(collection, CURVE_SUMS.merge)
     curves = sums.curves()
     return Intervals(
         model=request.model,
@@ -104,10 +100,3 @@ def _grid(n_inv: int, t_0: int) -> tuple[int, ...]:
         return tuple(timesteps(n_inv, t_0))
     except ValueError as error:
         raise UserError(f"--n-inv {n_inv}: {error}") from error
-
-
-def _merge(shards: Iterable[dict[str, Tensor]]) -> CurveSums:
-    merged = CurveSums()
-    for tensors in shards:
-        merged.merge(CurveSums.from_tensors(tensors))
-    return merged

@@ -1,6 +1,5 @@
 """`asyrp directions learn`: what the ways that read h of many images share, and directions from labels."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, TimestepDirection, save_direction
 from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.errors import UserError
-from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
+from asyrp.learning.labels import LabelStatistics, label_step
 from asyrp.models.folder import ModelFolder
 from jobs.learn.collect import Collection, MakeReducer, collect
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import find_labels
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import NoisedH, Reading
-from pipeline.stages.reducers import MakeLabelReducer
+from pipeline.stages.reducers import label_sums, mean_sums
 from pipeline.stages.settings import DirectionSource
 
 
@@ -115,11 +114,12 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
         if len(asked.names) != 1:
             raise UserError("--extremes divides the images by one label: give one --name")
         table = table.extremes(asked.names[0], asked.extremes)
-    reducer = MakeLabelReducer(len(table.columns), dict(zip(table.keys, table.rows.tolist(), strict=True)))
+    labels = dict(zip(table.keys, table.rows.tolist(), strict=True))
+    aggregation = label_sums(len(table.columns), labels)
     reading = NoisedH(request.grid(), request.seed)
     identity = {"columns": list(table.columns), "labels": table.digest()}
-    collection = replace(request.collection(folder, reading, reducer, identity), keys=reducer.labels.keys())
-    sums, images = collect(collection, _merge_label_sums)
+    collection = replace(request.collection(folder, reading, aggregation, identity), keys=labels.keys())
+    sums, images = collect(collection, aggregation.merge)
     try:
         coefficients, statistics = sums.directions(), sums.statistics()
     except ValueError as error:
@@ -135,14 +135,6 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
         paths.append(request.output / f"{name}.safetensors" if len(asked.names) > 1 else request.output)
         save_direction(Direction(info, form), paths[-1])
     return paths
-
-
-def _merge_label_sums(shards: Iterable[dict[str, Tensor]]) -> LabelSums:
-    each = map(LabelSums.from_tensors, shards)
-    merged = next(each)
-    for sums in each:
-        merged.merge(sums)
-    return merged
 
 
 def _notes(statistics: LabelStatistics) -> dict[str, str]:
@@ -165,7 +157,8 @@ def average_over_images(request: LearnRequest, direction: Path) -> Direction:
     grid = tuple(t for t in timesteps(info.n_steps) if t >= info.t_edit and info.begun(t))
     source = DirectionSource(str(direction.absolute()), file_digest(direction))
     reading = NoisedH(grid, request.seed, source)
-    sums, images = collect(request.collection(folder, reading, MakeLabelReducer(0), {}), _merge_label_sums)
+    aggregation = mean_sums()
+    sums, images = collect(request.collection(folder, reading, aggregation, {}), aggregation.merge)
     notes = info.notes | {"averaged over": f"{images} images"}
     form = TimestepDirection(sums.mean(), torch.tensor(grid))
     return Direction(replace(info, form="timestep", notes=notes), form)

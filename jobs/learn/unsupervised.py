@@ -1,26 +1,22 @@
 """`asyrp directions learn pca` and `jacobian`: directions that nobody has named."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from asyrp.directions.forms import Direction, GlobalDirection, save_direction
 from asyrp.errors import UserError
-from asyrp.learning.jacobian import KEPT_ROWS, JacobianSums
+from asyrp.learning.jacobian import KEPT_ROWS
 from asyrp.learning.labels import HALVES
-from asyrp.learning.pca import PcaSketch
 from jobs.learn.collect import collect
 from jobs.learn.labels import LearnRequest
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import JacobianOfH, NoisedH
-from pipeline.stages.reducers import JacobianReducer, MakePcaReducer
+from pipeline.stages.reducers import JACOBIAN_SUMS, pca_sketches
 
 HALVES_UNIT = "the step between the means of the halves of the images along it"
 
@@ -37,11 +33,9 @@ def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_
     """
     folder = fetch_model(request.model)
     grid = request.some_of_grid(n_timesteps)
-    reading, reducer = NoisedH(grid, request.seed), MakePcaReducer(rank, joint)
+    reading, aggregation = NoisedH(grid, request.seed), pca_sketches(rank, joint)
     identity = {"rank": rank, "joint": joint, "statistics": "pca"}
-    sketch, images = collect(
-        request.collection(folder, reading, reducer, identity), partial(_merge_sketches, rank=rank)
-    )
+    sketch, images = collect(request.collection(folder, reading, aggregation, identity), aggregation.merge)
     try:
         rows, shares = sketch.components(components)
     except ValueError as error:
@@ -59,13 +53,6 @@ def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_
         form = request.form(HALVES * row, grid, folder)
         save_direction(Direction(info, form), paths[-1])
     return paths
-
-
-def _merge_sketches(shards: Iterable[dict[str, Tensor]], rank: int) -> PcaSketch:
-    merged = PcaSketch(rank)
-    for tensors in shards:
-        merged.merge(PcaSketch.from_tensors(tensors, rank))
-    return merged
 
 
 @dataclass(frozen=True)
@@ -100,7 +87,7 @@ def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]
     mask = None if asked.mask is None else read_mask(asked.mask, folder.image_size)
     grid = request.some_of_grid(asked.n_timesteps)
     reading = JacobianOfH(grid, request.seed, asked.k, asked.keys, mask)
-    sums, images = collect(request.collection(folder, reading, JacobianReducer, {}), _merge_jacobian_sums)
+    sums, images = collect(request.collection(folder, reading, JACOBIAN_SUMS, {}), JACOBIAN_SUMS.merge)
     try:
         rows, values = sums.directions(asked.k)
     except ValueError as error:
@@ -122,13 +109,6 @@ def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]
         delta_h = (request.scale * row).reshape(folder.h_shape)
         save_direction(Direction(info, GlobalDirection(delta_h)), paths[-1])
     return paths
-
-
-def _merge_jacobian_sums(shards: Iterable[dict[str, Tensor]]) -> JacobianSums:
-    merged = JacobianSums()
-    for tensors in shards:
-        merged.merge(JacobianSums.from_tensors(tensors))
-    return merged
 
 
 def read_mask(path: Path, size: int) -> tuple[tuple[float, ...], ...]:

@@ -3,9 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from asyrp.errors import UserError
 from asyrp.measures.clip import Clip, default_clip
 from asyrp.measures.image_sets import FeatureSums, SetDistance, set_distance
 from asyrp.models.folder import ModelFolder
@@ -23,7 +20,7 @@ from pipeline.sources.listing import list_images
 from pipeline.sources.runs import images_of_run
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import ClipEmbeddings
-from pipeline.stages.reducers import FeatureReducer
+from pipeline.stages.reducers import FEATURE_SUMS
 from pipeline.storage.store import Store
 
 SHARD_SIZE = 1024
@@ -55,7 +52,7 @@ class Measuring:
             source=images.source,
             folder=self.folder,
             reading=ClipEmbeddings(self.clip),
-            make_reducer=FeatureReducer,
+            make_reducer=FEATURE_SUMS,
             identity={"set": images.name},
             shard_size=SHARD_SIZE,
             work=f"{self.work.rstrip('/')}/{images.name}" if self.work else None,
@@ -63,7 +60,7 @@ class Measuring:
             images=images.images,
             image_size=self.image_size,
         )
-        return collect(collection, _merged)[0]
+        return collect(collection, FEATURE_SUMS.merge)[0]
 
 
 @dataclass(frozen=True)
@@ -136,14 +133,3 @@ def _edited(root: str, variant: Variant) -> Iterator[SourceImage]:
         conditions.append(Condition("strength", "=", str(variant.strength)))
     selection = Selection(where=tuple(conditions))
     return selection.chosen(images_of_run(root, selection))
-
-
-def _merged(shards: Iterable[dict[str, Tensor]]) -> FeatureSums:
-    merged: FeatureSums | None = None
-    for tensors in shards:
-        if tensors:
-            sums = FeatureSums.from_tensors(tensors)
-            merged = merged.merged(sums) if merged else sums
-    if merged is None:
-        raise UserError("a set has no readable image")
-    return merged

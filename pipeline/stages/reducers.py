@@ -1,21 +1,25 @@
-"""What the shards of a statistics stage add up to: one small class for each kind of sum.
+"""How a statistics stage adds up the outputs of a shard.
 
-A reducer is made anew for every shard. What makes it is picklable and travels to the actors.
+A stage gets a factory of reducers, which travels to the actors and is therefore picklable. Every shard gets a new
+reducer.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from asyrp.learning.jacobian import JacobianSums
 from asyrp.learning.labels import LabelSums
 from asyrp.learning.pca import PcaSketch
 from asyrp.measures.image_sets import FeatureSums
 from asyrp.measures.interval_curves import CurveSums
+from asyrp.mergeable import Sums, merge_stored
 from pipeline.run.plan import hash64
 from pipeline.run.stage import Reducer
 
@@ -23,98 +27,86 @@ KEYS = "keys"
 
 
 @dataclass(frozen=True)
-class MakeLabelReducer:
-    """Label sums of images whose labels [K] are known by key; with n_labels 0, their mean."""
+class Aggregation(Generic[Sums]):
+    """How images are added up: `empty` makes sums over no images, `add` adds the output of one image, given its key.
 
-    n_labels: int
-    labels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    A call makes the reducer of one shard.
+    """
 
-    def __call__(self) -> Reducer:
-        return LabelReducer(self)
-
-
-class LabelReducer:
-    """A shard's label sums."""
-
-    def __init__(self, made_by: MakeLabelReducer) -> None:
-        self.labels, self.n_labels, self.sums = made_by.labels, made_by.n_labels, LabelSums(made_by.n_labels)
-
-    def add(self, key: str, output: NDArray[np.float32]) -> None:
-        labels = torch.tensor([self.labels[key]]) if self.n_labels else torch.zeros(1, 0)
-        self.sums.add(labels, torch.from_numpy(output)[None])
-
-    def arrays(self) -> Mapping[str, NDArray[Any]]:
-        return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}
-
-
-@dataclass(frozen=True)
-class MakePcaReducer:
-    """A PCA sketch per timestep, or a single one over all timesteps jointly."""
-
-    rank: int
-    joint: bool
+    empty: Callable[[], Sums]
+    add: Callable[[Sums, str, Tensor], None]
 
     def __call__(self) -> Reducer:
-        return PcaReducer(self)
+        return SumsReducer(self)
+
+    def merge(self, shards: Iterable[Mapping[str, Tensor]]) -> Sums:
+        """The sums over all shards, given what the reducer of each has stored."""
+        return merge_stored(self.empty, shards)
 
 
-class PcaReducer:
-    """A shard's PCA sketch."""
+class SumsReducer(Generic[Sums]):
+    """The sums over one shard."""
 
-    def __init__(self, made_by: MakePcaReducer) -> None:
-        self.joint, self.sketch = made_by.joint, PcaSketch(made_by.rank)
-
-    def add(self, key: str, output: NDArray[np.float32]) -> None:  # noqa: ARG002
-        groups = 1 if self.joint else len(output)
-        self.sketch.add(torch.from_numpy(output).reshape(1, groups, -1))
-
-    def arrays(self) -> Mapping[str, NDArray[Any]]:
-        return {name: tensor.numpy() for name, tensor in self.sketch.tensors().items()}
-
-
-class JacobianReducer:
-    """What a shard's Jacobians have in common."""
-
-    def __init__(self) -> None:
-        self.sums = JacobianSums()
-
-    def add(self, key: str, output: NDArray[np.float32]) -> None:  # noqa: ARG002
-        both = torch.from_numpy(output)  # [T, 1 + k, C, h, w]
-        self.sums.add(both[:, 0], both[:, 1:])
-
-    def arrays(self) -> Mapping[str, NDArray[Any]]:
-        return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}
-
-
-class CurveReducer:
-    """A shard's sums of distances."""
-
-    def __init__(self) -> None:
-        self.sums = CurveSums()
-
-    def add(self, key: str, output: NDArray[np.float32]) -> None:  # noqa: ARG002
-        self.sums.add(torch.from_numpy(output))
-
-    def arrays(self) -> Mapping[str, NDArray[Any]]:
-        return {name: tensor.numpy() for name, tensor in self.sums.tensors().items()}
-
-
-class FeatureReducer:
-    """A shard's sums of features; which are kept is decided by key."""
-
-    def __init__(self) -> None:
-        self.ranks: list[int] = []
-        self.rows: list[torch.Tensor] = []
+    def __init__(self, aggregation: Aggregation[Sums]) -> None:
+        self._sums, self._add = aggregation.empty(), aggregation.add
 
     def add(self, key: str, output: NDArray[np.float32]) -> None:
-        self.ranks.append(hash64(key) >> 1)  # as int64
-        self.rows.append(torch.from_numpy(output))
+        self._add(self._sums, key, torch.from_numpy(output))
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
-        if not self.rows:
-            return {}
-        sums = FeatureSums.of(torch.stack(self.rows), torch.tensor(self.ranks))
-        return {name: tensor.numpy() for name, tensor in sums.tensors().items()}
+        return {name: tensor.numpy() for name, tensor in self._sums.tensors().items()}
+
+
+def label_sums(n_labels: int, labels: Mapping[str, Sequence[float]]) -> Aggregation[LabelSums]:
+    """Regression sums of h [T, C, h, w] on the labels [n_labels] that images have by key."""
+
+    return Aggregation(partial(LabelSums, n_labels), partial(_add_labelled, labels))
+
+
+def _add_labelled(labels: Mapping[str, Sequence[float]], sums: LabelSums, key: str, h: Tensor) -> None:
+    sums.add(torch.tensor([labels[key]]), h[None])
+
+
+def mean_sums() -> Aggregation[LabelSums]:
+    """Sums of h [T, C, h, w] for its mean over images: a regression on no label."""
+    return Aggregation(partial(LabelSums, 0), _add_unlabelled)
+
+
+def _add_unlabelled(sums: LabelSums, key: str, h: Tensor) -> None:  # noqa: ARG001
+    sums.add(torch.zeros(1, 0), h[None])
+
+
+def pca_sketches(rank: int, joint: bool) -> Aggregation[PcaSketch]:
+    """PCA sketches of h [T, C, h, w], one for each timestep, or with `joint` one for all timesteps together."""
+    return Aggregation(partial(PcaSketch, rank), partial(_add_to_sketch, joint))
+
+
+def _add_to_sketch(joint: bool, sketch: PcaSketch, key: str, h: Tensor) -> None:  # noqa: ARG001
+    sketch.add(h.reshape(1, 1 if joint else len(h), -1))
+
+
+def _add_jacobians(sums: JacobianSums, key: str, h_and_rows: Tensor) -> None:  # noqa: ARG001
+    sums.add(h_and_rows[:, 0], h_and_rows[:, 1:])
+
+
+JACOBIAN_SUMS = Aggregation(JacobianSums, _add_jacobians)
+"""Sums of h with the leading rows of its Jacobians [T, 1 + k, C, h, w]."""
+
+
+def _add_distances(sums: CurveSums, key: str, distances: Tensor) -> None:  # noqa: ARG001
+    sums.add(distances)
+
+
+CURVE_SUMS = Aggregation(CurveSums, _add_distances)
+"""Sums of distances [2, T]."""
+
+
+def _add_features(sums: FeatureSums, key: str, features: Tensor) -> None:
+    sums.add(features[None], torch.tensor([hash64(key) >> 1]))  # as int64
+
+
+FEATURE_SUMS = Aggregation(FeatureSums, _add_features)
+"""Sums of features [D]; the key decides whose features are kept."""
 
 
 class RowReducer:

@@ -79,8 +79,10 @@ def test_what_jacobians_have_in_common_is_their_stacked_svd_however_they_are_mer
     for index, encoded in enumerate(encodings):
         values, vectors = singular_vectors(unet, encoded, 12)
         parts[index % 2].add(encoded.h, (values[:, None, None, None] * vectors)[None])
-    merged = JacobianSums.from_tensors(parts[0].tensors())
-    merged.merge(JacobianSums.from_tensors(parts[1].tensors()))
+    merged, other = JacobianSums(), JacobianSums()
+    merged.load(parts[0].tensors())
+    other.load(parts[1].tensors())
+    merged.merge(other)
     found, values = merged.directions(2)
     torch.testing.assert_close(values, expected[:2], rtol=0.02, atol=0)
     units = found / found.norm(dim=1, keepdim=True)

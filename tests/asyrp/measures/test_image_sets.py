@@ -17,9 +17,12 @@ from tests.support.runs import SAMPLES, asyrp, make_faces, stand_in_run
 D = 24
 
 
-def sums(features, size=10_000):
-    ranks = torch.from_numpy(np.random.default_rng(0).permutation(len(features)))
-    return FeatureSums.of(features, ranks, size)
+def sums(features, ranks=None, size=10_000):
+    if ranks is None:
+        ranks = torch.from_numpy(np.random.default_rng(0).permutation(len(features)))
+    found = FeatureSums(size)
+    found.add(features, ranks)
+    return found
 
 
 @pytest.fixture
@@ -46,12 +49,15 @@ def test_kid_is_the_unbiased_mean_discrepancy_of_a_cubic_kernel(sets):
 
 def test_parts_add_up_to_the_whole_in_any_order(sets):
     features, ranks = sets[0], torch.randperm(400)
-    whole = FeatureSums.of(features, ranks, 50)
-    parts = [FeatureSums.of(features[i::4], ranks[i::4], 50) for i in range(4)]
-    merged = parts[2].merged(parts[0]).merged(parts[3].merged(parts[1]))
-    assert merged.count == 400 and torch.equal(merged.ranks, whole.ranks) and len(merged.ranks) == 50
-    for name, tensor in whole.tensors().items():
-        torch.testing.assert_close(merged.tensors()[name], tensor)
+    whole = sums(features, ranks, 50).tensors()
+    parts = [sums(features[i::4], ranks[i::4], 50) for i in range(4)]
+    parts[2].merge(parts[0])
+    parts[3].merge(parts[1])
+    parts[2].merge(parts[3])
+    merged = parts[2].tensors()
+    assert parts[2].images == 400 and torch.equal(merged["ranks"], whole["ranks"]) and len(merged["ranks"]) == 50
+    for name, tensor in whole.items():
+        torch.testing.assert_close(merged[name], tensor)
 
 
 def test_a_set_of_one_image_has_no_distance(sets):

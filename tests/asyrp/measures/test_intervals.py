@@ -20,6 +20,7 @@ from asyrp.measures import intervals
 from asyrp.measures.interval_curves import CurveSums, inversion_distances
 from asyrp.measures.intervals import Curve, Intervals, Thresholds, first_at_least, load, load_for, save
 from asyrp.measures.perceptual import load_measure
+from asyrp.mergeable import merge_stored
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from jobs.learn.intervals import IntervalsRequest, learn_intervals, sampled_keys
@@ -137,9 +138,7 @@ def test_sums_add_up_in_any_order_to_mean_and_spread():
     parts = [CurveSums() for _ in range(3)]
     for index, row in enumerate(distances):
         parts[index % 2].add(row)
-    merged, turned = CurveSums(), CurveSums()
-    for part in parts:  # the last holds no image
-        merged.merge(CurveSums.from_tensors(part.tensors()))
+    merged, turned = merge_stored(CurveSums, [part.tensors() for part in parts]), CurveSums()  # the last has no image
     for part in reversed(parts):
         turned.merge(part)
     assert merged.images == 7
