@@ -9,8 +9,21 @@ import yaml
 from pipeline.augmentation.tally import augmentation_tables
 from pipeline.datasets.export import Exported, ExportSettings, Snapshot
 from pipeline.datasets.formats import FORMATS
+from pipeline.run.manifest import PIXEL_COLUMNS
 
-FACTS = ("n_inv", "refine", "n_gen", "combine", "seed", "image_size", "fit", "codec", "dtype")
+TOLD_BY = {
+    "edit": "edits",
+    "strength": "edits",
+    "direction_digest": "directions",
+    "model_digest": "model",
+    "t_edit": "intervals",
+    "t_boost": "intervals",
+    "eta": "intervals",
+}
+"""The fact that tells a column which is not a fact of its own."""
+
+FACTS = (*(name for name in PIXEL_COLUMNS if name not in TOLD_BY), "combine", "fit", "codec")
+"""The settings that are facts by their own name."""
 
 
 def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> str:

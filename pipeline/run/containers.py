@@ -15,28 +15,18 @@ from pipeline.run import manifest
 
 COLUMNS = (
     "key",
-    "edit",
-    "strength",
+    *manifest.PIXEL_COLUMNS,
     "status",
     "error_type",
     "width",
     "height",
     "source_width",
     "source_height",
-    "image_size",
-    "t_edit",
-    "t_boost",
-    "eta",
-    "seed",
-    "n_inv",
-    "n_gen",
-    "dtype",
-    "direction_digest",
-    "model_digest",
     "output_sha256",
     "source_columns",
 )
-"""The manifest's columns that a data set keeps: those that say nothing of where and when the run was."""
+"""The manifest's columns that a sample keeps. Columns that tell where and when the run was are left out, and so are
+metrics."""
 
 AUGMENTED = {"is_augmented": pa.bool_(), "draw": pa.int32(), "run": pa.string()}
 """What an augmented data set tells of a sample beside its labels."""

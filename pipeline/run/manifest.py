@@ -16,6 +16,24 @@ STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfi
 HANDLED = (OK, REJECTED_QUALITY)
 """Of images with which nothing is wrong; whether an edit is good enough is for the user's gates to say."""
 
+_EDIT = (("edit", pa.string()), ("strength", pa.float64()))
+_SETTINGS = (
+    ("direction_digest", pa.string()),
+    ("model_digest", pa.string()),
+    ("seed", pa.int64()),
+    ("n_inv", pa.int32()),
+    ("refine", pa.int32()),
+    ("n_gen", pa.int32()),
+    ("t_edit", pa.int32()),
+    ("t_boost", pa.int32()),
+    ("eta", pa.float64()),
+    ("image_size", pa.int32()),
+    ("dtype", pa.string()),
+)
+
+PIXEL_COLUMNS = tuple(name for name, _ in (*_EDIT, *_SETTINGS))
+"""The columns that decide the pixels of an output, given its source image. Samples of data sets keep them all."""
+
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -31,21 +49,10 @@ SCHEMA = pa.schema(
         ("source_width", pa.int32()),
         ("source_height", pa.int32()),
         pa.field("stage", pa.string(), nullable=False),
-        ("edit", pa.string()),
-        ("strength", pa.float64()),
+        *_EDIT,
         ("draw", pa.int32()),
         ("labels", pa.map_(pa.string(), pa.float64())),
-        ("direction_digest", pa.string()),
-        ("model_digest", pa.string()),
-        ("seed", pa.int64()),
-        ("n_inv", pa.int32()),
-        ("refine", pa.int32()),
-        ("n_gen", pa.int32()),
-        ("t_edit", pa.int32()),
-        ("t_boost", pa.int32()),
-        ("eta", pa.float64()),
-        ("image_size", pa.int32()),
-        ("dtype", pa.string()),
+        *_SETTINGS,
         pa.field("status", pa.string(), nullable=False),
         ("error_type", pa.string()),
         ("error", pa.string()),

@@ -24,13 +24,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from asyrp.errors import UserError
+from jobs.runs.resolve import resolve
 from pipeline.datasets import formats
+from pipeline.datasets.card import TOLD_BY
 from pipeline.datasets.splits import parse_shares, split_of
 from pipeline.images.fetch import ParquetCells, fetch
 from pipeline.run.containers import COLUMNS
+from pipeline.run.manifest import PIXEL_COLUMNS, SCHEMA
+from pipeline.stages.settings import edit_columns
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
-from tests.support.runs import make_faces, rows, stand_in_run
+from tests.support.runs import make_faces, rows, spec, stand_in_run
 
 FORMATS = list(formats.FORMATS)
 SPLIT = "train=0.6,test=0.4"
@@ -161,6 +165,26 @@ def test_rows_that_failed_are_there_without_an_image_if_they_are_asked_for(expor
         len(found) == 26
         and [(row["key"], row["image"], row["source"]) for row in failed] == [("0007.png", None, None)] * 2
     )
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_column_that_decides_a_pixel_is_in_the_manifest_in_every_export_format_and_in_the_card(
+    export, made, tmp_path, kind
+):
+    settings = resolve(spec(made / "faces", tmp_path / "other")).settings
+    edit, *_ = settings.edits
+    assert {"edit", "strength", *settings.columns(), *edit_columns(edit, settings.directions)} == set(PIXEL_COLUMNS)
+    assert set(PIXEL_COLUMNS) <= set(SCHEMA.names)
+
+    folder, manifest = export(kind), rows(made / "run")
+    for name, row in read(kind, folder, tmp_path, "train").items():
+        assert {column: row[column] for column in PIXEL_COLUMNS} == {
+            column: manifest[name][column] for column in PIXEL_COLUMNS
+        }
+        assert row["refine"] is not None
+    card = (folder / "README.md").read_text()
+    for column in PIXEL_COLUMNS:
+        assert f"| {TOLD_BY.get(column, column)} | " in card, column
 
 
 # Shards
