@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from asyrp.diffusion.process import asyrp_step, ddim_step, edit, predict
 from asyrp.diffusion.unet import Encoded
@@ -119,7 +120,7 @@ class Report:
     def picture(self, name: str) -> None:
         """Save the rows so far as one picture, below the faces without an edit."""
         side = self.plain.shape[-1]
-        sheet = torch.cat([torch.cat(list(images), dim=2) for images in self.rows], dim=1)
+        sheet = make_grid(torch.cat(self.rows), nrow=len(self.plain[:SHOWN]), padding=0)
         image = Image.fromarray(to_uint8(sheet.clamp(-1, 1).numpy()))
         IMAGES.mkdir(exist_ok=True)
         scale = TILE // side

@@ -26,8 +26,9 @@ from jobs.runs.record import RunRecord, open_root
 from jobs.runs.resolve import ResolvedRun, resolve
 from jobs.spec.run import RunSpec
 from pipeline.images.source import SourceImage
+from pipeline.images.statuses import OK
 from pipeline.run.commit import Attempt
-from pipeline.run.manifest import OK, Row
+from pipeline.run.manifest import Row
 from pipeline.run.plan import read_planned, write_plan
 from pipeline.storage.store import Store
 from tests.support.browser import chromium

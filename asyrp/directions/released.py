@@ -24,13 +24,12 @@ from asyrp.directions.forms import (
 from asyrp.directions.info import DirectionInfo
 from asyrp.errors import UserError
 from asyrp.models.checkpoint import read_tensors
-from asyrp.models.folder import ModelFolder
+from asyrp.models.folder import FAMILY_NAMES, ModelFolder
 
 FILE_NAME = re.compile(r"(?P<attribute>.+?)_LC_(?P<category>.+?)_t(?P<t_0>\d+)_ninv(?P<n_inv>\d+)_ngen(?P<n_gen>\d+)")
 DATA_SETS = {"celeba": "celeba", "church": "church", "bedroom": "bedroom", "dog": "afhq", "afhq": "afhq",
              "metface": "metface"}  # fmt: skip
 TEXT_PREFIXES = {"church": "church_", "bedroom": "bedroom_", "afhq": "dog_", "metface": "metface_"}
-FAMILY_NAMES = {"ho": "Ho (DDPM++)", "adm": "iDDPM or ADM"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,10 @@ T_EDIT_HEIGHT, T_BOOST_HEIGHT = 0.283, 0.864
 the median of the five data sets, which go from 0.25 to 0.34 and from 0.80 to 0.90."""
 
 
+SHOWN_COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""The text cosines for which t_edit is listed."""
+
+
 def first_at_least(timesteps: tuple[int, ...], values: tuple[float, ...], level: float) -> int | None:
     """The smallest timestep whose value is at least `level`; None if there is none. `timesteps` ascend."""
     return next((t for t, value in zip(timesteps, values, strict=True) if value >= level), None)

@@ -22,7 +22,10 @@ Values = dict[str, Any]
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal to noise ratio [B], dB, of images [B, C, H, W] in [-1, 1]."""
+    """Peak signal to noise ratio [B], dB, of images [B, C, H, W] in [-1, 1].
+
+    torchmetrics rounds otherwise in the last digit, which manifests hold, and adds seconds to the start of every actor.
+    """
     mean_square = ((x - y) / 2).square().mean((1, 2, 3))
     return -10 * mean_square.clamp_min(10 ** (-IDENTICAL_DB / 10)).log10()
 

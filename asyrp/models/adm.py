@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from asyrp.errors import UserError
+from asyrp.models.folder import FAMILY_NAMES
 from asyrp.models.layout import Attention, Layout, count_numbered, first_level_is_base
 
-NAME = "iDDPM/ADM"
+NAME = FAMILY_NAMES["adm"]
 
 SIMPLE = {
     "time_embed.0": "time_embedding.linear_1",

@@ -17,6 +17,10 @@ PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"  # in older repositories; read a
 RECORD = "asyrp.json"
 
 
+FAMILY_NAMES = {"ho": "DDPM++ (Ho)", "adm": "iDDPM/ADM"}
+"""The families of nets as messages name them."""
+
+
 @dataclass(frozen=True)
 class WeightsRecord:
     """The record that asyrp keeps beside weights it wrote: their digest, and where they came from."""

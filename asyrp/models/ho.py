@@ -4,9 +4,10 @@ import re
 
 from torch import Tensor
 
+from asyrp.models.folder import FAMILY_NAMES
 from asyrp.models.layout import Attention, Layout, count_numbered, first_level_is_base
 
-NAME = "Ho (DDPM++)"
+NAME = FAMILY_NAMES["ho"]
 
 RENAMED = (
     (r"^temb\.dense\.0", "time_embedding.linear_1"),

@@ -7,9 +7,8 @@ import typer
 from rich.table import Table
 
 from asyrp.errors import UserError
-from asyrp.measures.intervals import Intervals, learned_path, load, load_for, save
+from asyrp.measures.intervals import SHOWN_COSINES, Intervals, learned_path, load, load_for, save
 from jobs.cli.options import (
-    COSINES,
     AsJson,
     ClipOption,
     Collecting,
@@ -83,7 +82,7 @@ def intervals_show(
     """
     intervals = load(file) if file else load_for(None, fetch_model(model).digest, model)
     if source_text or target_text:
-        text_cosine = _text_cosine(intervals, source_text, target_text, clip)
+        text_cosine = _computed_cosine(intervals, source_text, target_text, clip)
     cosine = 1.0 if text_cosine is None else text_cosine
     facts: dict[str, Any] = {
         "file": str(file or learned_path(intervals.model_digest)),
@@ -96,7 +95,7 @@ def intervals_show(
         "t_edit_threshold": intervals.thresholds.t_edit * cosine,
         "t_boost": intervals.t_boost(),
         "t_boost_threshold": intervals.thresholds.t_boost,
-        "t_edit_by_text_cosine": {f"{each:.2f}": intervals.t_edit(each) for each in COSINES},
+        "t_edit_by_text_cosine": {f"{each:.2f}": intervals.t_edit(each) for each in SHOWN_COSINES},
     }
     if plot:
         plot.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +108,7 @@ def intervals_show(
     report({**facts, **_columns(intervals)}, as_json, show)
 
 
-def _text_cosine(intervals: Intervals, source: str | None, target: str | None, clip: str | None) -> float:
+def _computed_cosine(intervals: Intervals, source: str | None, target: str | None, clip: str | None) -> float:
     from asyrp.measures.clip import Clip, default_clip
 
     if source is None or target is None:

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from asyrp.directions import presets
 from asyrp.errors import UserError
+from asyrp.measures.intervals import SHOWN_COSINES
 from asyrp.models.find import HUB_MODELS
-from asyrp.models.folder import bundled_names
-from jobs.cli.options import COSINES, AsJson, ModelArgument
+from asyrp.models.folder import FAMILY_NAMES, bundled_names
+from jobs.cli.options import AsJson, ModelArgument
 from jobs.display import console, out, print_facts, report
 from pipeline.stages.models import fetch, fetch_model
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:  # torch loads only when a command needs it
     from asyrp.models.selfcheck import SelfCheckReport
 
 models_app = typer.Typer(help="The diffusion models that can be used.", no_args_is_help=True)
-
-FAMILY_NAMES = {"ho": "DDPM++ (Ho)", "adm": "iDDPM/ADM"}
 
 
 @models_app.command("list")
@@ -59,7 +58,7 @@ def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> Non
 
 def intervals(data_set: str) -> dict[str, object]:
     """The released intervals of a data set: t_edit by the cosine of the texts, and t_boost."""
-    t_edit = {f"{cosine:.2f}": presets.t_edit(data_set, cosine) for cosine in COSINES}
+    t_edit = {f"{cosine:.2f}": presets.t_edit(data_set, cosine) for cosine in SHOWN_COSINES}
     return {"t_edit": presets.t_edit(data_set), "t_edit_by_text_cosine": t_edit, "t_boost": presets.t_boost(data_set)}
 
 

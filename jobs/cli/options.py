@@ -47,9 +47,6 @@ CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
 ENGINE = ("actors", "batch_size", "device", "address", "check")
 """The fields of EngineSpec that every command that computes has options for."""
 
-COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-"""The cosines of two texts for which tables list t_edit."""
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Root = Annotated[str, typer.Argument(help="The root of a run, on any fsspec URL.")]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)]

@@ -15,6 +15,7 @@ from jobs.runs.resolve import resolve
 from jobs.runs.session import read_state, run_and_report
 from jobs.spec.paths import absolute_url
 from jobs.spec.run import EngineSpec, RunSpec, load_spec
+from pipeline.images.statuses import FETCH_ERROR
 from pipeline.run.progress import RunState
 from pipeline.storage.store import Store
 
@@ -117,7 +118,7 @@ def retry(
 
     root = absolute_url(root)
     spec = spec_of(root, engine)
-    addition = retry(root, frozenset(status or ["fetch_error"]))
+    addition = retry(root, frozenset(status or [FETCH_ERROR]))
     console.print(f"{addition.images} images to do again" if addition else "no image to do again", highlight=False)
     raise typer.Exit(run_and_report(spec, as_json, {"added": addition.images if addition else 0}))
 

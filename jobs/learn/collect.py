@@ -15,6 +15,7 @@ from jobs.runs.record import RunRecord, open_root
 from jobs.runs.run import compute
 from jobs.spec.run import EngineSpec
 from pipeline.images.source import SourceImage
+from pipeline.images.statuses import OK
 from pipeline.run.plan import PlanSummary, stage_sizes, write_plan
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import ImageFormat, Reducer
@@ -112,7 +113,7 @@ def _run(collection: Collection, store: Store) -> int:
         )
         if not outcome.finished:
             raise UserError(f"not all shards are done: {outcome.tripped or outcome.quarantined or 'stopped'}")
-    images = reader.read().stages[STAGE].rows["ok"]
+    images = reader.read().stages[STAGE].rows[OK]
     if images == 0:
         raise UserError(f"none of the {plan.images} images below {collection.source} could be read")
     return images

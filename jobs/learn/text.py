@@ -1,9 +1,7 @@
 """`asyrp directions learn text`: an implicit direction from a pair of texts, on images of a source."""
 
-import hashlib
 import io
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from asyrp.diffusion.process import edit, invert
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
+from asyrp.digests import json_digest
 from asyrp.directions.forms import Direction, save_direction
 from asyrp.directions.info import DirectionInfo
 from asyrp.directions.shift import EditShift
@@ -267,7 +267,7 @@ class TrainingPreview:
             self._x_T = invert(unet, schedule, self.x_0, inversion_pairs(self.request.n_inv, len(schedule) - 1))
         shift = EditShift(((direction, 1.0, recipe.t_edit),), recipe.n_steps)
         edited = edit(unet, schedule, self._x_T, generation_pairs(recipe.n_steps, len(schedule) - 1), shift)
-        sheet = torch.cat([torch.cat(list(images), dim=2) for images in (self.x_0, edited)], dim=1)
+        sheet = make_grid(torch.cat([self.x_0, edited]), nrow=len(edited), padding=0)
         Store(str(self.path.absolute().parent)).write(self.path.name, encode(sheet.cpu().numpy(), "png", 100))
 
 
@@ -310,7 +310,7 @@ class TrainingState:
             "n_inv": request.n_inv,
             "dtype": request.dtype,
         }
-        self.identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        self.identity = json_digest(what)
 
     def restore(self, training: TextTraining) -> int:
         """Load what is there; how many batches are done."""

@@ -15,6 +15,7 @@ from jobs.runs.run import Display, compute, no_display
 from jobs.runs.session import read_state
 from jobs.spec.inspection import InspectionSpec
 from jobs.spec.run import EngineSpec
+from pipeline.images.statuses import FETCH_ERROR
 from pipeline.results.rows import ResultReader, Results
 from pipeline.results.summaries import summaries
 from pipeline.run.commit import commit_name, committed, read_commit
@@ -31,8 +32,6 @@ from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray loads only where there is something to compute
     from pipeline.engine.driver import Outcome
-
-UNREAD = "fetch_error"
 
 
 @dataclass(frozen=True)
@@ -128,14 +127,14 @@ def _refuse_what_needs_a_run(asked: InspectionSpec) -> None:
 def _forget_unread(store: Store, stage: Stage) -> None:
     """Let the shards be measured again in which something could not be read."""
     for shard in sorted(committed(store, stage.name)):
-        if read_commit(store, stage.name, shard).statuses.get(UNREAD):
+        if read_commit(store, stage.name, shard).statuses.get(FETCH_ERROR):
             store.delete(commit_name(stage.name, shard))
 
 
 def _unread(results: Results) -> dict[str, int]:
     """Why rows have no numbers, other than that they have no image, and how many; of what the run itself could not read
     the evaluation says the same."""
-    codes = results.errors.codes[results.statuses.equals(UNREAD)]
+    codes = results.errors.codes[results.statuses.equals(FETCH_ERROR)]
     return dict(Counter(results.errors.names[code] for code in codes.tolist() if code >= 0).most_common())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from jobs.display import bound_text
 from jobs.results.report import Report
@@ -13,7 +13,8 @@ from jobs.results.tables import headline, named, signif, tables
 from pipeline.datasets.card import markdown_table
 from pipeline.results.highlights import sheets, worst_and_best
 from pipeline.results.rows import Results
-from pipeline.results.thumbnails import PIXELS, Pair, Thumbnail
+from pipeline.results.sheet import Caption, lay_sheet
+from pipeline.results.thumbnails import PIXELS, Thumbnail
 
 NAME, CHARTS, SHEET = "report.md", "report_charts.png", "report_sheet.png"
 PAIRS, EXTREMES = 8, 3
@@ -103,22 +104,18 @@ def contact_sheet(report: Report) -> bytes | None:
     ]
     if not lines:
         return None
-    width = max(len(pairs) for _, pairs in lines) * (2 * PIXELS + 2 * GAP) + GAP
-    sheet = Image.new("RGB", (width, len(lines) * (HEADER + PIXELS + GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, (edit, pairs) in enumerate(lines):
-        y = line * (HEADER + PIXELS + GAP)
-        draw.text((GAP, y + 3), f"{edit}: before and after", fill="black", font=ImageFont.load_default(14))
-        for column, pair in enumerate(pairs):
-            _paste(sheet, pair, GAP + column * (2 * PIXELS + 2 * GAP), y + HEADER)
+    step, height = 2 * PIXELS + 2 * GAP, HEADER + PIXELS + GAP
+    size = (max(len(pairs) for _, pairs in lines) * step + GAP, len(lines) * height)
+    captions = [Caption((GAP, y * height + 3), f"{edit}: before and after") for y, (edit, _) in enumerate(lines)]
+    tiles = [
+        ((GAP + x * step + side * PIXELS, y * height + HEADER), _tile(thumbnail))
+        for y, (_, pairs) in enumerate(lines)
+        for x, pair in enumerate(pairs)
+        for side, thumbnail in enumerate(pair)
+    ]
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    lay_sheet(size, tiles, captions).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _paste(sheet: Image.Image, pair: Pair, x: int, y: int) -> None:
-    for side, thumbnail in enumerate(pair):
-        sheet.paste(_tile(thumbnail), (x + side * PIXELS, y))
 
 
 def _tile(thumbnail: Thumbnail) -> Image.Image:

@@ -17,10 +17,10 @@ from asyrp.measures.names import METRICS
 from jobs.display import bound_text
 from jobs.results.report import Report
 from jobs.results.tables import SHARES, headline, tables
+from pipeline.images.statuses import OK
 from pipeline.results.highlights import spread
 from pipeline.results.rows import STRENGTH, Coded, Results
 from pipeline.results.summaries import throughput
-from pipeline.run.manifest import OK
 
 NAME = "report.html"
 TABLE_ROWS = 100_000

@@ -13,8 +13,8 @@ from jobs.spec.run import EngineSpec
 from pipeline.engine.actors import ray_session
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import SourceImage
-from pipeline.run.additions import read_addition, read_additions
-from pipeline.run.plan import read_plan, source_image
+from pipeline.run.additions import read_images
+from pipeline.run.plan import source_image
 from pipeline.run.stage import FINAL, Variant, edit_title
 from pipeline.sources.listing import list_images
 from pipeline.sources.runs import images_of_run
@@ -98,7 +98,7 @@ def compare_edits(root: str, clip: str | None, work: str | None, engine: EngineS
     [final] = [stage for stage in recorded_stages(record) if stage.name == FINAL]
     distances = {}
     with ray_session(engine.address):
-        sources = measuring.sums(ImageSet(root, "sources", lambda: _sources(Store(root))))
+        sources = measuring.sums(ImageSet(root, "sources", lambda: map(source_image, read_images(Store(root)))))
         for variant in final.variants:
             title = edit_title(variant.edit, variant.strength)
             edited = ImageSet(root, title, lambda variant=variant: _edited(root, variant))  # type: ignore[misc]
@@ -116,14 +116,6 @@ def _measuring(
 
 def _features(measuring: Measuring) -> str:
     return f"clip:{measuring.clip}"
-
-
-def _sources(store: Store) -> Iterator[SourceImage]:
-    """The images of a run's plan and of what was added to it, each once."""
-    yield from map(source_image, read_plan(store))
-    for addition in read_additions(store):
-        if addition.kind == "extend":
-            yield from map(source_image, read_addition(store, addition))
 
 
 def _edited(root: str, variant: Variant) -> Iterator[SourceImage]:

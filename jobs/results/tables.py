@@ -8,9 +8,9 @@ import numpy as np
 from asyrp.measures.names import METRICS
 from jobs.results.report import Report
 from pipeline.datasets.card import run_facts
+from pipeline.images.statuses import OK
 from pipeline.results.rows import OWN, Results
 from pipeline.results.summaries import counts, summaries
-from pipeline.run.manifest import OK
 from pipeline.run.stage import FINAL
 
 SHARES = ("device", "reader", "writer")

@@ -11,8 +11,8 @@ from jobs.runs.resolve import ResolvedRun
 from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.datasets.known_images import KnownImages, version_text
 from pipeline.images.source import SourceImage, version_of
+from pipeline.images.statuses import OK, STATUSES
 from pipeline.run.additions import Addition, CurrentRows, add, read_everything, read_images
-from pipeline.run.manifest import OK, STATUSES
 from pipeline.run.plan import NameCheck, source_image
 from pipeline.run.stage import FINAL, SAMPLE_STAGE
 from pipeline.sources.listing import list_images

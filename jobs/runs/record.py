@@ -1,6 +1,5 @@
 """run.json: what a run is. Written once, last at plan time; a run with another identity is refused."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+from asyrp.digests import json_digest
 from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
@@ -62,7 +62,7 @@ def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "spec": run.spec,
         "identity": run.identity,
-        "identity_hash": _hash(run.identity),
+        "identity_hash": json_digest(run.identity),
         "plan": asdict(plan),
         "stages": [stage.as_json() for stage in run.stages],
         "versions": {name: version(name) for name in ("asyrp", "torch", "diffusers", "ray")},
@@ -142,7 +142,7 @@ def _derived_stages(record: dict[str, Any]) -> list[Stage]:
 
 def _resume(store: Store, run: RunRecord) -> PlanSummary:
     record = read_run(store)
-    if record["identity_hash"] != _hash(run.identity):
+    if record["identity_hash"] != json_digest(run.identity):
         lines = "\n  ".join(_differences(record["identity"], run.identity))
         raise UserError(
             f"the run at {store.url} is another one: give another --output, or the values it was made with\n  {lines}"
@@ -157,10 +157,6 @@ def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") 
             yield from _differences(a, b, f"{prefix}{name}.")
         elif a != b:
             yield f"{prefix}{name}: {a} there, {b} here"
-
-
-def _hash(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _new_plan(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None) -> PlanSummary:

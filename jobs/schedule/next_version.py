@@ -1,14 +1,12 @@
 """The next version of a data set: what the last one has, less what is gone, with what is new or changed edited."""
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
 
+from asyrp.digests import json_digest
 from asyrp.errors import UserError
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
@@ -74,9 +72,9 @@ class NextVersion:
         self.job, self.store, self.tick = job, store, tick
         self.base = latest(store)
         resolved = resolve(job.run)
-        self.recipe = _digest({name: of for name, of in resolved.identity.items() if name not in NOT_OF_RECIPE})
+        self.recipe = json_digest({name: of for name, of in resolved.identity.items() if name not in NOT_OF_RECIPE})
         # A tick that is repeated goes on with its run, unless the data set or the spec is another by then.
-        run = f"{job.name}-{tick}-{_digest([self.base and self.base.number, resolved.identity])[:8]}"
+        run = f"{job.name}-{tick}-{json_digest([self.base and self.base.number, resolved.identity])[:8]}"
         output = job.spec_of_run(parse_tick(tick), run).output
         self.resolved = replace(resolved, spec=resolved.spec.model_copy(update={"output": output}))
         self.run, self.run_name = Store(output), run_name(store, output)
@@ -165,7 +163,3 @@ def _made(version: Version) -> TickResult:
         version.run,
         version.changes,
     )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

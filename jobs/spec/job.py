@@ -1,7 +1,5 @@
 """A data job: a run that is done again and again, on a schedule, and the data set that it keeps. Its spec, checked."""
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from asyrp.digests import json_digest
 from asyrp.errors import UserError
 from jobs.spec.mistakes import explain, path_of
 from jobs.spec.paths import MAX_NAME, NAME, Url, without_credentials
@@ -110,7 +109,7 @@ class Job(BaseModel):
 
     def digest(self) -> str:
         """SHA-256 of the spec with its defaults."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        return json_digest(self.model_dump(mode="json"))
 
     def last_tick(self, now: datetime) -> datetime:
         """The last tick that is due, or the present second where there is no schedule."""

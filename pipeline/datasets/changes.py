@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pipeline.datasets.known_images import KeySet, KnownImages, version_text
 from pipeline.datasets.versions import Version, read_rows
 from pipeline.images.source import SourceImage
+from pipeline.images.statuses import FETCH_ERROR
 from pipeline.run.manifest import Row
 from pipeline.storage.store import Store
-
-TRIED_AGAIN = "fetch_error"
-"""The status of rows whose image may be had another time."""
 
 
 class Changes:
@@ -36,7 +34,7 @@ class Changes:
             for row in rows("source_size", "source_etag")
         )
         again = (
-            row["key"] for row in rows("recipe", "status") if row["recipe"] != recipe or row["status"] == TRIED_AGAIN
+            row["key"] for row in rows("recipe", "status") if row["recipe"] != recipe or row["status"] == FETCH_ERROR
         )
         return cls(KnownImages(versions), KeySet(again))
 

@@ -21,6 +21,7 @@ from pipeline.datasets.formats import FORMATS, Add, Format
 from pipeline.datasets.samples import ChangedSource, read_samples
 from pipeline.datasets.splits import split_of
 from pipeline.datasets.versions import Version, read_rows, run_store
+from pipeline.images.statuses import OK
 from pipeline.run.additions import CurrentRows, read_additions, replaced_rows
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.containers import Contents, Sample
@@ -44,7 +45,7 @@ class ExportSettings:
     format: str
     splits: dict[str, float]
     seed: int = 0
-    statuses: tuple[str, ...] = ("ok",)
+    statuses: tuple[str, ...] = (OK,)
     shard_bytes: int = 256_000_000
     with_source: bool = False
     license: str = "unknown"

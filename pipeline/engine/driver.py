@@ -24,8 +24,8 @@ from pipeline.engine.actors import Actor, Actors, Call, EngineOptions, Unit, is_
 from pipeline.engine.shard_attempt import ShardReport
 from pipeline.engine.telemetry import DriverMetrics
 from pipeline.engine.worker import SHARDS_IN_FLIGHT
+from pipeline.images.statuses import HANDLED
 from pipeline.run.commit import committed
-from pipeline.run.manifest import HANDLED
 from pipeline.run.progress import device_time
 from pipeline.run.stage import ImageFormat, MakeFunctions, Stage
 from pipeline.storage.store import Store

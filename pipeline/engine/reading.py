@@ -11,6 +11,7 @@ from pipeline.engine.shard_input import ShardInput
 from pipeline.engine.threads import Meter
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import Changed, fetch
+from pipeline.images.statuses import FETCH_ERROR
 from pipeline.run.sinks import DamagedOutput
 from pipeline.run.stage import ImageFormat
 
@@ -35,12 +36,12 @@ class ItemReader:
             with self.meter.time("fetch"):
                 data = fetch(item.plan)
         except (OSError, EOFError) as error:
-            item.failure = Failure.from_error("fetch_error", error)
+            item.failure = Failure.from_error(FETCH_ERROR, error)
             return
         edited_from, item.sha256 = item.sha256, hashlib.sha256(data).hexdigest()
         if edited_from not in (None, item.sha256):
             changed = Changed("the source has other bytes than when it was edited")
-            item.failure = Failure.from_error("fetch_error", changed)
+            item.failure = Failure.from_error(FETCH_ERROR, changed)
             return
         fetched = time.perf_counter()
         item.fetch_ms = 1000 * (fetched - start)
@@ -66,7 +67,7 @@ class ItemReader:
             with self.meter.time("fetch"):
                 read = shard.outputs(item.plan.row)
         except (OSError, DamagedOutput) as error:
-            item.pixels, item.failure = None, Failure.from_error("fetch_error", error)
+            item.pixels, item.failure = None, Failure.from_error(FETCH_ERROR, error)
             return
         item.pixels = read if item.pixels is None else np.concatenate([read, item.pixels])
 

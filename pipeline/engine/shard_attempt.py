@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine.shard_input import ShardInput, read_input
 from pipeline.images import codec
+from pipeline.images.statuses import NONFINITE, OK
 from pipeline.run import arrays, manifest
 from pipeline.run.additions import read_shard
 from pipeline.run.commit import Attempt
@@ -134,10 +135,10 @@ class ShardAttempt:
         row, index = self._row(item, planned), planned.variant
         failure = self._inherited(item, index) or item.failure
         if failure is None and item.outputs is not None and not np.isfinite(self._output(item, index)).all():
-            failure = Failure("nonfinite", "FloatingPointError", "the output holds NaN or infinity")
+            failure = Failure(NONFINITE, "FloatingPointError", "the output holds NaN or infinity")
         if failure is not None:
             return row | {"status": failure.status, "error_type": failure.error_type, "error": failure.error}
-        if row["status"] != manifest.OK:
+        if row["status"] != OK:
             return row
         assert item.outputs is not None
         if self.stage.writes in ("statistics", "metrics"):
@@ -186,7 +187,7 @@ class ShardAttempt:
             "strength": strength,
             "draw": variant.draw,
             "labels": _labels(plan, planned),
-            "status": manifest.OK,
+            "status": OK,
             "attempt": self.attempt.id,
             "fetch_ms": item.fetch_ms,
             "decode_ms": item.decode_ms,
@@ -200,7 +201,7 @@ class ShardAttempt:
         if self.input is None:
             return None
         row = self._input_row(item, index)
-        return None if row["status"] == manifest.OK else Failure(row["status"], row["error_type"], row["error"])
+        return None if row["status"] == OK else Failure(row["status"], row["error_type"], row["error"])
 
     def _input_row(self, item: Item, index: int) -> manifest.Row:
         """The manifest row of the input stage from which this variant is made."""
@@ -229,7 +230,7 @@ class ShardAttempt:
         if self._latents:
             file = self.attempt.write(arrays.LATENTS, arrays.to_bytes(self._latents))
             for row in rows:
-                if row["status"] == manifest.OK:
+                if row["status"] == OK:
                     row["output_uri"] = file.path
         if self._reducer is not None:
             self.attempt.write(arrays.STATISTICS, arrays.to_bytes(self._reducer.arrays()))

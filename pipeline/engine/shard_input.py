@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images.codec import Fit, decode
+from pipeline.images.statuses import OK
 from pipeline.run.arrays import LATENTS, read_latents
 from pipeline.run.commit import Commit, commit_digest, read_commit
-from pipeline.run.manifest import OK, Row, from_bytes
+from pipeline.run.manifest import Row, from_bytes
 from pipeline.run.sinks import read_output
 from pipeline.run.stage import ImageFormat, Stage
 from pipeline.storage.store import Store

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from pipeline.images.statuses import DECODE_ERROR, REJECTED_SIZE
+
 Fit = Literal["crop", "exact"]
 Codec = Literal["png", "jpeg", "webp"]
 
@@ -55,13 +57,13 @@ def decode(data: bytes, size: int, fit: Fit) -> Decoded:
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageRefused("rejected_size", str(error)) from error
+        raise ImageRefused(REJECTED_SIZE, str(error)) from error
     except UnidentifiedImageError as error:
         what = "the file is empty" if not data else f"not one of the formats {', '.join(FORMATS)}"
-        raise ImageRefused("decode_error", what) from error
+        raise ImageRefused(DECODE_ERROR, what) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
         # Pillow's decoders raise these errors on damaged bytes. Any other error is a bug here and must be seen.
-        raise ImageRefused("decode_error", f"{type(error).__name__}: {error}") from error
+        raise ImageRefused(DECODE_ERROR, f"{type(error).__name__}: {error}") from error
     square = _centre_square(rgb, size)
     pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
     return Decoded(pixels, width, height)
@@ -69,16 +71,14 @@ def decode(data: bytes, size: int, fit: Fit) -> Decoded:
 
 def _check_pixels(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise ImageRefused(
-            "rejected_size", f"{image.width} x {image.height} is over the limit of {MAX_PIXELS:,} pixels"
-        )
+        raise ImageRefused(REJECTED_SIZE, f"{image.width} x {image.height} is over the limit of {MAX_PIXELS:,} pixels")
 
 
 def _check_size(width: int, height: int, size: int, fit: Fit) -> None:
     if fit == "exact" and (width, height) != (size, size):
-        raise ImageRefused("rejected_size", f"{width} x {height} is not {size} x {size}, which fit 'exact' demands")
+        raise ImageRefused(REJECTED_SIZE, f"{width} x {height} is not {size} x {size}, which fit 'exact' demands")
     if min(width, height) * MAX_UPSCALE < size:
-        raise ImageRefused("rejected_size", f"{width} x {height} is too small: {size} px is over {MAX_UPSCALE} times")
+        raise ImageRefused(REJECTED_SIZE, f"{width} x {height} is too small: {size} px is over {MAX_UPSCALE} times")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyrp.measures.names import METRICS
+from pipeline.images.statuses import OK
 from pipeline.results.rows import Results
-from pipeline.run.manifest import OK
 
 ON_SHEET, EXTREMES, FAILURES = 12, 6, 6
 Places = NDArray[np.intp]

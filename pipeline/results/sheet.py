@@ -1,20 +1,50 @@
 """The contact sheet: source | reconstruction | each edit, for the first images of a run."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.images.codec import ImageRefused, decode, to_uint8
 from pipeline.images.fetch import fetch
+from pipeline.images.statuses import OK
 from pipeline.run.commit import committed, committed_rows
-from pipeline.run.manifest import OK, Row, source_of
+from pipeline.run.manifest import Row, source_of
 from pipeline.run.sinks import read_output
 from pipeline.run.stage import ImageFormat, Stage, edit_title, variant_name
 from pipeline.storage.store import Store
 
 NAME = "report/contact_sheet.png"
 MIN_TILE, GAP, HEADER = 128, 4, 24
+
+
+Corner = tuple[int, int]
+"""The left and upper pixel of something on a sheet."""
+
+
+class Caption(NamedTuple):
+    """A text on a sheet: the title of images, black, or what stands in place of an image, gray."""
+
+    corner: Corner
+    text: str
+    is_title: bool = True
+
+
+def lay_sheet(
+    size: tuple[int, int], tiles: Iterable[tuple[Corner, Image.Image]], captions: Iterable[Caption]
+) -> Image.Image:
+    """A white sheet of `size` pixels (width, height) with images and captions on it."""
+    sheet = Image.new("RGB", size, "white")
+    draw, title_font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for caption in captions:
+        if caption.is_title:
+            draw.text(caption.corner, caption.text, fill="black", font=title_font)
+        else:
+            draw.text(caption.corner, caption.text, fill="gray")
+    for corner, image in tiles:
+        sheet.paste(image, corner)
+    return sheet
 
 
 def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat, rows: int) -> str | None:
@@ -31,21 +61,21 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
             outputs.setdefault(row["key"], {})[title] = row
     if not outputs:
         return None
-    shown = list(outputs.items())[:rows]
+    shown = list(outputs.values())[:rows]
     tile = max(MIN_TILE, image_format.size)
-    sheet = Image.new("RGB", (len(columns) * (tile + GAP) + GAP, HEADER + len(shown) * (tile + GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for x, column in enumerate(columns):
-        draw.text((GAP + x * (tile + GAP), 4), column, fill="black", font=ImageFont.load_default(14))
-    for y, (_, by_title) in enumerate(shown):
-        tiles = [_source_tile(next(iter(by_title.values())), image_format)]
-        tiles += [_output_tile(store, by_title.get(column)) for column in columns[1:]]
-        for x, image in enumerate(tiles):
-            place = (GAP + x * (tile + GAP), HEADER + y * (tile + GAP))
+    step = tile + GAP
+    tiles: list[tuple[Corner, Image.Image]] = []
+    captions = [Caption((GAP + x * step, 4), column) for x, column in enumerate(columns)]
+    for y, by_title in enumerate(shown):
+        images = [_source_tile(next(iter(by_title.values())), image_format)]
+        images += [_output_tile(store, by_title.get(column)) for column in columns[1:]]
+        for x, image in enumerate(images):
+            left, top = GAP + x * step, HEADER + y * step
             if image is None:
-                draw.text((place[0] + 4, place[1] + 4), "no image", fill="gray")
+                captions.append(Caption((left + 4, top + 4), "no image", is_title=False))
             else:
-                sheet.paste(image.resize((tile, tile), Image.Resampling.BICUBIC), place)
+                tiles.append(((left, top), image.resize((tile, tile), Image.Resampling.BICUBIC)))
+    sheet = lay_sheet((len(columns) * step + GAP, HEADER + len(shown) * step), tiles, captions)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     store.write(NAME, buffer.getvalue())

@@ -11,9 +11,10 @@ from PIL import Image
 from asyrp.errors import UserError
 from pipeline.images.codec import Fit, ImageRefused, decode, to_uint8
 from pipeline.images.fetch import Changed
+from pipeline.images.statuses import OK
 from pipeline.results.rows import Results
 from pipeline.run.commit import committed_rows
-from pipeline.run.manifest import OK, Row
+from pipeline.run.manifest import Row
 from pipeline.run.sinks import read_output, read_source
 from pipeline.storage.credentials import redacted
 from pipeline.storage.read_ahead import read_ahead

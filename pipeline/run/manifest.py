@@ -11,10 +11,6 @@ from asyrp.measures.names import METRICS
 from pipeline.images.source import SourceImage
 
 VERSION = "5"
-OK, REJECTED_QUALITY = "ok", "rejected_quality"
-STATUSES = frozenset((OK, "fetch_error", "decode_error", "rejected_size", "nonfinite", REJECTED_QUALITY))
-HANDLED = (OK, REJECTED_QUALITY)
-"""Of images with which nothing is wrong; whether an edit is good enough is for the user's gates to say."""
 
 _EDIT = (("edit", pa.string()), ("strength", pa.float64()))
 _SETTINGS = (

@@ -1,8 +1,6 @@
 """Reads and writes labels of images: tables of numbers by key, which come from files, folder names or scores."""
 
-import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from asyrp.digests import json_digest
 from asyrp.errors import UserError
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import open_filesystem
@@ -108,7 +107,7 @@ class LabelTable:
     def digest(self) -> str:
         """SHA-256 of the labels by key."""
         rows = sorted(zip(self.keys, self.rows.tolist(), strict=True))
-        return hashlib.sha256(json.dumps([self.columns, rows]).encode()).hexdigest()
+        return json_digest([self.columns, rows])
 
 
 def find_labels(labels: str, source: str, names: Sequence[str]) -> LabelTable:

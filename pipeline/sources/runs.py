@@ -6,9 +6,9 @@ from dataclasses import replace
 from asyrp.errors import UserError
 from pipeline.images.selection import Selection
 from pipeline.images.source import SourceImage
+from pipeline.images.statuses import OK
 from pipeline.run.additions import CurrentRows
 from pipeline.run.commit import committed
-from pipeline.run.manifest import OK
 from pipeline.run.plan import RUN
 from pipeline.run.sinks import output_image
 from pipeline.run.stage import FINAL, output_name, variant_name

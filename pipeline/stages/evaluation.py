@@ -5,13 +5,13 @@ is it is by its settings: the same ones go on with it, others are another one. `
 when they were last asked for.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from asyrp.digests import json_digest
 from pipeline.run.stage import FINAL, BatchFunction, Measured, Stage
 from pipeline.stages.settings import MethodSettings
 from pipeline.storage.store import Store
@@ -46,7 +46,7 @@ class Evaluation:
 
 def record_evaluation(store: Store, settings: Mapping[str, Any]) -> Evaluation:
     """Note that an evaluation is asked for now."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    digest = json_digest(settings)
     evaluation = Evaluation(digest[:12], settings, datetime.now(UTC).isoformat())
     record = {"settings": settings, "asked_at": evaluation.asked_at}
     store.write(f"{FOLDER}/{evaluation.id}.json", json.dumps(record, indent=1).encode())

@@ -18,7 +18,7 @@ from asyrp.measures.names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCO
 from asyrp.measures.perceptual import load_measure
 from pipeline.images.selection import Condition, is_sampled
 from pipeline.images.source import Draw
-from pipeline.run.manifest import REJECTED_QUALITY
+from pipeline.images.statuses import REJECTED_QUALITY
 from pipeline.run.stage import Measured
 from pipeline.stages.editor import Editor
 from pipeline.stages.models import fetched_judges

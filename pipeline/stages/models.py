@@ -1,7 +1,6 @@
 """Models and direction files named by anything: fetched to this machine once, whoever asks for them."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
+from asyrp.digests import json_digest
 from asyrp.errors import UserError
 from asyrp.files import made_once
 from asyrp.measures.names import Judges
@@ -100,7 +100,7 @@ def fetch(url: str) -> Path:
 
     try:
         files = with_retries(url, versions)
-        version = hashlib.sha256(json.dumps([url, files], sort_keys=True).encode()).hexdigest()
+        version = json_digest([url, files])
         name = f"fetched/{version}/{PurePosixPath(path).name}"
         return made_once(name, lambda target: with_retries(url, lambda: get(target)))
     except FileNotFoundError:

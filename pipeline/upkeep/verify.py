@@ -16,6 +16,7 @@ from safetensors.numpy import load
 
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import ParquetCells
+from pipeline.images.statuses import OK
 from pipeline.run import manifest
 from pipeline.run.additions import read_additions, read_everything, replaced_rows, shard_ids
 from pipeline.run.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
@@ -269,7 +270,7 @@ def _rows(rows: Counter[tuple[int, str, str | None, float | None]]) -> str:
 def _output_is_named(stage: Stage, row: manifest.Row, named: Mapping[str, str]) -> bool:
     uri = row["output_uri"]
     if uri is None:
-        return row["status"] != manifest.OK or stage.writes == "statistics"
+        return row["status"] != OK or stage.writes == "statistics"
     return uri in named and (row["output_member"] is not None or row["output_sha256"] == named[uri])
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.images.statuses import OK
 from pipeline.run import manifest
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.manifest import Row
@@ -43,7 +44,7 @@ def measure(store: Store) -> None:
 
 
 def _measured(row: Row, random: np.random.Generator) -> Row:
-    if row["status"] != manifest.OK:
+    if row["status"] != OK:
         return row
     row |= {"recon_psnr": random.normal(30, 3), "recon_lpips": random.random()}
     if row["stage"] == "reconstruct":

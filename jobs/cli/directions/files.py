@@ -143,7 +143,7 @@ class StatedDetails:
 
         text_cosine = self.text_cosine
         if self.clip and text_cosine is None:
-            text_cosine = _text_cosine(self.clip, self.texts or details_from_name(released).texts)
+            text_cosine = _cosine_by_clip(self.clip, self.texts or details_from_name(released).texts)
         return ReleaseDetails(
             n_steps=self.n_steps,
             data_set=self.data_set,
@@ -193,7 +193,7 @@ def directions_import(
         console.print("its data set is not known, so it suggests no interval: edit with --t-edit (400 to 700 is usual)")
 
 
-def _text_cosine(clip: str, texts: tuple[str, str] | None) -> float:
+def _cosine_by_clip(clip: str, texts: tuple[str, str] | None) -> float:
     from asyrp.measures.clip import Clip
 
     if texts is None:

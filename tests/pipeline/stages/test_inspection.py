@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from jobs.runs.resolve import resolve
 from jobs.runs.session import inversion_loss, lost_sentence
 from jobs.spec.inspection import InspectionSpec
-from pipeline.run.manifest import OK
+from pipeline.images.statuses import OK
 from pipeline.storage.store import Store
 from tests.support.runs import asyrp, digests, make_faces, rows, run_here, spec
 
