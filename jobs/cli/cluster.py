@@ -13,7 +13,7 @@ from jobs.display import console, out, report
 from jobs.spec.run import load_spec
 from jobs.targets.cluster_file import Cluster, NodeType, check_cluster
 from jobs.targets.kubernetes import ray_job
-from jobs.targets.placement import OF_PODS, RESOURCES, Placement
+from jobs.targets.placement import POD_OPTIONS, RESOURCE_OPTIONS, Placement
 from jobs.targets.slurm import batch_script
 
 cluster_app = typer.Typer(help="Cluster files for `ray up`.", no_args_is_help=True)
@@ -84,13 +84,13 @@ def submit(
     """
     one_of("target", target, ("kubernetes", "slurm"))
     spec = load_spec(config, {}, set_ or [])
-    job = placement.job(name)
+    resources = placement.resources(name)
     if target == "kubernetes":
-        placement.only(target, (*RESOURCES, *OF_PODS))
-        text = ray_job(spec, job, placement.container_image(), placement.service_account)
+        placement.only(target, (*RESOURCE_OPTIONS, *POD_OPTIONS))
+        text = ray_job(spec, resources, placement.container_image(), placement.service_account)
     else:
-        placement.only(target, (*RESOURCES, "partition"))
-        text = batch_script(spec, job, placement.partition)
+        placement.only(target, (*RESOURCE_OPTIONS, "partition"))
+        text = batch_script(spec, resources, placement.partition)
     if output is None:
         typer.echo(text, nl=False)
         return

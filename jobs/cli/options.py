@@ -153,8 +153,17 @@ def placement_from_flags(
     ] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
 ) -> Placement:
-    """What commands that write jobs for other systems are told of the nodes."""
-    return Placement(workers, gpus, cpus, memory, time, image, service_account, partition)
+    """The nodes that a job asks for, from the options of commands that write jobs for other systems."""
+    return Placement(
+        workers=workers,
+        gpus_per_worker=gpus,
+        cpus_per_worker=cpus,
+        memory_per_worker=memory,
+        time=time,
+        image=image,
+        service_account=service_account,
+        partition=partition,
+    )
 
 
 def direction_file(direction: str, model: str) -> Path:

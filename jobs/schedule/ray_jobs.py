@@ -16,7 +16,7 @@ from asyrp.errors import UserError
 from jobs.runs.run import EXIT_DRAINED
 from jobs.schedule.next_version import tick_text
 from jobs.spec.job import Job
-from jobs.targets.job_file import spec_yaml
+from jobs.targets.job_file import job_spec_yaml
 from jobs.targets.placement import DRAIN_SECONDS
 
 SPEC_VARIABLE = "ASYRP_JOB_SPEC"
@@ -67,7 +67,7 @@ class RayJobs:
             return Submission(submission_id, there.status, is_new=False)
         command = f"asyrp jobs run /dev/stdin --tick {tick.astimezone(UTC).isoformat()}"
         variables = {
-            SPEC_VARIABLE: spec_yaml(job, address="auto"),
+            SPEC_VARIABLE: job_spec_yaml(job, address="auto"),
             "RAY_JOB_STOP_WAIT_TIME_S": str(DRAIN_SECONDS),  # from SIGTERM to SIGKILL; 3 s by default
         }
         try:

@@ -1,10 +1,10 @@
-"""The schedule of a data job as a DAG of Airflow."""
+"""The schedule of a data job as an Airflow DAG."""
 
 from datetime import UTC, datetime
 
 from asyrp.errors import UserError
 from jobs.targets.cron_dialects import five_fields
-from jobs.targets.job_file import Files, JobFile, fill, spec_yaml
+from jobs.targets.job_file import Files, JobFile, fill, job_spec_yaml
 from jobs.targets.kubernetes import GPU_TOLERATION, check_image, pod_resources
 from jobs.targets.placement import DRAIN_SECONDS, RETRIES, Placement
 
@@ -13,15 +13,15 @@ STARTUP_SECONDS = 3600
 
 
 def airflow(scheduled: JobFile, placement: Placement) -> Files:
-    """A DAG of Airflow: with an image a pod a tick, without one `asyrp` on the machines of Airflow's workers."""
+    """An Airflow DAG. Each tick is a pod; without an image, `asyrp` runs on the machines of Airflow's workers."""
     name, schedule, image = scheduled.name, scheduled.schedule, placement.image
     if image is None:
         placement.only("airflow without --image", ())
     else:
         check_image(image, placement.service_account)
         scheduled.refuse_local()
-    job = placement.job(name)
-    if job.workers > 1:
+    resources = placement.resources(name)
+    if resources.workers > 1:
         raise UserError("--workers: a DAG has one pod a tick: leave it out, or use --target raycronjob")
     provider = "cncf-kubernetes" if image else "standard"
     notes = [
@@ -35,18 +35,18 @@ def airflow(scheduled: JobFile, placement: Placement) -> Files:
         "dag.py",
         notes=notes,
         name=name,
-        spec=spec_yaml(scheduled.job),
+        spec=job_spec_yaml(scheduled.job),
         schedule=schedule,
         fields=five_fields(schedule, "Airflow"),
         now=datetime.now(UTC),
         max_active_runs=1 if scheduled.job.overlap == "queue" else 2,
         image=image,
         service_account=placement.service_account,
-        resources=pod_resources(job.cpus, job.memory, job.gpus),
-        toleration=GPU_TOLERATION if job.gpus else None,
+        resources=pod_resources(resources.cpus, resources.memory, resources.gpus),
+        toleration=GPU_TOLERATION if resources.gpus else None,
         startup_seconds=STARTUP_SECONDS,
         drain_seconds=DRAIN_SECONDS,
-        seconds=int(job.time.total_seconds()),
+        seconds=int(resources.time.total_seconds()),
         retries=RETRIES,
     )
     return {f"{name.replace('-', '_')}.py": text}

@@ -1,4 +1,4 @@
-"""Is a cluster file one that `ray up` accepts? Asked offline, of Ray itself, before anything is paid for."""
+"""Checks offline, with Ray's own validation, whether `ray up` accepts a cluster file."""
 
 import difflib
 import json
@@ -14,15 +14,15 @@ import yaml
 
 from asyrp.errors import UserError
 
-RAY_ONLY = {"SubnetIds"}  # in a node_config for Ray, which hands one of them on as SubnetId
+RAY_ONLY = {"SubnetIds"}  # keys of a node_config that only Ray reads: it passes one of the ids on as SubnetId
 PLACEHOLDER = "ami-00000000000000000"
 
 Config = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeType:
-    """One kind of machine of a cluster file."""
+    """A node type of a cluster file: one kind of machine."""
 
     name: str
     head: bool
@@ -33,9 +33,9 @@ class NodeType:
     spot: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What a valid cluster file describes; `notes` are what is left to do before `ray up`."""
+    """The content of a valid cluster file; `notes` say what is left to do before `ray up`."""
 
     name: str
     provider: str
@@ -48,10 +48,10 @@ class Cluster:
 
 
 def check_cluster(path: Path) -> Cluster:
-    """Validate a cluster file as `ray up` does, and what `ray up` finds out only when machines are running.
+    """Validates a cluster file as `ray up` does, and finds mistakes that `ray up` shows only when machines are running.
 
     Raises:
-        UserError: one sentence on the first mistake: what, where in the file, what to do.
+        UserError: for the first mistake; the sentence says what is wrong, where in the file, and what to do.
     """
     raw = _read(path)
     try:
@@ -62,7 +62,13 @@ def check_cluster(path: Path) -> Cluster:
     except UserError as mistake:
         raise UserError(f"{path}: {mistake}") from None
     types = [_node_type(config, name) for name in config.get("available_node_types", {})]
-    return Cluster(config["cluster_name"], config["provider"]["type"], config.get("max_workers"), types, notes)
+    return Cluster(
+        name=config["cluster_name"],
+        provider=config["provider"]["type"],
+        max_workers=config.get("max_workers"),
+        node_types=types,
+        notes=notes,
+    )
 
 
 def _read(path: Path) -> Config:
@@ -82,11 +88,11 @@ def _read(path: Path) -> Config:
     return config
 
 
-# What Ray says
+# Mistakes that Ray finds
 
 
 def _ray() -> tuple[Config, Callable[[Config], Config], Callable[[Config], None]]:
-    """Ray's schema of a cluster file, how it fills in defaults and how it validates the result."""
+    """Ray's schema of a cluster file, the function that fills in defaults, and the one that validates the result."""
     import ray
 
     try:
@@ -103,17 +109,19 @@ def _ray() -> tuple[Config, Callable[[Config], Config], Callable[[Config], None]
 
 
 def _check_schema(raw: Config) -> None:
-    """The file as it is written: with defaults filled in, Ray would drop some mistakes in silence."""
+    """Checks the file as it is written. Once defaults are filled in, Ray drops some mistakes in silence."""
     from jsonschema.exceptions import best_match
     from jsonschema.validators import validator_for
 
     schema, _, _ = _ray()
     provider = raw.get("provider")
     if isinstance(provider, dict) and provider.get("type") == "local":
-        raw = {key: value for key, value in raw.items() if key != "min_workers"}  # known there, not to the schema
+        raw = {
+            key: value for key, value in raw.items() if key != "min_workers"
+        }  # Ray takes it there, but its schema lacks it
     try:
         error = best_match(validator_for(schema)(schema).iter_errors(raw))
-    except TypeError:  # a schema speaks of text only, and YAML takes 1, null and yes for keys
+    except TypeError:  # keys of a schema are text, but YAML also takes 1, null and yes for keys
         raise UserError("a key is not text: put it in quotes") from None
     if error is not None:
         raise UserError(_schema_sentence(error))
@@ -166,7 +174,7 @@ def _prepare(raw: Config) -> Config:
     return config
 
 
-# What Ray does not say before machines are running
+# Mistakes that Ray shows only when machines are running
 
 
 def _check_counts(config: Config) -> None:
@@ -180,7 +188,7 @@ def _check_counts(config: Config) -> None:
 
 
 def _check_aws(config: Config) -> Iterator[str]:
-    """Hold every node_config against EC2's RunInstances. A mistake in a worker's shows only in the log of the head."""
+    """Checks every node_config against EC2's RunInstances. Ray shows a worker's mistakes only in the head's log."""
     if config["provider"]["type"] != "aws":
         return
     try:
@@ -201,7 +209,7 @@ def _check_aws(config: Config) -> Iterator[str]:
 
 
 def _check_shape(value: Any, shape: Any, where: str) -> None:
-    """Refuse keys that a structure of the AWS API does not have, at any depth."""
+    """Raises UserError for a key, at any depth, that the structure of the AWS API does not have."""
     if shape.type_name == "structure" and isinstance(value, dict):
         for key, inner in value.items():
             if key not in shape.members:

@@ -1,7 +1,7 @@
-"""Cron expressions as other schedulers read them.
+"""Translates cron expressions for other schedulers.
 
-What an expression says is taken from cronsim, which decides when a job runs here. A scheduler that would read it in
-another way gets it in words that mean the same there; where there are none it is refused.
+The meaning of an expression comes from cronsim, which decides when a job runs here. A scheduler that would read the
+expression in another way gets one that means the same there; where there is none, the expression is refused.
 """
 
 from collections.abc import Iterable
@@ -19,10 +19,10 @@ WEEKDAYS = frozenset(range(7))
 WEEKDAY_NAMES = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
-@dataclass(frozen=True)
-class Times:
-    """When a cron expression fires: sets of numbers, Sunday is 0. A day counts if day of month and weekday are met, or
-    either with `either_day`."""
+@dataclass(frozen=True, kw_only=True)
+class CronTimes:
+    """When a cron expression fires, as sets of numbers; Sunday is 0. A day must match both day of month and weekday;
+    with `either_day` one of them is enough."""
 
     seconds: frozenset[int]
     minutes: frozenset[int]
@@ -33,8 +33,8 @@ class Times:
     either_day: bool
 
     @classmethod
-    def of(cls, cron: str, target: str) -> "Times":
-        """Raises UserError for days that count from the end of the month or by weeks, which only cronsim knows."""
+    def parse(cls, cron: str, target: str) -> "CronTimes":
+        """Raises UserError if days count from the end of the month (L) or by weeks (#), which only cronsim knows."""
         sim = CronSim(cron, datetime.now(UTC))
         days = frozenset(sim.days)
         weekdays = frozenset(day % 7 for day in sim.weekdays if isinstance(day, int))
@@ -47,18 +47,18 @@ class Times:
         if either_day and (days == DAYS or weekdays == WEEKDAYS):
             days, weekdays, either_day = DAYS, WEEKDAYS, False
         return cls(
-            frozenset(sim.seconds),
-            frozenset(sim.minutes),
-            frozenset(sim.hours),
-            days,
-            frozenset(sim.months),
-            weekdays,
-            either_day,
+            seconds=frozenset(sim.seconds),
+            minutes=frozenset(sim.minutes),
+            hours=frozenset(sim.hours),
+            days=days,
+            months=frozenset(sim.months),
+            weekdays=weekdays,
+            either_day=either_day,
         )
 
     @property
     def has_both_days(self) -> bool:
-        """Whether day of month and weekday both are restricted."""
+        """Whether both day of month and weekday are restricted."""
         return self.days != DAYS and self.weekdays != WEEKDAYS
 
 
@@ -66,10 +66,10 @@ def five_fields(schedule: Schedule, target: str) -> str:
     """A schedule in the five fields that all cron-like schedulers read alike: numbers, lists and ranges, Sunday is 0.
 
     Raises:
-        UserError: if it says seconds, days from the end of the month or by weeks, or days and weekdays of which both
-            must be met: cron knows these by a field that begins with '*', and others take either.
+        UserError: if it has seconds, or days from the end of the month or by weeks; if both its days and its weekdays
+            must match. Debian's cron takes it so where one of the two fields begins with '*'; other crons take either.
     """
-    times = Times.of(schedule.cron, target)
+    times = CronTimes.parse(schedule.cron, target)
     if times.seconds != {0}:
         raise UserError(
             f"schedule.cron: '{schedule.cron}' has seconds, which {target} does not know: leave the first field out, "
@@ -85,12 +85,12 @@ def five_fields(schedule: Schedule, target: str) -> str:
 
 
 def on_calendar(schedule: Schedule) -> list[str]:
-    """A schedule as the calendar events of systemd, which fire at any of them (`man systemd.time`).
+    """A schedule as calendar events of systemd (`man systemd.time`). A timer fires at each of them.
 
     Raises:
-        UserError: if it says days from the end of the month or by weeks.
+        UserError: if it has days from the end of the month or by weeks.
     """
-    times = Times.of(schedule.cron, "systemd")
+    times = CronTimes.parse(schedule.cron, "systemd")
     weekdays = ",".join(WEEKDAY_NAMES[day] for day in sorted(times.weekdays)) + " "
     days = _ranges(times.days, "..")
     if not times.has_both_days:
@@ -106,7 +106,7 @@ def on_calendar(schedule: Schedule) -> list[str]:
 
 
 def _ranges(numbers: Iterable[int], to: str) -> str:
-    """1-3,7: numbers that follow each other as ranges."""
+    """Numbers as a list in which consecutive ones are a range: 1-3,7."""
     runs = [
         [number for _, number in run]
         for _, run in groupby(enumerate(sorted(numbers)), key=lambda counted: counted[1] - counted[0])

@@ -1,4 +1,4 @@
-"""The schedule of a data job for the schedulers of hosts: systemd and cron of this one, scrontab of a Slurm cluster."""
+"""The schedule of a data job for systemd or cron on this machine, or for scrontab on a Slurm cluster."""
 
 import shlex
 import sys
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from asyrp.errors import UserError
 from jobs.targets.cron_dialects import five_fields, on_calendar
-from jobs.targets.job_file import LEFT_OUT, Files, JobFile, fill, spec_yaml
+from jobs.targets.job_file import LEFT_OUT, Files, JobFile, fill, job_spec_yaml
 from jobs.targets.placement import DRAIN_SECONDS, Placement, cluster_engine
 from jobs.targets.slurm import slurm_script
 
 
 def systemd(scheduled: JobFile, placement: Placement) -> Files:  # noqa: ARG001
-    """A timer and a service of systemd, for this machine."""
+    """A systemd timer and its service, for this machine."""
     name, schedule = scheduled.name, scheduled.schedule
     notes = [
         f"The data job {name}. Put this and {name}.timer into ~/.config/systemd/user, then:",
@@ -56,13 +56,13 @@ def crontab(scheduled: JobFile, placement: Placement) -> Files:  # noqa: ARG001
 
 
 def slurm(scheduled: JobFile, placement: Placement) -> Files:
-    """A script for sbatch that does a tick, and the lines of a scrontab that submit it."""
-    name, schedule, job = scheduled.name, scheduled.schedule, placement.job(scheduled.name)
+    """A script for `sbatch` that does a tick, and the scrontab lines that submit it."""
+    name, schedule, resources = scheduled.name, scheduled.schedule, placement.resources(scheduled.name)
     if scheduled.folder is None:
         raise UserError("--output is missing: give the folder for the script, which the scrontab names")
-    text = spec_yaml(scheduled.job, **cluster_engine(scheduled.job.run.engine, job))
+    spec = job_spec_yaml(scheduled.job, **cluster_engine(scheduled.job.run.engine, resources))
     dependency = "singleton" if scheduled.job.overlap == "queue" else None
-    script = slurm_script(["asyrp", "jobs", "run"], text, job, placement.partition, dependency)
+    script = slurm_script(["asyrp", "jobs", "run"], spec, resources, placement.partition, dependency)
     notes = [
         f"The schedule of the data job {name}. To add it:",
         f"(scrontab -l; cat {name}.scrontab) | scrontab -",
@@ -78,7 +78,7 @@ def slurm(scheduled: JobFile, placement: Placement) -> Files:
 
 
 def _command_here(scheduled: JobFile) -> list[str]:
-    """A tick on this machine. With -P the folder that it runs in has no say in what is imported."""
+    """The command of a tick on this machine. With -P, Python imports nothing from the folder that it runs in."""
     path = str(scheduled.path.absolute())
     if "\n" in path + str(Path.cwd()):
         raise UserError("the path of the job's file, or of this folder, has more than one line: rename it")

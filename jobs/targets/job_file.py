@@ -1,4 +1,4 @@
-"""A data job whose schedule another scheduler is to keep, and the templates of what that is given."""
+"""The file of a data job whose schedule is rendered, and the templates that it is rendered with."""
 
 import textwrap
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ Files = dict[str, str]
 
 @dataclass(frozen=True)
 class JobFile:
-    """A data job that has a schedule, the file that describes it, and the folder that takes its schedule for another
-    scheduler, if that is known."""
+    """A data job with a schedule, and the file at `path` that describes it. `folder` is where the rendered files will
+    be, None if that is not known."""
 
     path: Path
     job: Job
@@ -34,7 +34,7 @@ class JobFile:
 
     @classmethod
     def load(cls, path: Path, folder: Path | None) -> "JobFile":
-        """Raises UserError if the file is no job, or one without a schedule."""
+        """Raises UserError if the file describes no job, or the job has no schedule."""
         job = load_job(path)
         if job.schedule is None:
             raise UserError(f"{path} has no schedule to render: add 'schedule:' with a 'cron:'")
@@ -45,18 +45,18 @@ class JobFile:
         return self.job.name
 
     def refuse_local(self) -> None:
-        """Raises UserError for a place on this machine, where pods run the job."""
+        """Raises UserError if the job names a path of this machine, which pods cannot reach."""
         fields = {f"run.{name}": url for name, url in local_fields(self.job.run).items() if name != "output"}
         refuse_local({"root": self.job.root, "output": self.job.output, **fields})
 
     def cannot(self, setting: str, why: str) -> str:
-        """That a scheduler has no word for a setting of the job."""
+        """A note that the scheduler has no option for a setting of the job."""
         value = self.job.overlap if setting == "overlap" else self.schedule.catch_up
         return f"'{setting}: {value}' cannot be said here: {why}."
 
 
-def spec_yaml(job: Job, **engine: Any) -> str:
-    """What the user has set of a job, as YAML, with other speed knobs where it is to run."""
+def job_spec_yaml(job: Job, **engine: Any) -> str:
+    """The fields of a job that the user has set, as YAML. `engine` replaces speed knobs of its run."""
     facts = job.model_dump(mode="json", exclude_unset=True, exclude={"run": {"output"}})
     if engine:
         facts["run"]["engine"] = {**facts["run"].get("engine", {}), **engine}
@@ -70,29 +70,29 @@ def comment(notes: Sequence[str]) -> str:
 
 
 def _unit_path(path: str) -> str:
-    """A path as a setting of a unit, which would expand what begins with '%'."""
+    """A path as a systemd unit takes it: a unit expands what begins with '%'."""
     return path.replace("%", "%%")
 
 
 def _unit_command(command: Sequence[str]) -> str:
-    """Words of a command as a unit takes them (`man systemd.service`, command lines)."""
+    """A command as a systemd unit takes it (`man systemd.service`, command lines)."""
     escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "%": "%%", "$": "$$"})
     return " ".join(f'"{word.translate(escapes)}"' for word in command)
 
 
 def _cron_command(command: str) -> str:
-    """A command as a crontab takes it, to which a bare '%' is the end of a line."""
+    """A command as a crontab takes it: there a bare '%' ends the line."""
     return command.replace("%", "\\%")
 
 
 def _python_text(text: str) -> str:
-    """A text of several lines as Python, a line each."""
+    """A text as a Python expression, with one string for each of its lines."""
     lines = "\n".join(f"    {line!r}" for line in text.splitlines(keepends=True))
     return f"(\n{lines}\n)"
 
 
 def fill(template: str, **values: Any) -> str:
-    """What a template of `templates` says with these values."""
+    """A template of `templates/`, filled with values."""
     return _environment().get_template(f"{template}.jinja").render(values)
 
 

@@ -1,4 +1,4 @@
-"""A run as a job of Kubernetes (KubeRay) or Slurm: one self-contained file that holds the spec."""
+"""The resources that a job asks for on a cluster, and the command and spec that it carries there."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,20 +13,22 @@ from jobs.spec.paths import MAX_NAME, NAME
 from jobs.spec.run import EngineSpec, RunSpec
 
 DEFAULT_WORKERS, DEFAULT_GPUS, DEFAULT_CPUS, DEFAULT_MEMORY, DEFAULT_TIME = 1, 1, 8, 32, "24:00:00"
-RESOURCES = ("workers", "gpus_per_worker", "cpus_per_worker", "memory_per_worker", "time")
-OF_PODS = ("image", "service_account")
+RESOURCE_OPTIONS = ("workers", "gpus_per_worker", "cpus_per_worker", "memory_per_worker", "time")
+POD_OPTIONS = ("image", "service_account")
 RETRIES = 3
-DRAIN_SECONDS = 300  # between the signal and Slurm's time limit: long enough for the shards in flight
+DRAIN_SECONDS = 300
+"""How long a job has to finish the shards in flight, from the signal to the end of its time."""
 
 TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,4}):([0-5]\d):([0-5]\d)", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a job asks for, on whichever system. Every worker is a node of its own.
+    """The name of a job and what it asks for, on any system. Every worker is a node of its own; CPUs, GPUs and memory
+    are those of one worker.
 
     Raises:
-        UserError: for a name or a time that the systems do not take.
+        UserError: if the name is not valid, or the time is too short to finish what is in flight.
     """
 
     name: str
@@ -46,9 +48,9 @@ class Resources:
             raise UserError(f"--time must be more than the {DRAIN_SECONDS} s in which a run finishes what is in flight")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a job is to run and what it asks for there, as far as it was said."""
+    """The options that say where a job runs and what it asks for there; None where the user gave none."""
 
     workers: int | None = None
     gpus_per_worker: int | None = None
@@ -60,25 +62,25 @@ class Placement:
     partition: str | None = None
 
     def only(self, target: str, known: Collection[str]) -> None:
-        """Refuse what a target has no use for. Raises UserError."""
+        """Raises UserError if an option is given that the target does not use."""
         for name, value in vars(self).items():
             if value is not None and name not in known:
                 raise UserError(f"--{name.replace('_', '-')} is not for --target {target}: leave it out")
 
-    def job(self, name: str) -> Resources:
-        """What the job of that name asks for. Raises UserError as `Resources` does."""
+    def resources(self, name: str) -> Resources:
+        """What the job called `name` asks for, with defaults. Raises UserError as `Resources` does."""
         gpus = DEFAULT_GPUS if self.gpus_per_worker is None else self.gpus_per_worker
         return Resources(
-            name,
-            self.workers or DEFAULT_WORKERS,
-            gpus,
-            self.cpus_per_worker or DEFAULT_CPUS,
-            self.memory_per_worker or DEFAULT_MEMORY,
-            parse_time(self.time or DEFAULT_TIME),
+            name=name,
+            workers=self.workers or DEFAULT_WORKERS,
+            gpus=gpus,
+            cpus=self.cpus_per_worker or DEFAULT_CPUS,
+            memory=self.memory_per_worker or DEFAULT_MEMORY,
+            time=parse_time(self.time or DEFAULT_TIME),
         )
 
     def container_image(self) -> str:
-        """Raises UserError if none was given."""
+        """The image of the pods. Raises UserError if none is given."""
         if self.image is None:
             raise UserError("--image is missing: give a container image that has asyrp, as docs/scheduling.md makes it")
         return self.image
@@ -93,26 +95,28 @@ def parse_time(text: str) -> timedelta:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def cluster_engine(knobs: EngineSpec, job: Resources) -> dict[str, Any]:
-    """How a run on the cluster of its job differs from one here. Device and actors are named: the run waits for those
-    that come late."""
-    device = "cuda" if job.gpus else "cpu"
-    return {"address": "auto", "device": device, "actors": knobs.actors or job.workers * max(job.gpus, 1)}
+def cluster_engine(knobs: EngineSpec, resources: Resources) -> dict[str, Any]:
+    """The speed knobs that a run on the cluster of its job has in place of the user's. Device and number of actors are
+    given, so that the run waits for workers that start late."""
+    device = "cuda" if resources.gpus else "cpu"
+    actors = knobs.actors or resources.workers * max(resources.gpus, 1)
+    return {"address": "auto", "device": device, "actors": actors}
 
 
-def _command(spec: RunSpec, job: Resources) -> list[str]:
-    """What runs on the head, less the file of the spec."""
-    flags = [text for name, value in cluster_engine(spec.engine, job).items() for text in (f"--{name}", str(value))]
+def run_command(spec: RunSpec, resources: Resources) -> list[str]:
+    """The command of a run on the head of its cluster; the path of the spec's file is to be appended."""
+    knobs = cluster_engine(spec.engine, resources)
+    flags = [text for name, value in knobs.items() for text in (f"--{name}", str(value))]
     return ["asyrp", "run", *flags, "--config"]
 
 
-def _spec_yaml(spec: RunSpec) -> str:
-    """What the user has set, and no defaults."""
+def run_spec_yaml(spec: RunSpec) -> str:
+    """The fields of a run's spec that the user has set, as YAML."""
     return to_yaml(spec.model_dump(mode="json", exclude_unset=True))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Text of several lines as such, where YAML can say it so."""
+    """Writes a text of several lines as a block, where YAML allows that."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -123,15 +127,12 @@ _Dumper.add_representer(str, _text)
 
 
 def to_yaml(*documents: Any) -> str:
-    """YAML in which a text of several lines can be read."""
+    """Documents as YAML; a text of several lines keeps its lines."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False)
 
 
-# Kubernetes
-
-
 def local_fields(spec: RunSpec) -> dict[str, str | None]:
-    """The places that a spec names, by field."""
+    """The paths and URLs that a spec names, by field."""
     urls = {
         "source": spec.source,
         "output": spec.output,
@@ -143,13 +144,10 @@ def local_fields(spec: RunSpec) -> dict[str, str | None]:
 
 
 def refuse_local(urls: Mapping[str, str | None]) -> None:
-    """Refuse places on this machine, by the field that names them, where pods are to reach them."""
+    """Raises UserError if a field holds a path of this machine, which pods cannot reach."""
     for field, url in urls.items():
         if url is not None and url.startswith("/"):
             raise UserError(
                 f"{field} {url} is on this machine, and pods are others: give a URL such as s3://bucket/folder, or "
                 f"file://{url} where every pod has it"
             )
-
-
-# Slurm

@@ -1,6 +1,7 @@
-"""The schedule of a data job for another scheduler, which calls `asyrp jobs run`: job, tick and lease do the rest.
+"""The targets of `asyrp jobs schedule render`: the schedulers that can start the ticks of a data job.
 
-What a scheduler cannot say of a schedule stands in the text as a comment.
+Each of them calls `asyrp jobs run`; the lease of the job keeps two ticks apart. Where a scheduler has no option for a
+setting of the job, a comment in the rendered text says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,33 +11,33 @@ from pathlib import Path
 from jobs.targets.airflow import airflow
 from jobs.targets.host import crontab, slurm, systemd
 from jobs.targets.job_file import Files, JobFile
-from jobs.targets.kubernetes import cron_job, ray_cron_job
-from jobs.targets.placement import OF_PODS, RESOURCES, Placement
+from jobs.targets.kubernetes_schedule import cron_job, ray_cron_job
+from jobs.targets.placement import POD_OPTIONS, RESOURCE_OPTIONS, Placement
 
 
 @dataclass(frozen=True)
 class Target:
-    """Another scheduler: what writes the schedule for it, and the options of a placement that it knows."""
+    """Another scheduler: `render` writes the schedule for it, `options` are the fields of a placement that it uses."""
 
     render: Callable[[JobFile, Placement], Files]
     options: Sequence[str] = ()
 
 
 TARGETS = {
-    "k8s-cronjob": Target(cron_job, (*RESOURCES, *OF_PODS)),
-    "raycronjob": Target(ray_cron_job, (*RESOURCES, *OF_PODS)),
+    "k8s-cronjob": Target(cron_job, (*RESOURCE_OPTIONS, *POD_OPTIONS)),
+    "raycronjob": Target(ray_cron_job, (*RESOURCE_OPTIONS, *POD_OPTIONS)),
     "systemd": Target(systemd),
     "crontab": Target(crontab),
-    "slurm": Target(slurm, (*RESOURCES, "partition")),
-    "airflow": Target(airflow, (*RESOURCES, *OF_PODS)),
+    "slurm": Target(slurm, (*RESOURCE_OPTIONS, "partition")),
+    "airflow": Target(airflow, (*RESOURCE_OPTIONS, *POD_OPTIONS)),
 }
 
 
 def render(path: Path, target: str, placement: Placement, folder: Path | None) -> Files:
-    """The schedule of the job in a file, for another scheduler. Writes nothing; `folder` is where the files will be.
+    """The schedule of the job at `path` for another scheduler. Writes nothing; `folder` is where the files will be.
 
     Raises:
-        UserError: if the file is no job with a schedule, or the target has no word for something that the job needs.
+        UserError: if the file describes no job with a schedule, or the target cannot do something that the job needs.
     """
     placement.only(target, TARGETS[target].options)
     return TARGETS[target].render(JobFile.load(path, folder), placement)

@@ -316,7 +316,7 @@ def test_what_goes_to_stdout_is_what_goes_to_a_file(render, cli):
 
 
 def test_a_job_that_is_carried_has_what_the_user_set_and_no_more():
-    from jobs.targets.job_file import spec_yaml
+    from jobs.targets.job_file import job_spec_yaml
 
     job = Job.model_validate(JOB)
-    assert yaml.safe_load(spec_yaml(job)) == JOB
+    assert yaml.safe_load(job_spec_yaml(job)) == JOB
