@@ -152,7 +152,14 @@ def export(
     target = Store(absolute_url(output))
     snapshot, record = _exportable(Store(absolute_url(root)), version)
     settings = ExportSettings(
-        to, parse_shares(split), seed, chosen, _bytes(shard_bytes), with_source, license_, **_lineage(record)
+        format=to,
+        splits=parse_shares(split),
+        seed=seed,
+        statuses=chosen,
+        shard_bytes=_bytes(shard_bytes),
+        with_source=with_source,
+        license=license_,
+        **_lineage(record),
     )
     if snapshot.unfinished and not partial:
         done = f"{snapshot.unfinished} are committed"

@@ -95,7 +95,7 @@ def extend(root: str, resolved: ResolvedRun) -> Extension:
         names.add(row.key, output_names(resolved, row.key))
     new, changed, examples = [], 0, []
     for image in list_images(resolved.spec.source, resolved.spec.selection()):
-        standing = known.look_at(image)
+        standing = known.compare(image)
         if standing == "new":
             new.append(image)
         elif standing == "changed":

@@ -22,7 +22,7 @@ from jobs.schedule.next_version import NextVersion, TickResult, tick_text
 from jobs.schedule.notify import notify
 from jobs.spec.job import Job
 from pipeline.datasets import leases
-from pipeline.datasets.leases import AtWork, Heartbeat, Lease
+from pipeline.datasets.leases import DriverAtWork, Heartbeat, Lease
 from pipeline.datasets.versions import run_name
 from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store, explained
@@ -79,7 +79,7 @@ def run_tick(job: Job, tick: datetime, display: Display = no_display) -> TickRes
             return replace(done, message="it was done already")
         try:
             lease = leases.begin(store, wanted, wait=job.overlap == "queue")
-        except AtWork as other:
+        except DriverAtWork as other:
             if other.lease.tick == wanted:
                 return TickResult(wanted, "skipped", message=str(other))
             return skip_tick(job, store, wanted, str(other))

@@ -1,4 +1,5 @@
-"""The card of a data set: what is in it and how it was made, for people and for Hugging Face `datasets`."""
+"""Writes the card of a data set, README.md: what is in it and how it was made, for people and Hugging Face
+`datasets`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -27,8 +28,8 @@ FACTS = (*(name for name in PIXEL_COLUMNS if name not in TOLD_BY), "combine", "f
 
 
 def make_card(record: Mapping[str, Any], settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> str:
-    """Markdown with YAML front matter. `record` is the run's run.json, or that of the last of several runs; no path or
-    URL in it is told."""
+    """The card as Markdown with YAML front matter. `record` is the run.json of the run, or of the last of several runs.
+    The card shows none of its paths and URLs."""
     splits = [split for split, shards in exported.shards.items() if shards]
     is_augmentation = bool(record["spec"].get("augmentation"))
     lines = [
@@ -70,7 +71,7 @@ def _augmentation(record: Mapping[str, Any], exported: Exported) -> Iterator[str
 
 
 def _left_out(settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> Iterator[str]:
-    """What of the run is not in the data set, as far as there is something."""
+    """Sentences on the rows and images of the run that are not in the data set, if there are any."""
     rest = [f"{count:,} {status}" for status, count in snapshot.rows.items() if status not in settings.statuses]
     if rest:
         yield f"Rows of the run that were left out, by status: {', '.join(rest)}."
@@ -84,7 +85,7 @@ def _left_out(settings: ExportSettings, snapshot: Snapshot, exported: Exported) 
 
 
 def run_facts(record: Mapping[str, Any]) -> dict[str, str]:
-    """How a run makes its images, by its run.json; no path or URL is told."""
+    """The settings by which a run makes its images, by name, from its run.json. They show no path and no URL."""
     spec, identity = record["spec"], record["identity"]
     facts = {
         "model": f"{_public(spec['model'])} ({identity['model_digest'][:12]})",
@@ -102,13 +103,13 @@ def run_facts(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _public(model: str) -> str:
-    """A model's name; of a path or URL only the last part."""
-    is_place = "://" in model or PurePosixPath(model).is_absolute()
-    return PurePosixPath(model).name if is_place else model
+    """The name of a model. Of a path or URL it keeps only the last part."""
+    is_location = "://" in model or PurePosixPath(model).is_absolute()
+    return PurePosixPath(model).name if is_location else model
 
 
 def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The lines of a table."""
+    """The lines of a Markdown table."""
     head = list(head)
     for cells in (head, ["---"] * len(head), *rows):
         yield f"| {' | '.join(cells)} |"

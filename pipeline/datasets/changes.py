@@ -1,4 +1,4 @@
-"""What of a source is to be done, given the version that a data set has."""
+"""Finds the images of a source that are new or changed since a version of the data set, and those to be made again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +12,10 @@ from pipeline.storage.store import Store
 
 
 class Changes:
-    """Sorts a listing by what became of its images since a version, while it passes by.
+    """Compares a listing with the images of a version, while the listing is read.
 
-    `counts` are images: new, changed, again (as they were, but to be done with another recipe, or not fetched the last
-    time) and kept.
+    `counts` holds the number of images that are new, changed, again or kept. An image is `again` if it is unchanged but
+    was made by another recipe, or could not be fetched the last time.
     """
 
     def __init__(self, known: KnownImages, again: KeySet) -> None:
@@ -24,7 +24,8 @@ class Changes:
 
     @classmethod
     def since(cls, store: Store, version: Version | None, recipe: str) -> "Changes":
-        """Changes since a version, whose images are to have been made by `recipe`; without one, everything is new."""
+        """The changes since a version. Its images that another recipe made count as `again`. Without a version all are
+        new."""
 
         def rows(*columns: str) -> Iterator[Row]:
             return read_rows(store, version, ("key", *columns)) if version else iter(())
@@ -39,9 +40,9 @@ class Changes:
         return cls(KnownImages(versions), KeySet(again))
 
     def to_do(self, listing: Iterable[SourceImage]) -> Iterator[SourceImage]:
-        """The images of a listing that are not kept."""
+        """The images of a listing that are to be edited: all but those that are kept."""
         for image in listing:
-            standing: str = self.known.look_at(image)
+            standing: str = self.known.compare(image)
             if standing == "same":
                 standing = "again" if image.key in self._again else "kept"
             self.counts[standing] += 1
@@ -49,6 +50,6 @@ class Changes:
                 yield image
 
     def keeps(self, done: KeySet) -> Callable[[str], bool]:
-        """Whether the rows of an image stand in the next version, given the images that are done: not those of such
-        an image, nor of one that is gone."""
+        """A test on keys: whether the next version keeps the rows that the image has now. It does not if the image is
+        among those `done` or is gone from the source."""
         return lambda key: key not in done and not self.known.is_gone(key)

@@ -1,9 +1,9 @@
-"""A data set out of a run, or a version of what a job keeps: rows read through commits, split by image, written as
-densely numbered shards.
+"""Exports a run, or a version of a job's data set, as a data set.
 
-The output begins with a record of what is exported and ends with its card, README.md. An output with another record,
-or with files and no record, is never touched; one with the same record is written again, to the same bytes, and has
-no card until that is done.
+The export reads rows through commits, splits them by image and writes shards without gaps in their numbers. First it
+writes a record of what is exported, last the card, README.md. It never touches an output that has another record, or
+files and no record. It writes an output with the same record again, to the same bytes; until that is done the output
+has no card.
 """
 
 import hashlib
@@ -33,14 +33,16 @@ from pipeline.storage.store import Store
 RECORD = ".asyrp-export.json"
 CARD = "README.md"
 EXAMPLES = 5
+"""How many keys of images with a changed source are kept."""
+
 Watch = Callable[[Iterable[Sample | ChangedSource]], Iterable[Sample | ChangedSource]]
-"""Hands samples on, and shows how many there have been."""
+"""Passes samples on and shows how many there have been."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What a data set is made of, beside the run. `splits` are names and shares that add up to 1; `license` is what its
-    card says. `run` and `labels`, of an augmentation: the identity of the run, and the names of its labels."""
+    """The settings of an export. `splits` maps names to shares that add up to 1; the card states `license`. An
+    augmentation also has `run`, the identity of the run, and `labels`, the names of its labels."""
 
     format: str
     splits: dict[str, float]
@@ -58,8 +60,11 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What there is at one moment: rows by status, a digest that tells it from any other, and how the rows are read,
-    each with the root of its run. `unfinished` says what is not there yet."""
+    """The rows of a run or a version at one moment.
+
+    `rows` counts them by status; `digest` differs from that of any other snapshot. `read` gives each row with the root
+    of its run. `unfinished` says how much of the run is committed, None if all of it is.
+    """
 
     url: str
     rows: Counter[str]
@@ -70,9 +75,12 @@ class Snapshot:
 
 @dataclass
 class Exported:
-    """What was written: samples by split, edit and strength in words (of drawn strengths only the sign), and shards by
-    split. Images whose source has changed since they were edited were left out: how many, and some of their keys. The
-    `tally` says more of an augmentation."""
+    """The counts of an export.
+
+    `samples` counts by split, edit and strength as text; of drawn strengths it has only the sign. `shards` counts by
+    split. `changed` counts the images that were left out because their source has changed since they were edited;
+    `examples` are some of their keys. `tally` has the counts of an augmentation.
+    """
 
     samples: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     shards: dict[str, int] = field(default_factory=dict)
@@ -93,7 +101,7 @@ class Exported:
 
 
 def take_snapshot(store: Store, stage: str, planned: int) -> Snapshot:
-    """What is committed now of a stage that has `planned` shards."""
+    """The rows that are committed now of a stage with `planned` shards."""
     shards = sorted(committed(store, stage))
     rows: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -110,7 +118,7 @@ def take_snapshot(store: Store, stage: str, planned: int) -> Snapshot:
 
 
 def version_snapshot(store: Store, version: Version) -> Snapshot:
-    """A version of what a job keeps, which never changes."""
+    """The rows of a version of a job's data set, which never changes."""
     roots = {name: run_store(store, name) for name in version.parts}
 
     def read() -> Iterator[tuple[Store, Row]]:
@@ -126,11 +134,11 @@ def export(
     make_card: Callable[[Exported], str],
     watch: Watch = iter,
 ) -> Exported:
-    """Write the samples of a snapshot to `output`. Memory does not grow with their number.
+    """Writes the samples of a snapshot to `output`. Memory does not grow with their number.
 
     Raises:
-        UserError: if no row has one of the statuses; if the output holds anything else; if an image is not what was
-            committed; if a source cannot be read.
+        UserError: if no row has one of the statuses; if the output holds anything else; if the bytes of an image are
+            not those that were committed; if a source cannot be read.
     """
     if not any(snapshot.rows[status] for status in settings.statuses):
         there = ", ".join(f"{count} {status}" for status, count in snapshot.rows.items()) or "no rows"
@@ -157,7 +165,8 @@ def export(
 
 
 def _claim(output: Store, record: dict[str, Any]) -> None:
-    """Make an empty output that of this export, or find that it is."""
+    """Marks an empty output with the record of this export. Raises UserError if it holds other files or another
+    record."""
     data = json.dumps(record, indent=1).encode()
     names = {entry.name for entry in output.entries("")}
     if names and RECORD not in names:
@@ -167,7 +176,8 @@ def _claim(output: Store, record: dict[str, Any]) -> None:
 
 
 class SplitWriter(AbstractContextManager["SplitWriter"]):
-    """The shards of one split, one open at a time, each closed when it is full. An error leaves the open one out."""
+    """Writes the shards of one split, one at a time; a full shard is closed. After an error the open one is not
+    written."""
 
     def __init__(self, output: Store, split: str, settings: ExportSettings) -> None:
         self.output, self.split, self.settings = output, split, settings
@@ -175,7 +185,7 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
         self.shards = self.samples = 0
         self._add: Add | None = None
         self._open = ExitStack()
-        self._room = (0, 0)  # bytes and samples that the open shard still takes
+        self._room = (0, 0)  # the bytes and samples that the open shard still has room for
 
     def add(self, sample: Sample) -> None:
         if self._add is None or min(self._room) <= 0:
@@ -199,7 +209,7 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
         return self._open.enter_context(self.format.open_shard(self.output, name, self.settings.contents()))
 
     def _delete_shards_of_an_earlier_export(self) -> None:
-        """Sources may have become smaller since: then there are fewer shards now."""
+        """An earlier export of the same commits may have had more shards, as sources may have become smaller since."""
         number = self.shards
         while self.output.exists(self._name(number)):
             self.output.delete(self._name(number))

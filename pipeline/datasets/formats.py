@@ -1,7 +1,7 @@
-"""The formats of a data set: how each writes one shard of it.
+"""The formats of a data set. Each writes one shard at a time.
 
-Samples are named by their number in the split. A key would not do: webdataset cuts names at their first dot, and
-Hugging Face takes a "test" in any name for a split.
+Samples are named by their number in the split, not by their key: webdataset cuts names at their first dot, and Hugging
+Face takes a "test" in any name for a split.
 """
 
 import io
@@ -19,18 +19,19 @@ from pipeline.storage.read_ahead import THREADS
 from pipeline.storage.store import Store
 
 Add = Callable[[str, Sample], Any]
-"""Takes in the next sample of an open shard, under its name."""
+"""Adds a sample to an open shard, under a name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format by what its shards are called (a format string of split and shard), and how one is written.
+    """A format of shards. `shard` is the name of a shard, `files` a glob over the files of a split; both are format
+    strings.
 
-    `open_shard(store, name, contents)` writes a shard that is there as a whole after the block, or not at all.
+    `open_shard(store, name, contents)` writes a shard: it is there as a whole after the block, or not at all.
     """
 
     shard: str
-    files: str  # a glob over the files of a split
+    files: str
     open_shard: Callable[[Store, str, Contents], AbstractContextManager[Add]]
     max_samples: int
 
@@ -49,7 +50,7 @@ def parquet_shard(store: Store, name: str, contents: Contents) -> Iterator[Add]:
 
 @contextmanager
 def imagefolder_shard(store: Store, name: str, contents: Contents) -> Iterator[Add]:
-    """A folder of images, each source once, and a metadata.parquet that names them: written last."""
+    """A folder of images that has each source once. The file metadata.parquet, written last, names the images."""
     paths = {"file_name": pa.string()} | ({"source_file_name": pa.string()} if contents.with_source else {})
     schema = table_schema(paths, contents.labels)
     rows: list[dict[str, Any]] = []
@@ -81,7 +82,22 @@ def imagefolder_shard(store: Store, name: str, contents: Contents) -> Iterator[A
 
 
 FORMATS: Mapping[str, Format] = {
-    "webdataset": Format("{split}-{shard:06d}.tar", "{split}-*.tar", webdataset_shard, 100_000),
-    "imagefolder": Format("{split}/{shard:05d}", "{split}/**", imagefolder_shard, 2_000),
-    "parquet": Format("data/{split}-{shard:05d}.parquet", "data/{split}-*.parquet", parquet_shard, 100_000),
+    "webdataset": Format(
+        shard="{split}-{shard:06d}.tar",
+        files="{split}-*.tar",
+        open_shard=webdataset_shard,
+        max_samples=100_000,
+    ),
+    "imagefolder": Format(
+        shard="{split}/{shard:05d}",
+        files="{split}/**",
+        open_shard=imagefolder_shard,
+        max_samples=2_000,
+    ),
+    "parquet": Format(
+        shard="data/{split}-{shard:05d}.parquet",
+        files="data/{split}-*.parquet",
+        open_shard=parquet_shard,
+        max_samples=100_000,
+    ),
 }

@@ -1,4 +1,4 @@
-"""Images that are known already, to be held against a new listing of their source."""
+"""The images that a plan or a version already has, compared with a new listing of their source."""
 
 from array import array
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ Standing = Literal["new", "changed", "same"]
 
 
 def version_text(size: int | None, etag: str | None) -> str:
-    """What tells one content of an image from another, as far as its listing says."""
+    """A text that differs between two contents of an image if the listing shows a difference in size or ETag."""
     return f"{size} {etag}"
 
 
 class KeySet:
-    """Keys of images as hashes, 8 bytes each."""
+    """A set of image keys, held as hashes of 8 bytes."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._hashes = np.unique(np.fromiter(map(hash64, keys), np.uint64))
@@ -34,9 +34,9 @@ class KeySet:
 
 
 class KnownImages:
-    """Keys and versions as hashes, 17 bytes an image; each is marked once the listing has it.
+    """Images by key and version, held as hashes: 17 bytes an image. An image is marked as seen once the listing has it.
 
-    Of an image that is given twice the last version counts.
+    If an image is given twice, its last version counts.
     """
 
     def __init__(self, images: Iterable[tuple[str, str]]) -> None:
@@ -48,9 +48,8 @@ class KnownImages:
         self.keys, self.versions = table[order, 0], table[order, 1]
         self.seen = np.zeros(len(order), dtype=bool)
 
-    def look_at(self, image: SourceImage) -> Standing:
-        """Whether an image of the listing is known, and unchanged; of one that is known, that it is still there is
-        noted."""
+    def compare(self, image: SourceImage) -> Standing:
+        """Compares an image of the listing with the one that is known, and marks it as seen."""
         first, end = self._find(image.key)
         if first == end:
             return "new"
@@ -60,11 +59,11 @@ class KnownImages:
 
     @cached_property
     def gone(self) -> int:
-        """How many images the listing did not have. To be asked when all of it was looked at."""
+        """The number of known images that the listing did not have. Valid once the whole listing was compared."""
         return len(np.unique(self.keys[~self.seen]))
 
     def is_gone(self, key: str) -> bool:
-        """Whether the listing did not have a known image."""
+        """Whether an image is known and the listing did not have it."""
         first, end = self._find(key)
         return first < end and not self.seen[first]
 

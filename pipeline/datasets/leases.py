@@ -1,13 +1,13 @@
-"""The leases of a job: who is at work on it, who was, and how that ended, on storage alone.
+"""The leases of a job. They say on storage which driver is at work on it, which were, and how their work ended.
 
-A lease is one driver's right to work on one tick of a job. Its record is created if absent under the next number, so of
-several drivers only one gets it; the driver rewrites it every few seconds, and once more at the end. All records in
-their order are the history of the job.
+A lease is the right of one driver to work on one tick of a job. Its record is created under the next number if no other
+has that number, so only one of several drivers gets it. The driver rewrites the record every few seconds, and once more
+at the end. All records in their order are the history of the job.
 
-No clock is compared with another. Whoever finds a lease without an end watches it: if it is renewed, its driver is
-alive; if it is not for EXPIRY_SECONDS of the watcher's own clock, its driver is gone and the next lease may begin. A
-driver that had only stood still finds that later lease at its next heartbeat and stops. What it may do until then is
-harmless, as records that count are created if absent.
+No clock is compared with another. A driver that finds a lease without an end watches it. If the lease is renewed, its
+driver is alive. If it is not renewed for EXPIRY_SECONDS of the watcher's own clock, its driver counts as gone and the
+next lease may begin. A driver that had only stood still finds that later lease at its next heartbeat and stops. Its
+work until then does no harm, because the records that count are never overwritten: they are created if absent.
 """
 
 import json
@@ -36,10 +36,10 @@ EXPIRY_SECONDS = 30.0
 POLL_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Lease:
-    """A record. Times are ISO, for people. `finished` says whether the tick has come to its end, or the next driver is
-    to go on with it; `outcome` is None until the lease has ended."""
+    """The record of a lease. Times are ISO texts, for people. `finished` is True if the tick has come to its end, False
+    if the next driver goes on with it. `outcome` is None until the lease has ended."""
 
     number: int
     driver: str
@@ -56,15 +56,15 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A tick that had to give way to another driver, and why."""
+class SkippedTick:
+    """A tick that was left out because another driver was at work, and the reason in words."""
 
     tick: str
     at: str
     reason: str
 
 
-class AtWork(Exception):
+class DriverAtWork(Exception):
     """Another driver holds the lease."""
 
     def __init__(self, lease: Lease) -> None:
@@ -84,12 +84,13 @@ def last_lease(store: Store) -> Lease | None:
 
 
 def begin(store: Store, tick: str, wait: bool) -> Lease:
-    """Begin a lease for a tick, or for the one that the driver before has left unfinished.
+    """Begins a lease for a tick, or for the tick that the last driver left unfinished.
 
-    If another driver is at work it is waited for if `wait`; if it shows no sign of life its lease has expired.
+    If another driver is at work, this waits for it with `wait`. If that driver shows no sign of life, its lease
+    expires.
 
     Raises:
-        AtWork: if another driver is at work, and `wait` is False.
+        DriverAtWork: if another driver is at work, and `wait` is False.
     """
     expired: set[int] = set()
     while True:
@@ -99,7 +100,7 @@ def begin(store: Store, tick: str, wait: bool) -> Lease:
             if changed is None:
                 expired.add(before.number)
             elif changed.ended_at is None and not wait:
-                raise AtWork(changed)
+                raise DriverAtWork(changed)
             continue
         number, due = (before.number, tick if before.finished else before.tick) if before else (0, tick)
         if lease := _create(store, number + 1, due):
@@ -107,25 +108,25 @@ def begin(store: Store, tick: str, wait: bool) -> Lease:
 
 
 def skip(store: Store, tick: str, reason: str) -> None:
-    """Record that a tick was left out."""
-    store.create(f"{SKIPPED}/{tick}.json", json.dumps(asdict(Skipped(tick, _now(), reason))).encode())
+    """Records that a tick was left out."""
+    store.create(f"{SKIPPED}/{tick}.json", json.dumps(asdict(SkippedTick(tick, _now(), reason))).encode())
 
 
-def read_skipped(store: Store) -> Iterator[Skipped]:
+def read_skipped(store: Store) -> Iterator[SkippedTick]:
     """The ticks that were left out, the latest first."""
     names = sorted(store.names(SKIPPED), reverse=True)
-    return read_ahead(lambda name: Skipped(**store.read_json(f"{SKIPPED}/{name}")), names)
+    return read_ahead(lambda name: SkippedTick(**store.read_json(f"{SKIPPED}/{name}")), names)
 
 
 def ask_to_stop(store: Store, lease: Lease) -> None:
-    """Tell the driver of a lease to stop: it sees that at its next heartbeat."""
+    """Asks the driver of a lease to stop. It sees that at its next heartbeat."""
     store.create(f"{FOLDER}/{_stop_name(lease.number)}", b"stop")
 
 
 class Heartbeat(AbstractContextManager["Heartbeat"]):
-    """Renews a lease in a thread until it is ended; calls `stop`, once, when the driver is to stop.
+    """Renews a lease in a thread until it is ended. Calls `stop` once if the driver is to stop.
 
-    `facts` are what the record tells of the driver's work, from the next heartbeat on.
+    The record holds `facts`, on the driver's work, from the next heartbeat on.
     """
 
     def __init__(self, store: Store, lease: Lease, stop: Callable[[], None]) -> None:
@@ -145,7 +146,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         self._thread.join()
 
     def end(self, finished: bool, outcome: str, facts: dict[str, Any]) -> None:
-        """Write the end of the lease, unless it has passed to another driver."""
+        """Records the end of the lease, unless another driver has taken over."""
         self._finished.set()
         self._thread.join()
         if not self._is_lost(_numbers(self.store)):
@@ -167,7 +168,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
                 self.stop()
 
     def _renew(self) -> str | None:
-        """Renew the lease, if it is still this driver's; why the driver is to stop, if it is."""
+        """Renews the lease if it is still this driver's. Gives the reason if the driver is to stop, else None."""
         names = list(self.store.names(FOLDER))
         if self._is_lost(_numbers_in(names)):
             return "another driver took over"
@@ -176,13 +177,14 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         return "it was asked for" if _stop_name(self.lease.number) in names else None
 
     def _is_lost(self, numbers: list[int]) -> bool:
-        """Whether a later lease has begun, or, on a store that ignores conditional create, this one is another's."""
+        """Whether a later lease has begun, or another driver has this number (on a store that ignores
+        create-if-absent)."""
         mine = self.lease.number
         return numbers[0] != mine or _read(self.store, mine).driver != self.lease.driver
 
 
 def _watch(store: Store, lease: Lease) -> Lease | None:
-    """A lease as soon as it is renewed or ended; None if it is not within EXPIRY_SECONDS."""
+    """Waits until a lease is renewed or ended, and gives it; None if neither comes within EXPIRY_SECONDS."""
     deadline = time.monotonic() + EXPIRY_SECONDS
     while (now := _read(store, lease.number)) == lease:
         if time.monotonic() > deadline:
@@ -194,7 +196,15 @@ def _watch(store: Store, lease: Lease) -> Lease | None:
 def _create(store: Store, number: int, tick: str) -> Lease | None:
     """A new lease; None if another driver has this number."""
     now = _now()
-    lease = Lease(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), tick, began_at=now, beat_at=now)
+    lease = Lease(
+        number=number,
+        driver=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        tick=tick,
+        began_at=now,
+        beat_at=now,
+    )
     created = store.create(_name(number), _as_json(lease))
     return lease if created and _read(store, number).driver == lease.driver else None
 
@@ -225,7 +235,7 @@ def _name(number: int) -> str:
 
 
 def _stop_name(number: int) -> str:
-    """In the folder of the leases, so that one listing shows it as well."""
+    """The name of the request to stop. It is in the folder of the leases, so one listing shows both."""
     return f"{number:08d}.stop"
 
 

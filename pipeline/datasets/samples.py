@@ -1,4 +1,4 @@
-"""The rows of a run with their images, as its commits name them: what a data set is made of."""
+"""Reads the samples of a data set: rows of a manifest with the images that commits name."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,23 +18,26 @@ from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
 KEPT_ROW_GROUPS = 8
-"""Of the run's tables: the edits of as many images as there are threads lie in no more."""
+"""Row groups of the run's tables held in memory. The edits of the images that the threads read at once lie
+in no more."""
 
 
 @dataclass(frozen=True)
 class ChangedSource:
-    """Stands for the samples of an image whose source is another by now than when it was edited."""
+    """Stands for the samples of an image whose source has changed since it was edited."""
 
     key: str
 
 
 def read_samples(rows: Iterable[tuple[Store, Row]], with_source: bool) -> Iterator[Sample | ChangedSource]:
-    """The samples of manifest rows, each with the root of its run, in their order; a few images in memory at a time.
+    """The samples of manifest rows, in their order. Each row comes with the root of its run. A few images are in memory
+    at a time.
 
-    A source is read once for all the edits of its image, and they come with the source that was edited or not at all.
+    With `with_source`, the source of an image is read once for all of its edits. If it is not the one that was edited,
+    a ChangedSource comes in place of the image's samples.
 
     Raises:
-        UserError: if an image is not what was committed, or a source cannot be read.
+        UserError: if the bytes of an image are not those that were committed, or a source cannot be read.
     """
 
     cells = ParquetCells(KEPT_ROW_GROUPS)
@@ -61,7 +64,7 @@ def _sample(store: Store, row: Row, source: EncodedImage | None, cells: ParquetC
 
 
 def _source(row: Row) -> EncodedImage:
-    """The source of a row. Raises Changed if it is not the one that was edited."""
+    """The source image of a row. Raises Changed if it is not the one that was edited."""
     try:
         data = read_source(row)
     except Changed:
@@ -79,7 +82,7 @@ def _extension(name: str) -> str:
 
 
 def _extension_of(data: bytes) -> str:
-    """What the bytes of an image say; a cell of a table has no name to go by."""
+    """The extension that fits the bytes of an image. A cell of a table has no name that would tell it."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return f".{(image.format or 'png').lower()}"

@@ -1,4 +1,4 @@
-"""Splits of a data set: an image and all of its edits are on one side, whatever the order and number of images."""
+"""Splits of a data set. An image and all its edits are in one split, whatever the order and number of images."""
 
 import hashlib
 from bisect import bisect_right
@@ -34,7 +34,7 @@ def parse_shares(text: str) -> dict[str, float]:
 
 
 def split_of(key: str, shares: Mapping[str, float], seed: int) -> str:
-    """The split of an image, from its key alone: each with the probability of its share."""
+    """The split of an image, chosen by its key and the seed alone. A split's share is its probability."""
     digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
     bounds = list(accumulate(shares.values()))[:-1]
     return list(shares)[bisect_right(bounds, int.from_bytes(digest) / 2**64)]

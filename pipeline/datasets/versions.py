@@ -1,8 +1,8 @@
-"""The versions of a data set that grows: which rows of which runs make up each, on storage alone.
+"""The versions of a data set that grows. A version says which rows of which runs make it up; all of it is on storage.
 
-A version is an index, a Parquet file of manifest rows with the run that each is of, and a small record that names it.
-The record is created if absent under the next number, last of all: a reader takes the highest number and sees one
-version or the other, never something between, and of two drivers only one makes a version. Neither is changed again.
+A version has an index, a Parquet file of manifest rows that names the run of each row, and a small record that names
+the index. The record is created last, under the next number, if no other has that number. A reader takes the highest
+number, so it sees one whole version. Of two drivers only one makes a version. Record and index never change.
 """
 
 import json
@@ -28,16 +28,16 @@ BATCH = 10_000
 INDEX = manifest.SCHEMA.append(pa.field("run", pa.string(), nullable=False)).append(
     pa.field("recipe", pa.string(), nullable=False)
 )
-"""A manifest row, the root of its run (relative to the data set's where it is below it), and what its run did with an
-image, as a digest."""
+"""The columns of an index: those of a manifest, the root of the row's run (relative to the data set's root if it is
+below it), and the digest of the recipe by which the run makes an image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Version:
-    """What a version was made from and how much is in it.
+    """The record of a version: what it was made from and how much is in it.
 
-    `run` is None where images were only dropped; `changes` are images by what became of them since the version before.
-    Rows are counted by status in `rows`, by run in `parts`, the oldest first.
+    `run` is None if images were only dropped. `changes` counts images by what became of them since the version before.
+    `rows` counts rows by status, `parts` counts them by run, the oldest run first.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Version:
 
     @property
     def last_run(self) -> str | None:
-        """The run that was the last to add what is in it; None if nothing is."""
+        """The newest run that has rows in the version; None if it has no rows."""
         return list(self.parts)[-1] if self.parts else None
 
 
@@ -85,30 +85,30 @@ def read_versions(store: Store) -> Iterator[Version]:
 
 
 def forget(store: Store, number: int) -> None:
-    """Delete the record of a version: it is not there any more for who comes next."""
+    """Deletes the record of a version. Readers that come later do not see it."""
     store.delete(_name(number))
 
 
 def read_rows(store: Store, version: Version, columns: Collection[str] | None = None) -> Iterator[Row]:
-    """The rows of a version, those of an image side by side, in batches in memory; all columns or some."""
+    """The rows of a version, with all columns or some. The rows of an image follow each other; a batch is in memory."""
     for batch in _batches(store, version, columns):
         yield from batch.to_pylist(maps_as_pydicts="strict")
 
 
 def run_store(store: Store, run: str) -> Store:
-    """The root of a run as rows and versions name it."""
-    is_place = "://" in run or run.startswith("/")
-    return Store(run if is_place else f"{store.url.rstrip('/')}/{run}")
+    """The root of a run that rows and versions name."""
+    is_location = "://" in run or run.startswith("/")
+    return Store(run if is_location else f"{store.url.rstrip('/')}/{run}")
 
 
 def run_name(store: Store, url: str) -> str:
-    """How rows and versions name the root of a run: the inverse of `run_store`."""
+    """The name that rows and versions give to the root of a run: the inverse of `run_store`."""
     return url.removeprefix(f"{store.url.rstrip('/')}/")
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index that was written, and what is in it: images, rows by status, rows by run."""
+    """An index that was written: its path, and its counts of images, of rows by status and of rows by run."""
 
     path: str
     images: int
@@ -117,8 +117,8 @@ class Index:
 
 
 def write_index(store: Store, base: Version | None, keeps: Callable[[str], bool], added: Iterable[Row]) -> Index:
-    """Write the index of a new version: the rows of `base` whose keys are kept, then those that are added, which have
-    the columns of INDEX. No image may have rows in both, and those of an image follow each other."""
+    """Writes the index of a new version: the rows of `base` whose keys are kept, then the added rows, which have the
+    columns of INDEX. An image must not have rows in both, and its rows must follow each other."""
     path = f"{INDEXES}/{uuid.uuid4().hex[:12]}.parquet"
     images, rows, parts, last = 0, Counter[str](), Counter[str](), None
     with store.writing(path) as stream, pq.ParquetWriter(stream, INDEX, compression="zstd") as writer:
@@ -132,7 +132,7 @@ def write_index(store: Store, base: Version | None, keeps: Callable[[str], bool]
 
 
 def publish(store: Store, version: Version) -> Version:
-    """Make a version the newest one; the version that has its number, which is another's where that came first."""
+    """Publishes a version and gives the one that now has its number: another driver's, if that came first."""
     created = store.create(_name(version.number), json.dumps(asdict(version), indent=1).encode())
     there = read_version(store, version.number)
     if not created and there.index != version.index:
@@ -152,7 +152,7 @@ def _batches_of(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
 
 
 def _batches(store: Store, version: Version, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The index in its order. A column that an earlier asyrp did not write is null."""
+    """The rows of the index in its order. A column that an earlier asyrp did not write is null."""
     schema = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
     with store.fs.open(store.path(version.index), "rb") as file:
         parquet = pq.ParquetFile(file)

@@ -130,7 +130,21 @@ def test_leases_and_versions_of_a_job_are_kept_on_any_store(server):
         values = {"shard": 0, "row": 0, "stage": "boost", "status": "ok", "run": "r", "recipe": ""}
         rows = [{"key": key, **values} for key in keys]
         index = write_index(store, base, lambda key: key != "a", rows)
-        base = publish(store, Version(number, f"tick-{number}", "r", "", "", index.path, index.images, {}, {}, {}))
+        base = publish(
+            store,
+            Version(
+                number=number,
+                tick=f"tick-{number}",
+                run="r",
+                spec_digest="",
+                created_at="",
+                index=index.path,
+                images=index.images,
+                rows={},
+                parts={},
+                changes={},
+            ),
+        )
         made.append([row["key"] for row in read_rows(store, base)])
     assert made == [["a", "b"], ["b", "c"]] and latest(store) == base
     late = publish(store, replace(base, tick="late", index=write_index(store, None, bool, []).path))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.datasets import leases
-from pipeline.datasets.leases import AtWork, Heartbeat, ask_to_stop, begin, last_lease, read_leases
+from pipeline.datasets.leases import DriverAtWork, Heartbeat, ask_to_stop, begin, last_lease, read_leases
 from pipeline.storage.store import Store
 
 
@@ -33,7 +33,7 @@ def test_of_many_drivers_at_once_one_gets_the_lease_and_the_others_are_told_who_
     def compete(number: int) -> str:
         try:
             lease = begin(store, f"tick-{number}", wait=False)
-        except AtWork as other:
+        except DriverAtWork as other:
             all_told.wait()
             return other.lease.tick
         with Heartbeat(store, lease, lambda: None):

@@ -54,8 +54,18 @@ def draft(store: Store, base: Version | None, listing: Listing, recipe: str = "r
     added = (row for image in edited for row in rows_of(image, run, recipe, status))
     index = write_index(store, base, changes.keeps(done), added)
     counted = {**changes.counts, "gone": changes.known.gone}
-    version = Version(number, f"tick-{number}", run, "", "", index.path, index.images, dict(index.rows),
-                      dict(index.parts), counted)  # fmt: skip
+    version = Version(
+        number=number,
+        tick=f"tick-{number}",
+        run=run,
+        spec_digest="",
+        created_at="",
+        index=index.path,
+        images=index.images,
+        rows=dict(index.rows),
+        parts=dict(index.parts),
+        changes=counted,
+    )
     return version, {image.key for image in edited}
 
 
