@@ -144,7 +144,7 @@ def test_what_an_edit_is_meant_to_change_does_not_count_as_kept():
     x = torch.zeros(2, 3, 32, 32) - 0.5
     upper, lower = x.clone(), x.clone()
     upper[:, :, :16], lower[:, :, 16:] = 0.9, 0.9
-    measured = metrics("kept", classifier="test_metrics:brightness", labels=LABELS, threshold=0.0)
+    measured = metrics("kept", classifier=f"{__name__}:brightness", labels=LABELS, threshold=0.0)
     assert [row["kept"] for row in of_edit(measured, x, lower)] == [1, 1]  # only glasses came
     assert [row["kept"] for row in of_edit(measured, x, upper)] == [0, 0]  # a smile came
     [row, _] = of_edit(measured, x, lower)
@@ -164,7 +164,7 @@ def test_only_what_is_asked_is_measured():
 
 def test_images_that_had_different_edits_are_measured_as_each_edit_is():
     x, names = faces(4), ["s_dir", "clip_margin", "clip_score", "kept"]
-    measured = metrics(*names, classifier="test_metrics:brightness", labels=LABELS, threshold=0.0)
+    measured = metrics(*names, classifier=f"{__name__}:brightness", labels=LABELS, threshold=0.0)
     before, after = measured.look(x), measured.look(noised(x, 0.5))
     edits = ["glasses_1", "smile_1", "smile_1", "glasses_1"]
     alone = {edit: measured.edit(before, after, [edit] * 4) for edit in set(edits)}

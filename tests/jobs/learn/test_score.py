@@ -61,7 +61,7 @@ def test_every_kind_of_classifier_gives_its_own_scores(tmp_path, kind):
         onnx_darkness(tmp_path / "c.onnx")
         name = str(tmp_path / "c.onnx")
     elif kind == "module":
-        name = "test_score:darkness"
+        name = f"{__name__}:darkness"
     else:
         (tmp_path / "c.py").write_text("def darkness(x):\n    return -x.mean((1, 2, 3))\n")
         name = f"{tmp_path}/c.py:darkness"
@@ -74,8 +74,8 @@ def test_every_kind_of_classifier_gives_its_own_scores(tmp_path, kind):
     [
         ("nothing.pt", r"there is no classifier nothing.pt: give a .pt, .pt2 or .onnx file, or MODULE:NAME"),
         ("no_module_of_ours:f", r"the classifier no_module_of_ours:f cannot be loaded: No module named"),
-        ("test_score:nobody", r"the classifier test_score:nobody cannot be loaded"),
-        ("test_score:two_scores", r"gives \[2, 2\] for 2 images: 1 scores each are expected \(dark\)"),
+        (f"{__name__}:nobody", rf"the classifier {__name__}:nobody cannot be loaded"),
+        (f"{__name__}:two_scores", r"gives \[2, 2\] for 2 images: 1 scores each are expected \(dark\)"),
     ],
 )
 def test_a_classifier_that_does_not_work_is_one_sentence(name, sentence):

@@ -109,8 +109,8 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     (source / "0002.png").write_bytes(b"")
     (source / "0005.png").write_bytes(good[5][:200])
     root = tmp_path / "out"
-    resolved = spec(source, root, shard_size=2)
-    assert exit_code(run(resolved).outcome) == 0
+    asked = spec(source, root, shard_size=2)
+    assert exit_code(run(asked).outcome) == 0
     before = {row["key"]: row["attempt"] for row in rows(root).values()}
     assert {key for (key, _, _), row in rows(root).items() if row["status"] == "decode_error"} == {
         "0002.png",
@@ -122,13 +122,13 @@ def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_
     added = retry(str(root), frozenset({"decode_error"}))
     assert added is not None and (added.images, added.replaces["boost"]) == (2, {"decode_error": 2})
     assert retry(str(root), frozenset({"decode_error"})) is None, "they are waiting to be done already"
-    assert exit_code(run(resolved).outcome) == 0
+    assert exit_code(run(asked).outcome) == 0
     now = {row["key"]: row for row in CurrentRows(Store(str(root))).of_stage("boost")}
     assert {key: row["output_sha256"] for key, row in now.items()} == {key: sha for (key, _, _), sha in whole.items()}
     assert sum(now[key]["attempt"] != attempt for key, attempt in before.items()) == 2
     state = read_state(Store(str(root)))
     assert state.complete and dict(state.stages["boost"].rows) == {"ok": 7}
-    assert exit_code(run(resolved).outcome) == 0
+    assert exit_code(run(asked).outcome) == 0
 
 
 def digests_of(tmp_path, source):
@@ -140,14 +140,14 @@ def digests_of(tmp_path, source):
 def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_path):
     source = make_faces(tmp_path / "faces", 3)
     (source / "0001.png").write_bytes(b"never an image")
-    resolved = spec(source, tmp_path / "out")
-    run(resolved)
+    asked = spec(source, tmp_path / "out")
+    run(asked)
     for _ in range(2):
-        assert retry(resolved.output, frozenset({"decode_error"})) is not None
-        assert exit_code(run(resolved).outcome) == 0
-        found = [(row["key"], row["status"]) for row in CurrentRows(Store(resolved.output)).of_stage("boost")]
+        assert retry(asked.output, frozenset({"decode_error"})) is not None
+        assert exit_code(run(asked).outcome) == 0
+        found = [(row["key"], row["status"]) for row in CurrentRows(Store(asked.output)).of_stage("boost")]
         assert sorted(found) == [("0000.png", "ok"), ("0001.png", "decode_error"), ("0002.png", "ok")]
-        assert dict(read_state(Store(resolved.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
+        assert dict(read_state(Store(asked.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -155,12 +155,12 @@ def test_a_retry_of_a_staged_run_goes_through_all_its_stages(tmp_path):
     source = make_faces(tmp_path / "faces", 3)
     good = (source / "0001.png").read_bytes()
     (source / "0001.png").write_bytes(b"")
-    resolved = spec(source, tmp_path / "out", stages="staged")
-    run(resolved)
+    asked = spec(source, tmp_path / "out", stages="staged")
+    run(asked)
     (source / "0001.png").write_bytes(good)
-    assert retry(resolved.output, frozenset({"decode_error"})) is not None
-    assert exit_code(run(resolved).outcome) == 0
-    state = read_state(Store(resolved.output))
+    assert retry(asked.output, frozenset({"decode_error"})) is not None
+    assert exit_code(run(asked).outcome) == 0
+    state = read_state(Store(asked.output))
     assert {name: dict(stage.rows) for name, stage in state.stages.items()} == {
         "invert": {"ok": 3}, "edit": {"ok": 3}, "boost": {"ok": 3},
     }  # fmt: skip
@@ -169,34 +169,34 @@ def test_a_retry_of_a_staged_run_goes_through_all_its_stages(tmp_path):
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_extension_edits_what_is_new_and_names_what_changed_or_is_gone(tmp_path):
     source = make_faces(tmp_path / "faces", 4)
-    resolved = spec(source, tmp_path / "out", shard_size=2)
-    run(resolved)
-    before = digests(resolved.output)
-    nothing = extend(resolved.output, resolve(resolved))
+    asked = spec(source, tmp_path / "out", shard_size=2)
+    run(asked)
+    before = digests(asked.output)
+    nothing = extend(asked.output, resolve(asked))
     assert (nothing.addition, nothing.changed, nothing.deleted) == (None, 0, 0)
     (source / "0001.png").unlink()
     (source / "0002.png").write_bytes((source / "0003.png").read_bytes() + b"\0")
     for number in (10, 11, 12):
         (source / f"{number:04d}.png").write_bytes((SAMPLES / f"face_{number}.png").read_bytes())
-    found = extend(resolved.output, resolve(resolved))
+    found = extend(asked.output, resolve(asked))
     assert found.addition is not None and (found.addition.images, found.changed, found.deleted) == (3, 1, 1)
     assert found.examples == {"changed": ["0002.png"], "deleted": ["0001.png"]}
-    assert exit_code(run(resolved).outcome) == 0
-    after = digests(resolved.output)
+    assert exit_code(run(asked).outcome) == 0
+    after = digests(asked.output)
     assert before.items() <= after.items()
     assert {key for key, _, _ in after.keys() - before.keys()} == {"0010.png", "0011.png", "0012.png"}
-    assert extend(resolved.output, resolve(resolved)).addition is None
+    assert extend(asked.output, resolve(asked)).addition is None
 
 
 def test_a_new_image_with_the_output_name_of_an_old_one_is_refused(tmp_path):
     source = make_faces(tmp_path / "faces", 2)
-    resolved = spec(source, tmp_path / "out")
-    store = Store(resolved.output)
-    resolved = resolve(resolved)
+    asked = spec(source, tmp_path / "out")
+    store = Store(asked.output)
+    resolved = resolve(asked)
     open_run(store, resolved)
     (source / "0001.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match=r"images '0001.png' and '0001.jpg' would both be written as"):
-        extend(resolved.output, resolved)
+        extend(asked.output, resolved)
     assert read_additions(store) == []
 
 
@@ -239,10 +239,10 @@ def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_pat
 
 
 def test_a_spec_is_read_back_as_it_was(tmp_path):
-    resolved = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", limit=1)
-    open_run(Store(resolved.output), resolve(resolved))
-    assert spec_of(resolved.output, ENGINE).identity() == resolved.identity()
-    assert spec_of(resolved.output, ENGINE).engine == ENGINE
+    asked = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", limit=1)
+    open_run(Store(asked.output), resolve(asked))
+    assert spec_of(asked.output, ENGINE).identity() == asked.identity()
+    assert spec_of(asked.output, ENGINE).engine == ENGINE
 
 
 @pytest.mark.parametrize("name", ["run.json", "additions/00001.json", "progress/here.json", "report/tally.json"])
