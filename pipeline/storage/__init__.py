@@ -1,0 +1,8 @@
+"""Storage: files on any fsspec filesystem, written so that a crash leaves a readable state.
+
+Files in reading order:
+
+- `store`: a folder on any filesystem, with whole writes, create-if-absent and listings
+- `read_ahead`: parallel reads ahead of the caller
+- `credentials`: secrets in URLs, kept out of files, names and logs
+"""

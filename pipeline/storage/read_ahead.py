@@ -1,4 +1,4 @@
-"""Reading ahead: storage answers slowly, and many answers can be waited for at once."""
+"""Reads many items in parallel, ahead of the caller: storage answers slowly, but it answers many requests at once."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +12,9 @@ Answer = TypeVar("Answer")
 
 
 def read_ahead(read: Callable[[Item], Answer], items: Iterable[Item], threads: int = THREADS) -> Iterator[Answer]:
-    """What `read` gives for each item, in order; threads are at most `2 * threads` items ahead of who takes it.
+    """The answer of `read` for each item, in order. The threads are at most `2 * threads` items ahead of the caller.
 
-    Raises what `read` raised, at its item's turn.
+    An error that `read` raises is raised again when it is that item's turn.
     """
     in_flight: deque[Future[Answer]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -1,6 +1,7 @@
-"""A folder on any fsspec filesystem, with the three operations that durability rests on.
+"""Reads and writes a folder on any fsspec filesystem.
 
-Filesystem and path stay together: a listed path is never opened again through its bare name.
+Durability rests on three operations: write a whole file, create a file if it is absent, and list a folder. Filesystem
+and path stay together, so a listed path is never opened again through its bare name.
 """
 
 import errno
@@ -27,13 +28,13 @@ EXTRAS = {
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
     **dict.fromkeys(("http", "https"), "http"),
 }
-"""The extra of this package that installs the driver of a protocol."""
+"""For each protocol the extra of this package that installs its driver."""
 
 TRANSIENT_STATUSES = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URL (or local path) and the path on it.
+    """The filesystem of a URL or local path, and the path on it.
 
     Raises:
         UserError: if the protocol is unknown or its driver is not installed.
@@ -50,7 +51,13 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 @contextmanager
 def os_errors() -> Iterator[None]:
-    """Every error of a filesystem as an OSError: those of HTTP and of the clouds' drivers have no common base."""
+    """Turn every error of a filesystem into an OSError: those of HTTP and cloud drivers have no common base class.
+
+    Raises:
+        FileNotFoundError: for the HTTP status 404.
+        PermissionError: for other statuses of 400 to 499 but those in TRANSIENT_STATUSES.
+        OSError: for all other errors.
+    """
     try:
         yield
     except (OSError, UserError):
@@ -67,7 +74,7 @@ def os_errors() -> Iterator[None]:
 
 @contextmanager
 def explained(failure: str) -> Iterator[None]:
-    """Errors of a filesystem as a UserError that begins with `failure`: where they are likely a user's mistake."""
+    """Turn errors of a filesystem into a UserError that begins with `failure`, where the cause is likely the user's."""
     try:
         with os_errors():
             yield
@@ -77,7 +84,7 @@ def explained(failure: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder as a listing shows it; `modified` in POSIX seconds, None where the store does not say."""
+    """A file or folder as a listing shows it. `modified` is in POSIX seconds, or None if the store does not say."""
 
     name: str  # relative to the store's root
     is_file: bool
@@ -86,7 +93,7 @@ class Entry:
 
 
 class DamagedRecord(UserError):
-    """A small file that a run keeps about itself holds something else."""
+    """A small JSON file that a run keeps about itself does not hold a JSON object."""
 
 
 class Store:
@@ -109,7 +116,12 @@ class Store:
         return self.fs.cat_file(self.path(name))
 
     def read_json(self, name: str, remedy: str = "bring it back from a copy") -> dict[str, Any]:
-        """The object in a JSON file. Raises FileNotFoundError, or DamagedRecord, which ends with `remedy`."""
+        """The object in a JSON file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            DamagedRecord: if it does not hold a JSON object; the message ends with `remedy`.
+        """
         try:
             record = json.loads(self.read(name))
         except ValueError:
@@ -122,7 +134,7 @@ class Store:
         return self.fs.exists(self.path(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file, replacing what is there; a reader sees all of it or none of it."""
+        """Write a whole file and replace an old one. A reader sees all of the new file or none of it."""
         if self.is_local:
             with self._local_file(name, os.replace) as file:
                 file.write(data)
@@ -131,9 +143,9 @@ class Store:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A stream that becomes the file `name` when the block ends well, and leaves nothing when it raises.
+        """A stream that becomes the file `name` when the block ends, and leaves nothing if the block raises.
 
-        For what is too large for memory: on its way to a remote store it waits on the local disk.
+        It is for data too large for memory. Data for a remote store waits on the local disk until the block ends.
         """
         if self.is_local:
             with self._local_file(name, os.replace) as file:
@@ -145,20 +157,20 @@ class Store:
             self.fs.put_file(file.name, self.path(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a whole file unless there is one; False if there was.
+        """Write a whole file if there is none; False if there is one.
 
-        Of several at once only one succeeds, unless the store ignores the condition (see `refuses_second_create`).
-        There the look before keeps at least a late one from overwriting.
+        If several callers create a file at once, only one succeeds, unless the store ignores the condition (see
+        `refuses_second_create`). On such a store the check for an existing file still stops a caller that comes late.
         """
         if not self.is_local and self.exists(name):
             return False
         return self._create(name, data)
 
     def refuses_second_create(self) -> bool:
-        """Whether the store itself refuses to create what is there, found out by trying.
+        """Whether the store itself refuses to create a file that exists. It is found out by trying.
 
         Raises:
-            UserError: if nothing can be written there.
+            UserError: if nothing can be written to the store.
         """
         name = f".probe-{uuid.uuid4().hex}"
         with explained(f"cannot write to {self.url}"):
@@ -181,14 +193,14 @@ class Store:
         return True
 
     def names(self, folder: str) -> Iterator[str]:
-        """The names of the files directly in `folder`; none if there is no such folder."""
+        """The names of the visible files directly in `folder`; none if there is no such folder."""
         for entry in self.entries(folder):
             name = entry.name.rsplit("/", 1)[-1]
             if entry.is_file and not name.startswith("."):
                 yield name
 
     def entries(self, folder: str) -> list[Entry]:
-        """What is directly in `folder`, hidden files too, from one listing; nothing if there is no such folder."""
+        """All entries directly in `folder`, also hidden ones, from one listing; none if there is no such folder."""
         self.fs.invalidate_cache()
         try:
             listed: list[dict[str, Any]] = self.fs.ls(self.path(folder).rstrip("/"), detail=True)
@@ -197,12 +209,12 @@ class Store:
         return [self._entry(details) for details in listed]
 
     def files(self, folder: str) -> list[Entry]:
-        """All files below `folder`, hidden ones too; on an object store from one listing."""
+        """All files below `folder`, also hidden ones. On an object store this takes one listing."""
         self.fs.invalidate_cache()
         return [self._entry(details) for details in self.fs.find(self.path(folder), detail=True).values()]
 
     def delete(self, name: str) -> None:
-        """Delete a file or a folder; nothing happens if it is not there."""
+        """Delete a file or a folder, if it is there."""
         if self.fs.exists(self.path(name)):
             self.fs.rm(self.path(name), recursive=True)
 
@@ -212,7 +224,10 @@ class Store:
 
     @contextmanager
     def _local_file(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[IO[bytes]]:
-        """A hidden file beside the target, so that publishing it stays on one disk; synced before, gone after."""
+        """A hidden temporary file, which is synced and given to `publish` with the target when the block ends.
+
+        It is beside the target, so that both are on one disk. It is gone afterwards, also if the block raises.
+        """
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
@@ -227,12 +242,12 @@ class Store:
 
 
 def _is_precondition(error: OSError) -> bool:
-    """Whether a store refused a condition without saying which, as some S3 servers do."""
+    """Whether a store refused a condition with a general error code, as some S3 servers do."""
     return error.errno == errno.EINVAL and "pre-condition" in str(error).lower()
 
 
 def _modified(details: dict[str, Any]) -> float | None:
-    """When a file was written, under any of the names and types that filesystems have for it."""
+    """The time when a file was written, in POSIX seconds. Filesystems have several names and types for it."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = details.get(name)
         if isinstance(value, str):
