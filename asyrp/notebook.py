@@ -45,7 +45,7 @@ def boost(model: Model, x_T: Tensor, shift: EditShift, t_boost: int, seed: int =
     def noise(t: int) -> Tensor:
         return boosting_noise(keys, t, tuple(x.shape[1:]), x.device)
 
-    return process.boost(model.unet, model.schedule, x, boosted, shift, noise)
+    return process.boost(model.unet, model.schedule, x, boosted, shift=shift, noise=noise)
 
 
 def _generation_pairs(model: Model, shift: EditShift) -> process.Pairs:

@@ -94,7 +94,9 @@ def fid(
     if second is None:
         found = compare_edits(absolute_url(first), clip, kept, engine)
     else:
-        found = compare_sources(absolute_url(first), absolute_url(second), absolute_model(model), clip, kept, engine)
+        found = compare_sources(
+            absolute_url(first), absolute_url(second), model=absolute_model(model), clip=clip, work=kept, engine=engine
+        )
 
     def show() -> None:
         table = Table("set", "FID", "KID", "images", caption=f"features: {found.features}; not Inception's")

@@ -53,7 +53,7 @@ def verify(
     plan = PlanSummary(**record["plan"])
     images = plan.images + sum(addition.images for addition in read_additions(store))
     stages, sizes = recorded_stages(record), grown(store, recorded_sizes(record))
-    found = verify_run(store, plan, stages, sizes, deep, _bar("verifying", images))
+    found = verify_run(store, plan, stages, sizes, deep=deep, watch=_bar("verifying", images))
     report(_found_json(found), as_json, lambda: _print_found(found, root))
     raise typer.Exit(0 if found.whole else EXIT_NOT_WHOLE)
 

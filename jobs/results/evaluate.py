@@ -1,4 +1,4 @@
-"""What edits did, measured after the fact: a stage beside those of a finished run, which it does not touch."""
+"""Measures the edits of a finished run, as a stage beside those of the run, which stay as they are."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # Ray loads only where there is something to compute
 
 
 @dataclass(frozen=True)
-class Work:
-    """What there is to do for an evaluation: the shards that the run has committed, with so many images."""
+class PreparedEvaluation:
+    """An evaluation that is ready to run over the shards that the run has committed, which hold so many images."""
 
     evaluation: Evaluation
     stage: Stage
@@ -87,7 +87,7 @@ def evaluate(
     return Evaluated(work.evaluation, outcome, reader.read(), results, _unread(results))
 
 
-def prepare(root: str, asked: InspectionSpec, engine: EngineSpec) -> Work:
+def prepare(root: str, asked: InspectionSpec, engine: EngineSpec) -> PreparedEvaluation:
     """What there is to do for an evaluation, which is noted as the one last asked for.
 
     Raises:
@@ -110,7 +110,14 @@ def prepare(root: str, asked: InspectionSpec, engine: EngineSpec) -> Work:
     evaluation = record_evaluation(store, identity)
     final = next(stage for stage in recorded_stages(read_run(store)) if stage.name == FINAL)
     stage, images = evaluation_stage(evaluation, final), read_state(store).stages[FINAL].images_done
-    return Work(evaluation, stage, EvaluationSettings(resolved.settings), resolved.image_format, shards, images)
+    return PreparedEvaluation(
+        evaluation=evaluation,
+        stage=stage,
+        settings=EvaluationSettings(resolved.settings),
+        image_format=resolved.image_format,
+        shards=shards,
+        images=images,
+    )
 
 
 def _refuse_what_needs_a_run(asked: InspectionSpec) -> None:

@@ -1,4 +1,4 @@
-"""What a report tells of a run, read from its storage alone."""
+"""Reads all that a report tells of a run, from the storage of the run alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,16 +70,16 @@ class ReportReader:
         results = self._results.read()
         pictures = self._thumbnails.of(results, highlights(results, PICTURED_ROWS))
         return Report(
-            redacted(self.store.url),
-            datetime.now(UTC),
-            self.record,
-            state,
-            verdict(state, session),
-            self.record["plan"]["images"] + sum(more.images for more in additions if more.kind == "extend"),
-            self._quarantined(session),
-            cost(read_heartbeats(self.store)),
-            results,
-            within(pictures, PICTURE_BYTES),
+            root=redacted(self.store.url),
+            made_at=datetime.now(UTC),
+            record=self.record,
+            state=state,
+            verdict=verdict(state, session),
+            images=self.record["plan"]["images"] + sum(more.images for more in additions if more.kind == "extend"),
+            quarantined=self._quarantined(session),
+            cost=cost(read_heartbeats(self.store)),
+            results=results,
+            pictures=within(pictures, PICTURE_BYTES),
         )
 
     def _quarantined(self, session: Mapping[str, Any]) -> list[Quarantined]:

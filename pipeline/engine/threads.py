@@ -1,4 +1,4 @@
-"""What the threads of a worker share: seconds spent by name, and a pool that takes on no more than it can do soon."""
+"""Helpers for the threads of a worker: a meter of seconds by name, and a pool that bounds the calls it holds."""
 
 import threading
 import time

@@ -135,7 +135,14 @@ class Worker:
     def run(self, stage: Stage, shard: int) -> ShardReport:
         """Compute one shard of one stage and commit it. Raises what the stage, the store or the plan raised."""
         reducer = self.device.functions[stage.new_reducer]() if stage.new_reducer else None
-        attempt = ShardAttempt(self.store, stage, shard, self.image_format, self.name, reducer)
+        attempt = ShardAttempt(
+            self.store,
+            stage,
+            shard,
+            image_format=self.image_format,
+            actor=self.name,
+            reducer=reducer,
+        )
         self._batches.expect(len(attempt.plan))
         self.tally.begin(attempt)
         for row in attempt.plan:

@@ -1,4 +1,4 @@
-"""What the rows of a run and its heartbeats add up to."""
+"""Adds up the rows of a run and its heartbeats."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

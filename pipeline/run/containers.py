@@ -29,7 +29,7 @@ COLUMNS = (
 metrics."""
 
 AUGMENTED = {"is_augmented": pa.bool_(), "draw": pa.int32(), "run": pa.string()}
-"""What an augmented data set tells of a sample beside its labels."""
+"""The columns that a sample of an augmented data set has beside its labels."""
 
 ROWS_PER_GROUP, BYTES_PER_GROUP = 100, 32_000_000
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

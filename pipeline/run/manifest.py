@@ -97,10 +97,10 @@ def table_from_bytes(data: bytes, columns: Sequence[str]) -> pa.Table:
 def source_of(row: Row) -> SourceImage:
     """The image that a row was made from, to be fetched again."""
     return SourceImage(
-        row["key"],
-        row["source_uri"],
-        row["source_size"],
-        row["source_etag"],
-        row["source_member"],
-        row["source_offset"],
+        key=row["key"],
+        uri=row["source_uri"],
+        size=row["source_size"],
+        etag=row["source_etag"],
+        member=row["source_member"],
+        offset=row["source_offset"],
     )

@@ -1,4 +1,4 @@
-"""What the engine knows of a stage: its name, what it reads and writes, and its variants."""
+"""Declares stages to the engine: a name, what the stage reads and writes, and its variants."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,16 +25,16 @@ SAMPLE_STAGE = "reconstruct"
 """The stage that shows what a run does without an edit, on a few images of the plan."""
 
 ORIGINAL = "original"
-"""The edit of images that were not edited, in an augmented data set."""
+"""The name of the edit of an image that an augmented data set holds unedited."""
 
 SEARCHED = "auto"
-"""The strength in an output's name where each image has its own."""
+"""Stands for the strength in an output's name if every image has a strength of its own."""
 
 
 class Measured(NamedTuple):
-    """The outputs [B, V_out, C, H, W] of a batch, and for each [B][V_out] manifest columns that were found on the way.
+    """The outputs [B, V_out, C, H, W] of a batch, and manifest columns [B][V_out] that were found on the way.
 
-    Where those say a `status` other than ok, with `error_type` and `error`, there is no output.
+    If the columns of an output give a `status` other than ok, with `error_type` and `error`, the output is not written.
     """
 
     outputs: "Tensor"
@@ -42,29 +42,34 @@ class Measured(NamedTuple):
 
 
 BatchFunction = Callable[..., "Tensor | Measured"]
-"""A batch [B, V_in, C, H, W] of items, their keys [B] and, where edits are drawn, the draws [B] of each, to
-[B, V_out, C, H, W]; pure, item by item."""
+"""Takes a batch [B, V_in, C, H, W], the keys [B] of its items and, if edits are drawn, the draws [B] of each item.
+Gives [B, V_out, C, H, W]. It is pure, and computes each item independently of the others."""
 
 MakeFunctions = Callable[[], Mapping[str, Callable[..., Any]]]
-"""Loads what the stages need, once per actor, and gives by name the BatchFunction of each stage (and what makes a
-Reducer, for one that writes statistics)."""
+"""Loads the functions of the stages, once per actor: by name the BatchFunction of each stage and, for a stage that
+writes statistics, the function that makes its Reducer."""
 
 
 class Reducer(Protocol):
-    """What a shard of a statistics stage adds up to: outputs are added in the order of the plan."""
+    """Adds up the outputs of one shard of a statistics stage, in the order of the plan."""
 
     def add(self, key: str, output: "NDArray[np.float32]") -> None:
-        """Take in the output [V, C, H, W] of one image."""
+        """Add the output [V, C, H, W] of one image."""
 
     def arrays(self) -> "Mapping[str, NDArray[Any]]":
-        """The sums, to be stored."""
+        """The sums as the shard stores them."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One output of a stage for each image. `columns` are its constant manifest columns. An edit without a strength has
-    another one for each image, which its rows say. With `draw` n it is the n-th draw of those images that have so many,
-    and rows say which edit that is too."""
+    """One output of a stage for each image.
+
+    Attributes:
+        edit: the name of the edit. None for an output that is no edit.
+        strength: None if every image has a strength of its own, which its row says.
+        columns: the manifest columns that are the same for all images.
+        draw: n for the n-th draw of an image. Only images with so many draws have it, and their rows name the edit.
+    """
 
     edit: str | None = None
     strength: float | None = None
@@ -73,12 +78,12 @@ class Variant:
 
 
 def drawn_variants(draws: int) -> tuple[Variant, ...]:
-    """The variants of images that draw up to so many edits: as it was read, and each draw."""
+    """The variants of an augmentation with up to `draws` edits per image: the unedited image, then each draw."""
     return (Variant(ORIGINAL, 0.0), *(Variant(_draw_name(number), None, draw=number) for number in range(1, draws + 1)))
 
 
 def variant_name(row: Mapping[str, Any]) -> tuple[str | None, float | None]:
-    """The edit and strength by which the output of a manifest row is named."""
+    """The edit and strength that stand in the name of a manifest row's output."""
     return (_draw_name(row["draw"]), None) if row["draw"] else (row["edit"], row["strength"])
 
 
@@ -87,7 +92,7 @@ def _draw_name(number: int) -> str:
 
 
 class Planned(NamedTuple):
-    """A manifest row that an image is to have: of which variant (an index), which edit and at which strength."""
+    """A manifest row that an image will have: its variant (an index), edit, strength and draw."""
 
     variant: int
     edit: str | None
@@ -97,12 +102,18 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A declared stage, computed by the batch function named `function`.
+    """The declaration of a stage.
 
-    `reads` names the stage whose latents or images it takes; None: the source images. `input_root` is the run that
-    holds those, if not this one. With `first_images` the stage takes that many images of shard 0 and no more. With
-    `with_source` the source image comes after what is read, as the last of the V_in. Metrics are columns of the
-    manifest, with no outputs beside it.
+    Attributes:
+        function: the name of the batch function that computes the stage.
+        reads: the name of the stage whose outputs are the input. None: the source images.
+        writes: the kind of the outputs. Metrics are manifest columns and have no output files.
+        variants: the outputs of one image.
+        columns: the manifest columns that are the same for all rows.
+        input_root: the root of the run that holds the input, if it is not this run.
+        first_images: the stage takes that many images of shard 0 and no more.
+        with_source: the source image follows the input, as the last of V_in.
+        new_reducer: the name of the function that makes a shard's Reducer, for a stage that writes statistics.
     """
 
     name: str
@@ -114,7 +125,7 @@ class Stage:
     input_root: str | None = None
     first_images: int | None = None
     with_source: bool = False
-    new_reducer: str | None = None  # of a stage that writes statistics: the function that makes a shard's Reducer
+    new_reducer: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The declaration as run.json records it."""

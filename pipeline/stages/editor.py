@@ -77,7 +77,7 @@ class Editor:
         """x_T of images, with the settings' numbers of steps and refinements or with others."""
         pairs = inversion_pairs(n_inv or self.settings.n_inv, self.t_0)
         refine = self.settings.refine if refine is None else refine
-        return invert(self.unet, self.schedule, x_0, pairs, refine, watch)
+        return invert(self.unet, self.schedule, x_0, pairs, refine=refine, watch=watch)
 
     def reconstructed(self, x_T: Tensor) -> Tensor:
         """The images without an edit."""
@@ -121,7 +121,7 @@ class Editor:
         def noise(t: int) -> Tensor:
             return boosting_noise(noise_keys, t, tuple(x.shape[1:]), x.device)
 
-        return boost(self.unet, self.schedule, self.plain(x), pairs, shift, noise)
+        return boost(self.unet, self.schedule, self.plain(x), pairs, shift=shift, noise=noise)
 
     def plain(self, x: Tensor) -> Tensor:
         """x on the device in the plain memory layout.

@@ -1,8 +1,8 @@
-"""What is measured of a run after the fact: a stage of the same root that reads the final images and their sources.
+"""Evaluations: they measure the final images of a run against their sources, as a stage of the same root.
 
-Its manifests have the rows of the final stage, in the same order, with metrics and without outputs. What an evaluation
-is it is by its settings: the same ones go on with it, others are another one. `evaluations/<id>.json` says them, and
-when they were last asked for.
+The manifests of an evaluation have the rows of the final stage, in the same order, with metrics and without outputs.
+Its settings identify it: a call with the same settings goes on with the evaluation, and other settings begin a new one.
+`evaluations/<id>.json` holds the settings and the time of the last call.
 """
 
 import json
@@ -25,8 +25,7 @@ FUNCTION = "evaluate"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The `settings` of an evaluation: what is measured, and by which nets. `asked_at` is when it was last asked for,
-    in ISO 8601."""
+    """An evaluation. `settings` say what is measured and by which nets; `asked_at` is the time of the last call."""
 
     id: str
     settings: Mapping[str, Any]
@@ -39,7 +38,7 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """What it is called where its numbers are shown."""
+        """Its name beside its numbers, in reports."""
         clip = f", CLIP {self.settings['judged_by']['clip']}" if self.settings["judged_by"]["clip"] else ""
         return f"evaluation {self.id} of {self.asked_at[:16].replace('T', ' ')}{clip}"
 

@@ -263,7 +263,14 @@ class Inspector:
             for place, image in enumerate(failing):
                 x_T[image] = again[place]
                 inversions[image] = second[place].with_columns({"n_inv": retry.n_inv, "refine": retry.refine})
-        return Batch(keys, x_T, inversions, self.measurer.chosen(keys), self.measurer.look(x_0, keys), ends)
+        return Batch(
+            keys=keys,
+            x_T=x_T,
+            inversions=inversions,
+            chosen=self.measurer.chosen(keys),
+            seen=self.measurer.look(x_0, keys),
+            ends=ends,
+        )
 
     def _reconstructions(self, x_0: Tensor, x_T: Tensor, keys: Sequence[str]) -> list[Verdict]:
         """What the inversion of each image is worth: the metrics of its reconstruction, gated."""

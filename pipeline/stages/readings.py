@@ -1,4 +1,4 @@
-"""What a statistics stage reads of images. Readings are picklable: they travel to the actors, which load the rest.
+"""Readings: each says how a statistics stage turns images into numbers. They are picklable and travel to the actors.
 
 `identity` is what a reading depends on, beside the model and the images.
 """
@@ -55,7 +55,7 @@ class NoisedH:
 
         def read(batch: Tensor, keys: Sequence[str]) -> Tensor:
             x_0 = batch[:, 0].to(device)
-            return noised_h(model.unet, model.schedule, x_0, keys, self.grid, self.seed, form)
+            return noised_h(model.unet, model.schedule, x_0, keys=keys, grid=self.grid, seed=self.seed, read=form)
 
         return read
 
@@ -95,10 +95,10 @@ class JacobianOfH:
                 model.unet,
                 model.schedule,
                 batch[:, 0].to(device),
-                keys,
-                self.grid,
-                self.seed,
-                lambda encoded, t: rows(encoded, wanted),  # noqa: ARG005
+                keys=keys,
+                grid=self.grid,
+                seed=self.seed,
+                read=lambda encoded, t: rows(encoded, wanted),  # noqa: ARG005
             )
 
         return read

@@ -19,8 +19,7 @@ from pipeline.run.stage import FINAL, INVERT, SAMPLE_STAGE, Stage, Variant
 
 @dataclass(frozen=True)
 class BoundEdit:
-    """An edit with the interval bounds that hold for it in this run: for each of its directions a t_start, which is its
-    file's (None: T), and a t_edit."""
+    """An edit with its interval in this run. Each of its directions has a t_start from its file (None: T) and a t_edit."""
 
     edit: Edit
     t_starts: tuple[int | None, ...]
@@ -35,7 +34,7 @@ class BoundEdit:
 
 @dataclass(frozen=True)
 class DirectionSource:
-    """Where a direction's file is (None: with the model) and the digest that it must have."""
+    """The URL of a direction's file (None: it comes with the model) and the digest that the file must have."""
 
     url: str | None
     digest: str
@@ -52,7 +51,7 @@ def edit_columns(bound: BoundEdit, directions: Mapping[str, DirectionSource]) ->
 
 
 def unit_edit(edit: Edit) -> Edit:
-    """An edit at strength 1 or -1: what a drawn strength is a multiple of."""
+    """The edit at strength 1 or -1. Drawn strengths are multiples of it."""
     return replace(edit, strength=1.0 if edit.strength > 0 else -1.0)
 
 
@@ -65,7 +64,7 @@ def drawn_edit(draw: Draw, edits: Iterable[BoundEdit]) -> BoundEdit:
 
 @dataclass(frozen=True)
 class SecondInversion:
-    """How images are inverted once more whose reconstruction a gate refuses."""
+    """The settings of the second inversion, for images whose reconstruction a gate refuses."""
 
     n_inv: int
     refine: int
@@ -73,7 +72,7 @@ class SecondInversion:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is measured of every image (or of a `share` of them, chosen by key), and what must hold of the numbers.
+    """The metrics of every image, or of a `share` of the images chosen by key, and the gates on them.
 
     `texts` and `changed` are by edit: source and target text, and the classifier's labels that it is meant to change.
     `search` finds a strength for each image, as a multiple of the edit's own.

@@ -1,6 +1,6 @@
-"""What a job may let go: old versions, runs that no version names, indexes that never were named.
+"""Deletes what a job no longer needs: old versions, runs that no version names, indexes that were never named.
 
-Only whole runs go: as long as one row of a version is of a run, its files stay.
+Runs are deleted as a whole. A run stays as long as one row of a version comes from it.
 
 A driver may be at work meanwhile. It builds on the newest version, which always stays. Leases are read before versions:
 a run that made a version by then is seen in it, and while the last lease is unfinished only runs go that old versions

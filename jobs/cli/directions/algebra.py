@@ -167,7 +167,7 @@ def preview(
 
     path = direction_file(direction, model)
     flags = {"model": model, "refine": refine, "engine": knobs}
-    draw(path, _load(direction, model).info.name, source, output, rows, flags)
+    draw(path, name=_load(direction, model).info.name, source=source, output=output, rows=rows, flags=flags)
     out.print(str(output), soft_wrap=True, highlight=False)
 
 

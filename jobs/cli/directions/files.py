@@ -94,7 +94,7 @@ def _draw_sweep(path: Path, name: str, model: str, source: str | None, output: P
     samples = fetch_model(model).samples
     if source is None and samples is None:
         raise UserError(f"the model {model} comes without samples: give images for the sweep with --source")
-    preview(path, name, source or str(samples), output, SWEEP_ROWS, {"model": model})
+    preview(path, name=name, source=source or str(samples), output=output, rows=SWEEP_ROWS, flags={"model": model})
 
 
 def _length_plot(timesteps: list[int], lengths: "Tensor") -> Table:

@@ -85,7 +85,15 @@ def sample(
     from jobs.learn.draw_images import sample
 
     drawn = sample(
-        absolute_model(model), absolute_url(output), count, first, seed, n_gen, device, batch_size, not no_check
+        absolute_model(model),
+        absolute_url(output),
+        count=count,
+        first=first,
+        seed=seed,
+        n_gen=n_gen,
+        device=device,
+        batch_size=batch_size,
+        check=not no_check,
     )
     facts = {"drawn": drawn, "images": count, "output": output}
     line = f"{drawn} of {count} images drawn: {output}"
