@@ -19,7 +19,7 @@ from pipeline.run.stage import FINAL, INVERT, SAMPLE_STAGE, Stage, Variant
 
 @dataclass(frozen=True)
 class BoundEdit:
-    """An edit with its interval in this run. Each of its directions has a t_start from its file (None: T) and a t_edit."""
+    """An edit with its interval in this run: a t_start from the file of each direction (None: T), and its t_edit."""
 
     edit: Edit
     t_starts: tuple[int | None, ...]
