@@ -14,8 +14,9 @@ from pipeline.engine.actors import ray_session
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import SourceImage
 from pipeline.run.additions import read_images
+from pipeline.run.names import edit_title
 from pipeline.run.plan import source_image
-from pipeline.run.stage import FINAL, Variant, edit_title
+from pipeline.run.stage import FINAL, Variant
 from pipeline.sources.listing import list_images
 from pipeline.sources.runs import images_of_run
 from pipeline.stages.models import fetch_model

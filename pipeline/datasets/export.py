@@ -26,7 +26,7 @@ from pipeline.run.additions import CurrentRows, read_additions, replaced_rows
 from pipeline.run.commit import committed, read_commit
 from pipeline.run.containers import Contents, Sample
 from pipeline.run.manifest import Row
-from pipeline.run.stage import shown_strength
+from pipeline.run.names import shown_strength
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 

@@ -15,7 +15,8 @@ from asyrp.measures.names import METRICS, SCORE, SOURCE_SCORE
 from pipeline.run.additions import CurrentRows
 from pipeline.run.commit import committed, committed_table
 from pipeline.run.manifest import SCHEMA
-from pipeline.run.stage import FINAL, Stage, edit_title
+from pipeline.run.names import edit_title
+from pipeline.run.stage import FINAL, Stage
 from pipeline.stages.evaluation import Evaluation, read_evaluations
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store

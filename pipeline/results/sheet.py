@@ -11,8 +11,9 @@ from pipeline.images.fetch import fetch
 from pipeline.images.statuses import OK
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.manifest import Row, source_of
+from pipeline.run.names import edit_title
 from pipeline.run.sinks import read_output
-from pipeline.run.stage import ImageFormat, Stage, edit_title, variant_name
+from pipeline.run.stage import ImageFormat, Stage, variant_name
 from pipeline.storage.store import Store
 
 NAME = "report/contact_sheet.png"

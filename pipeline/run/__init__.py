@@ -2,7 +2,8 @@
 
 Files in reading order:
 
-- `stage`: a stage as the engine knows it
+- `stage`: the declaration of a stage
+- `names`: the names of outputs, from the template
 - `plan`: the list of images, frozen and cut into shards
 - `additions`: shards that are added to a plan later
 - `commit`: an attempt at a shard, and the commit that makes it count

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from pipeline.images.codec import EXTENSION, Codec, Fit
+from pipeline.images.codec import Codec, Fit
 from pipeline.images.source import Draw
+from pipeline.run.names import output_name
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np
@@ -26,9 +26,6 @@ SAMPLE_STAGE = "reconstruct"
 
 ORIGINAL = "original"
 """The name of the edit of an image that an augmented data set holds unedited."""
-
-SEARCHED = "auto"
-"""Stands for the strength in an output's name if every image has a strength of its own."""
 
 
 class Measured(NamedTuple):
@@ -165,23 +162,6 @@ class Stage:
         """Whether the strength of an edit is another for each image: searched for, or drawn."""
         named = [variant for variant in self.variants if variant.edit == edit]
         return any(variant.strength is None for variant in named) if named else self.has_draws
-
-
-def shown_strength(strength: float | None) -> str:
-    """A variant's strength as names and messages have it."""
-    return SEARCHED if strength is None else f"{strength:g}"
-
-
-def edit_title(edit: str | None, strength: float | None) -> str:
-    """How an edit is called over its pictures."""
-    return str(edit) if strength == 0 else f"{edit} {shown_strength(strength)}"
-
-
-def output_name(template: str, codec: Codec, key: str, edit: str | None, strength: float | None) -> str:
-    """The name of an output: a path below its attempt's folder."""
-    path = PurePosixPath(key)
-    values = {"key": key, "stem": str(path.with_suffix("")), "name": path.stem, "parent": str(path.parent)}
-    return template.format(**values, edit=edit, strength=shown_strength(strength)) + EXTENSION[codec]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from pipeline.images.source import SourceImage
 from pipeline.images.statuses import OK
 from pipeline.run.additions import CurrentRows
 from pipeline.run.commit import committed
+from pipeline.run.names import output_name
 from pipeline.run.plan import RUN
 from pipeline.run.sinks import output_image
-from pipeline.run.stage import FINAL, output_name, variant_name
+from pipeline.run.stage import FINAL, variant_name
 from pipeline.storage.store import Store
 
 CARRIED = ("key", "edit", "strength", "source_uri")

@@ -20,10 +20,11 @@ from pipeline.images.statuses import OK
 from pipeline.run import manifest
 from pipeline.run.additions import read_additions, read_everything, replaced_rows, shard_ids
 from pipeline.run.commit import Commit, DamagedCommit, FileEntry, commit_digest, commit_name, committed, read_commit
+from pipeline.run.names import shown_strength
 from pipeline.run.plan import PlanRow, PlanSummary, is_intact
 from pipeline.run.progress import StageState
 from pipeline.run.sinks import DamagedOutput, read_output
-from pipeline.run.stage import Stage, shown_strength
+from pipeline.run.stage import Stage
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import Garbage, find_garbage

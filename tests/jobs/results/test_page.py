@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 from jobs.results.page import render
 from jobs.results.report import ReportReader
 from jobs.runs.resolve import resolve
-from pipeline.run.stage import edit_title
+from pipeline.run.names import edit_title
 from pipeline.storage.store import Store
 from tests.support.browser import chromium
 from tests.support.reported import BROKEN, GONE, HOSTILE, measured_rows, measured_run

@@ -30,9 +30,10 @@ from pipeline.results.summaries import cost, counts, summaries
 from pipeline.results.thumbnails import Pair, Thumbnail
 from pipeline.run import manifest
 from pipeline.run.commit import Attempt
+from pipeline.run.names import edit_title
 from pipeline.run.plan import SHARDS_PER_PART
 from pipeline.run.progress import RunState, StageState
-from pipeline.run.stage import Stage, Variant, edit_title
+from pipeline.run.stage import Stage, Variant
 from pipeline.storage.store import Store
 from tests.support.reported import GONE, HOSTILE, measured_rows, measured_run
 from tests.support.runs import make_faces, run_here, spec, stand_in_run, stand_in_stages
