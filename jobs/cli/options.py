@@ -15,16 +15,10 @@ from asyrp.models.find import HUB_MODELS
 from asyrp.models.folder import BUNDLED, bundled_names
 from jobs.cli.fields import Complete, Flag, from_fields
 from jobs.display import out
+from jobs.spec.mistakes import validated
 from jobs.spec.paths import absolute_model, absolute_url
 from jobs.spec.run import MODEL_HELP, EngineSpec, load_engine
-from jobs.targets.placement import (
-    DEFAULT_CPUS,
-    DEFAULT_GPUS,
-    DEFAULT_MEMORY,
-    DEFAULT_TIME,
-    DEFAULT_WORKERS,
-    Placement,
-)
+from jobs.targets.placement import Placement
 from pipeline.stages.models import fetch, fetch_model
 
 
@@ -131,39 +125,10 @@ def collecting_from_flags(
     )
 
 
-def placement_from_flags(
-    workers: Annotated[
-        int | None, typer.Option(min=1, help=f"Number of worker nodes. [default: {DEFAULT_WORKERS}]")
-    ] = None,
-    gpus: Annotated[
-        int | None,
-        typer.Option("--gpus-per-worker", min=0, help=f"GPUs of each node; 0: work on CPUs. [default: {DEFAULT_GPUS}]"),
-    ] = None,
-    cpus: Annotated[
-        int | None, typer.Option("--cpus-per-worker", min=1, help=f"CPUs of each node. [default: {DEFAULT_CPUS}]")
-    ] = None,
-    memory: Annotated[
-        int | None,
-        typer.Option("--memory-per-worker", min=1, help=f"Memory of each node, GiB. [default: {DEFAULT_MEMORY}]"),
-    ] = None,
-    time: Annotated[str | None, typer.Option(help=f"Time limit, as [D-]HH:MM:SS. [default: {DEFAULT_TIME}]")] = None,
-    image: Annotated[str | None, typer.Option(help="Kubernetes: a container image that has asyrp.")] = None,
-    service_account: Annotated[
-        str | None, typer.Option(help="Kubernetes: the account that gives pods access to storage.")
-    ] = None,
-    partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
-) -> Placement:
+@takes(from_fields(Placement, *map(Flag, Placement.model_fields)))
+def placement_from_flags(given: dict[str, Any]) -> Placement:
     """The nodes that a job asks for, from the options of commands that write jobs for other systems."""
-    return Placement(
-        workers=workers,
-        gpus_per_worker=gpus,
-        cpus_per_worker=cpus,
-        memory_per_worker=memory,
-        time=time,
-        image=image,
-        service_account=service_account,
-        partition=partition,
-    )
+    return validated(Placement, given)
 
 
 def direction_file(direction: str, model: str) -> Path:

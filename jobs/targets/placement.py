@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from asyrp.errors import UserError
 from jobs.spec.paths import MAX_NAME, NAME
@@ -48,18 +49,23 @@ class Resources:
             raise UserError(f"--time must be more than the {DRAIN_SECONDS} s in which a run finishes what is in flight")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placement:
+class Placement(BaseModel):
     """The options that say where a job runs and what it asks for there; None where the user gave none."""
 
-    workers: int | None = None
-    gpus_per_worker: int | None = None
-    cpus_per_worker: int | None = None
-    memory_per_worker: int | None = None  # GiB
-    time: str | None = None
-    image: str | None = None
-    service_account: str | None = None
-    partition: str | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: int | None = Field(None, ge=1, description=f"Number of worker nodes. [default: {DEFAULT_WORKERS}]")
+    gpus_per_worker: int | None = Field(
+        None, ge=0, description=f"GPUs of each node; 0: work on CPUs. [default: {DEFAULT_GPUS}]"
+    )
+    cpus_per_worker: int | None = Field(None, ge=1, description=f"CPUs of each node. [default: {DEFAULT_CPUS}]")
+    memory_per_worker: int | None = Field(
+        None, ge=1, description=f"Memory of each node, GiB. [default: {DEFAULT_MEMORY}]"
+    )
+    time: str | None = Field(None, description=f"Time limit, as [D-]HH:MM:SS. [default: {DEFAULT_TIME}]")
+    image: str | None = Field(None, description="Kubernetes: a container image that has asyrp.")
+    service_account: str | None = Field(None, description="Kubernetes: the account that gives pods access to storage.")
+    partition: str | None = Field(None, description="Slurm: the partition.")
 
     def only(self, target: str, known: Collection[str]) -> None:
         """Raises UserError if an option is given that the target does not use."""
