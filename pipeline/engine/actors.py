@@ -63,7 +63,7 @@ class EditActor:
         make_functions: MakeFunctions,
         image_format: ImageFormat,
         options: WorkerOptions,
-        threads: int | None,
+        threads: int | None = None,
     ) -> None:
         """Load the net, with so many `threads` of torch on a CPU.
 

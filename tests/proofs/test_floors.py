@@ -15,6 +15,8 @@ ROOMS = (
     # The method, from the bottom. The last one is the face, asyrp/__init__.py.
     "asyrp.errors",
     "asyrp.files",
+    "asyrp.digests",
+    "asyrp.mergeable",
     "asyrp.diffusion",
     "asyrp.models",
     "asyrp.directions",
@@ -54,8 +56,8 @@ FORBIDDEN = {
 """What a floor never imports, whatever the file."""
 
 KNOWS_THE_METHOD = "pipeline.stages"
-PLAIN = {"asyrp.errors", "asyrp.files", "asyrp.measures.names", "asyrp.directions.edits"}
-"""The modules of asyrp that all rooms of the engine may import: messages, files, names of metrics and edits."""
+PLAIN = {"asyrp.errors", "asyrp.files", "asyrp.digests", "asyrp.measures.names", "asyrp.directions.edits"}
+"""The modules of asyrp that all rooms of the engine may import: messages, files, digests, names."""
 
 HEAVY = ("torch", "diffusers", "ray")
 PROMISE = re.compile(

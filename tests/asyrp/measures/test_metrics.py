@@ -44,8 +44,7 @@ def brightness(x):
 
 
 def metrics(*names, **judges):
-    here = "test_metrics"
-    nets = {"identity": f"{here}:embedding", "segmenter": str(find_model("avatars").segmenter), "clip": "avatars"}
+    nets = {"identity": f"{__name__}:embedding", "segmenter": str(find_model("avatars").segmenter), "clip": "avatars"}
     return Metrics(names, Judges(**{**nets, **judges}), "cpu", TEXTS, {"glasses_1": {"glasses"}, "smile_1": {"smile"}})
 
 
