@@ -60,6 +60,7 @@ def told(tmp_path_factory, ray_cluster):  # noqa: ARG001
     deadline = time.monotonic() + SCRAPE_SECONDS
     while not tells_all(found := exported(), store.url):
         assert time.monotonic() < deadline, f"Ray has not exported what the run did last, only {found}"
+        driver.actors_alive(1)  # as the driver of a run says again and again
         time.sleep(1)
     ray.kill(actor)
     return store.url, found
@@ -75,7 +76,8 @@ def tells_all(found: dict[str, dict[str, float]], root: str) -> bool:
         return [value for labels, value in found.get(name, {}).items() if f'root="{root}"' in labels]
 
     in_flight, left = values("ray_asyrp_images_in_flight"), values("ray_asyrp_shards_left")
-    return sum(values("ray_asyrp_images_total")) == 5 and in_flight == [0] and left == [0]
+    told = in_flight == [0] and left == [0] and values("ray_asyrp_actors") == [1]
+    return told and sum(values("ray_asyrp_images_total")) == 5
 
 
 def total(of: dict[str, float], *labels: str) -> float:
