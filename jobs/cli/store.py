@@ -21,9 +21,9 @@ from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState
 from pipeline.run.stage import FINAL
 from pipeline.storage.store import Store
-from pipeline.upkeep.garbage import Collected, Garbage, collect_garbage
+from pipeline.upkeep.garbage import CollectedGarbage, Garbage, collect_garbage
 from pipeline.upkeep.retention import Retired, retire
-from pipeline.upkeep.verify import Report, counted
+from pipeline.upkeep.verify import Verification, counted
 from pipeline.upkeep.verify import verify as verify_run
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _bar(title: str, total: int) -> Callable[[Iterable[Item]], Iterable[Item]]:
     return lambda items: track(items, title, total, console=console, disable=not console.is_terminal)
 
 
-def _found_json(found: Report) -> dict[str, Any]:
+def _found_json(found: Verification) -> dict[str, Any]:
     return {
         "whole": found.whole,
         "stages": {name: {**vars(state), "rows": dict(state.rows)} for name, state in found.stages.items()},
@@ -74,7 +74,7 @@ def _found_json(found: Report) -> dict[str, Any]:
     }
 
 
-def _print_found(found: Report, root: str) -> None:
+def _print_found(found: Verification, root: str) -> None:
     out.print(state_table(RunState(found.stages, [])))
     for finding in found.findings:
         out.print(f"{finding.kind}: {finding.message}", soft_wrap=True, highlight=False, markup=False)
@@ -220,7 +220,7 @@ def _bytes(text: str) -> int:
     return int(size)
 
 
-def _print_collected(collected: Collected, dry_run: bool, older_than: str) -> None:
+def _print_collected(collected: CollectedGarbage, dry_run: bool, older_than: str) -> None:
     for garbage in collected.freed:
         out.print("\n".join(garbage.names), soft_wrap=True, highlight=False, markup=False)
     out.print(f"{'would free' if dry_run else 'freed'} {_amount(collected.freed)}", highlight=False)

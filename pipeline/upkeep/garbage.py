@@ -1,15 +1,17 @@
-"""Files that nothing names: what is left of attempts that were killed, or lost the race to commit, and the part files
-of plans and additions that were killed or refused before their record.
+"""Finds and deletes garbage: files that no commit and no record names.
 
-A run may be at work meanwhile. What keeps its attempts safe is the order of reading, and age:
+Killed attempts leave such files, and so do attempts that lost the race to commit. A plan or an addition leaves part
+files if its command was killed or refused before it wrote the record.
 
-1. Attempts are listed before commits are read. So of a listed attempt that was committed by then, the commit is
-   seen; an attempt that begins later is not in the listing. Neither is ever garbage.
-2. A listed attempt that is not committed yet is still being written by its actor, or its actor is dead. The first
-   is in flight in the actor's heartbeat, read between the two, and is left alone. For an actor whose heartbeats do
-   not come through there is age: its attempt must have been silent for as long as the caller says.
-3. Parts of plans and additions are listed before their records are read. A command that is still writing them sends no
-   heartbeats: there is age alone.
+A run may be at work meanwhile. The order of reading and the age of files keep its attempts safe:
+
+1. Attempts are listed first, then heartbeats, then commits. An attempt that was committed before the commits are listed
+   is named by a commit that is seen. An attempt that begins after the first listing is not in it. Neither is garbage.
+2. A listed attempt without a commit is still being written, or its actor is dead. If it is being written, the heartbeat
+   of its actor says that it is in flight, and it is left alone. If that heartbeat does not come through, its age
+   protects it: an attempt is garbage only if it has been silent for as long as the caller says.
+3. Parts of plans and additions are listed before their records are read. A command that is still writing parts sends no
+   heartbeats, so only their age protects them.
 """
 
 import time
@@ -28,28 +30,28 @@ from pipeline.storage.store import Entry, Store
 
 @dataclass(frozen=True)
 class Garbage:
-    """What is left of one attempt, at a shard or at an addition. `modified`: when its newest file was written; None
-    where the store does not say."""
+    """The files left by one attempt at a shard, a plan or an addition. `names` are files and folders. `modified` is the
+    time of the newest file, in POSIX seconds; None if the store does not say."""
 
-    names: tuple[str, ...]  # files and folders
+    names: tuple[str, ...]
     files: int
     bytes: int
     modified: float | None
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What was deleted, and what was kept because it is too young."""
+class CollectedGarbage:
+    """The garbage that was deleted (`freed`), and the garbage that was kept because it is too young."""
 
     freed: list[Garbage]
     young: list[Garbage]
 
 
-def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_run: bool = False) -> Collected:
-    """Delete the attempts that nothing names and that have been silent for `older_than` seconds.
+def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_run: bool = False) -> CollectedGarbage:
+    """Deletes the attempts that nothing names and that have been silent for `older_than` seconds.
 
     Raises:
-        UserError: if the store does not say when files were written, unless `older_than` is 0.
+        UserError: if the store does not say when files were written, and `older_than` is not 0.
     """
     freed: list[Garbage] = []
     young: list[Garbage] = []
@@ -65,12 +67,12 @@ def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_
     if not dry_run:
         for name in (name for garbage in freed for name in garbage.names):
             store.delete(name)
-    return Collected(freed, young)
+    return CollectedGarbage(freed, young)
 
 
 def find_garbage(store: Store, stages: Iterable[str]) -> list[Garbage]:
-    """The attempts, at the stages and at evaluations, that no commit or record names and no actor at work has in
-    flight."""
+    """The attempts that no commit and no record names, and that no actor at work has in flight. It looks at the given
+    stages, at evaluations, at plans and at additions."""
     evaluated = [evaluation.stage for evaluation in read_evaluations(store)]
     return [*_abandoned_attempts(store, [*stages, *evaluated]), *_abandoned_parts(store)]
 
@@ -88,19 +90,19 @@ def _abandoned_attempts(store: Store, stages: Iterable[str]) -> Iterator[Garbage
 
 
 def _abandoned_parts(store: Store) -> Iterator[Garbage]:
-    """Folders of part files that neither run.json nor the record of an addition names, and torn records."""
+    """Folders of part files that neither run.json nor the record of an addition names, and incomplete records."""
     listed = [entry for folder in (plan.FOLDER, additions.PARTS, additions.FOLDER) for entry in store.entries(folder)]
     named = {part.rpartition("/")[0] for addition in additions.read_additions(store) for part in addition.parts}
     named |= {plan.current_plan(store).folder, additions.FOLDER}
     for entry in listed:
         folder, _, name = entry.name.rpartition("/")
-        is_torn = entry.is_file and name.startswith(".")
-        if is_torn or not {entry.name, folder} & named:
+        is_incomplete = entry.is_file and name.startswith(".")
+        if is_incomplete or not {entry.name, folder} & named:
             yield _measure(store, [entry])
 
 
 def _attempts(store: Store, stage: str) -> dict[str, list[Entry]]:
-    """What there is of each attempt at a stage: the manifest belongs to the data, as its age is theirs."""
+    """The entries of each attempt at a stage: its data and its manifest, so that they share one age."""
     attempts = defaultdict(list)
     for folder in (f"data/{stage}", f"manifest/{stage}"):
         for entry in store.entries(folder):
@@ -110,14 +112,14 @@ def _attempts(store: Store, stage: str) -> dict[str, list[Entry]]:
 
 
 def _in_flight(store: Store) -> set[tuple[str, str]]:
-    """Stage and shard of all that actors are at work on."""
+    """The stages and shards that actors have in flight."""
     at_work = (heartbeat for heartbeat in read_heartbeats(store) if is_at_work(heartbeat))
     return {(flight["stage"], shard_name(flight["shard"])) for beat in at_work for flight in beat["in_flight"]}
 
 
 def _named(store: Store, stage: str) -> tuple[set[str], set[str]]:
-    """The entries of data/<stage> and manifest/<stage> that commits name files of, and the shards whose commit cannot
-    be read: any of their attempts may be named."""
+    """The entries of data/<stage> and manifest/<stage> that commits name, and the shards whose commit cannot be read.
+    Any attempt at such a shard may be the committed one."""
 
     def read(shard: int) -> Commit | None:
         try:

@@ -2,9 +2,9 @@
 
 Runs are deleted as a whole. A run stays as long as one row of a version comes from it.
 
-A driver may be at work meanwhile. It builds on the newest version, which always stays. Leases are read before versions:
-a run that made a version by then is seen in it, and while the last lease is unfinished only runs go that old versions
-had. An index that nothing names is left alone for as long, and until it is old.
+A driver may be at work meanwhile. It builds on the newest version, which always stays. Leases are read before versions.
+A run that had made a version by then is therefore seen in that version. While the last lease is unfinished, only runs
+of old versions are deleted, and no index that is not named. After that, such an index stays until it is old.
 """
 
 import time
@@ -18,7 +18,7 @@ from pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class Retired:
-    """What is let go: versions by their numbers, the roots of runs, index files."""
+    """The versions (by number), roots of runs and index files that are deleted."""
 
     versions: list[int]
     runs: list[str]
@@ -26,7 +26,7 @@ class Retired:
 
 
 def retire(store: Store, keep: int | None, older_than: float, dry_run: bool) -> Retired:
-    """Let go of all versions but the newest `keep` (None: of none), and of what nothing names then.
+    """Deletes all versions but the newest `keep` (None keeps all), and the runs and indexes that nothing names then.
 
     Raises:
         UserError: if the store does not say when files were written, and `older_than` is not 0.
@@ -50,7 +50,7 @@ def retire(store: Store, keep: int | None, older_than: float, dry_run: bool) -> 
 
 
 def _delete(store: Store, retired: Retired) -> None:
-    """Versions before what they name, so that no reader begins with one that is not whole."""
+    """Deletes versions before the files they name, so that no reader starts with a version that is not whole."""
     for number in retired.versions:
         forget(store, number)
     for index in retired.indexes:

@@ -1,6 +1,6 @@
-"""Is a run whole? Its plan, its commits and what they name, checked against each other from storage alone.
+"""Checks whether a run is whole. It compares the plan, the commits and the files they name, from storage alone.
 
-Commits are listed before files are. What a commit names was complete when it was made, so a run that is at work
+Commits are listed before files. The files of a commit were complete when it was made, so a run that is at work
 meanwhile looks incomplete, never damaged.
 """
 
@@ -30,13 +30,16 @@ from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import Garbage, find_garbage
 
 SHOWN = 5
+"""How many missing shards a finding names."""
+
 Watch = Callable[[Iterable[PlanRow]], Iterable[PlanRow]]
-"""Hands the rows of the plan on, and shows how many there have been."""
+"""Passes the rows of the plan on and shows how many there have been."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence on what is wrong, where, and what to do. `stage` is None where the whole run is concerned."""
+    """A fault. `message` says in one sentence what is wrong, where, and what to do. `stage` is None if the fault
+    concerns the whole run."""
 
     kind: Literal["missing", "damaged"]
     stage: str | None
@@ -45,8 +48,8 @@ class Finding:
 
 
 @dataclass
-class Report:
-    """What there is of a run, and what is wrong with it. `files` and `bytes` are of what commits name."""
+class Verification:
+    """The state of a run and its faults. `files` and `bytes` count the files that commits name."""
 
     stages: dict[str, StageState]
     findings: list[Finding] = field(default_factory=list)
@@ -67,15 +70,20 @@ def verify(
     sizes: Mapping[str, tuple[int, int]],
     deep: bool = False,
     watch: Watch = iter,
-) -> Report:
-    """Check a run against its plan; `sizes` gives the shards and images of each stage.
+) -> Verification:
+    """Checks a run against its plan; `sizes` gives the shards and images of each stage.
 
-    Of every planned shard of every stage: that it is committed; that the files of its commit are there with their
-    sizes; that its manifest is the committed one and has every row of the plan once per variant, with the statuses
-    and outputs that the commit says; that the commit it read is still the one there is. With `deep`, every file is
-    read too, its SHA-256 compared, and decoded.
+    For every planned shard of every stage it checks that
+
+    - the shard is committed;
+    - the files of its commit are there, with their sizes;
+    - its manifest is the committed one, and has every row of the plan once per variant;
+    - the statuses and outputs of the manifest are those of the commit;
+    - the commit that it was made from is still the current one.
+
+    With `deep` it also reads every file, compares its SHA-256 and decodes it.
     """
-    report = Report({name: StageState(shards, images) for name, (shards, images) in sizes.items()})
+    report = Verification({name: StageState(shards, images) for name, (shards, images) in sizes.items()})
     if not is_intact(store, plan):
         text = "plan/ is not what run.json was written with: bring it back from a copy, or make the run anew elsewhere"
         report.findings.append(Finding("damaged", None, (), text))
@@ -85,10 +93,10 @@ def verify(
         return report
     shards = shard_ids(store, plan.shards)
     committed_shards = {stage.name: committed(store, stage.name) for stage in stages}
-    checker = Checker(store, stages, deep)
+    checker = CommitChecker(store, stages, deep)
     for stage in stages:
         report.findings += _shards_findings(stage, stage.shards(shards), committed_shards[stage.name])
-    for commit, findings in read_ahead(checker.check, _units(store, stages, committed_shards, watch)):
+    for commit, findings in read_ahead(checker.check, _committed_shards(store, stages, committed_shards, watch)):
         report.findings += findings
         if commit is not None:
             _count(report, commit)
@@ -109,7 +117,7 @@ def _shards_findings(stage: Stage, planned: Sequence[int], there: set[int]) -> I
         yield Finding("damaged", stage.name, (shard,), text)
 
 
-def _count(report: Report, commit: Commit) -> None:
+def _count(report: Verification, commit: Commit) -> None:
     state = report.stages[commit.stage]
     state.shards_done += 1
     state.images_done += commit.images
@@ -119,26 +127,26 @@ def _count(report: Report, commit: Commit) -> None:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A committed shard of a stage, and the rows of the plan that it stands for."""
+class CommittedShard:
+    """A committed shard of a stage, and its rows of the plan."""
 
     stage: Stage
     shard: int
     plan: list[PlanRow]
 
 
-def _units(
+def _committed_shards(
     store: Store, stages: Sequence[Stage], committed_shards: Mapping[str, set[int]], watch: Watch
-) -> Iterator[Unit]:
+) -> Iterator[CommittedShard]:
     for shard, rows in itertools.groupby(watch(read_everything(store)), key=lambda row: row.shard):
         plan = list(rows)
         for stage in stages:
             if shard in committed_shards[stage.name] and (stage.first_images is None or shard == 0):
-                yield Unit(stage, shard, plan[: stage.first_images])
+                yield CommittedShard(stage, shard, plan[: stage.first_images])
 
 
-class Checker:
-    """Checks one commit and what it names; safe from several threads."""
+class CommitChecker:
+    """Checks commits and the files they name. Several threads may use it."""
 
     def __init__(self, store: Store, stages: Sequence[Stage], deep: bool) -> None:
         self.store, self.deep = store, deep
@@ -146,16 +154,16 @@ class Checker:
             entry.name: entry.bytes for stage in stages for entry in store.entries(f"manifest/{stage.name}")
         }
 
-    def check(self, unit: Unit) -> tuple[Commit | None, list[Finding]]:
-        """The commit, None if it cannot be read, and what is wrong with it."""
+    def check(self, unit: CommittedShard) -> tuple[Commit | None, list[Finding]]:
+        """The commit, or None if it cannot be read, and its faults."""
         try:
             commit = read_commit(self.store, unit.stage.name, unit.shard)
         except DamagedCommit:
             return None, [_damaged(unit, "its commit cannot be read")]
         return commit, [_damaged(unit, text) for text in self._faults(unit, commit)]
 
-    def _faults(self, unit: Unit, commit: Commit) -> Iterator[str]:
-        """What is wrong, each as the first half of a sentence."""
+    def _faults(self, unit: CommittedShard, commit: Commit) -> Iterator[str]:
+        """The faults of a commit, each as the first half of a sentence."""
         yield from self._input_faults(unit, commit)
         sizes = self._sizes(commit)
         gone = [file.path for file in commit.files if file.path not in sizes]
@@ -178,7 +186,7 @@ class Checker:
         if self.deep:
             yield from self._content_faults(unit, rows, list(intact.values()))
 
-    def _input_faults(self, unit: Unit, commit: Commit) -> Iterator[str]:
+    def _input_faults(self, unit: CommittedShard, commit: Commit) -> Iterator[str]:
         stage = unit.stage
         if stage.reads is None:
             return
@@ -191,12 +199,12 @@ class Checker:
             yield f"it was made from another commit of {stage.reads} than there is now"
 
     def _sizes(self, commit: Commit) -> dict[str, int]:
-        """The sizes of the files that are there, by one listing of each folder that the commit names."""
+        """The sizes of the files on storage, by one listing of each folder that the commit names."""
         folders = {"/".join(file.path.split("/")[:3]) for file in commit.files if file.path.startswith("data/")}
         data = {entry.name: entry.bytes for folder in folders for entry in self.store.files(folder)}
         return self.manifests | data
 
-    def _content_faults(self, unit: Unit, rows: list[manifest.Row], files: list[FileEntry]) -> Iterator[str]:
+    def _content_faults(self, unit: CommittedShard, rows: list[manifest.Row], files: list[FileEntry]) -> Iterator[str]:
         changed, unreadable = [], []
         rows_of = defaultdict(list)
         for row in rows:
@@ -214,10 +222,10 @@ class Checker:
             yield f"{_these(unreadable)} committed, but cannot be decoded to what the manifest says"
 
     def _read_deeply(self, stage: Stage, file: FileEntry, rows: Sequence[manifest.Row]) -> None:
-        """Compare the SHA-256 of a file and decode what its rows say is in it.
+        """Compares the SHA-256 of a file, and decodes the outputs that its rows name.
 
         Raises:
-            DamagedOutput: if it is not what was committed.
+            DamagedOutput: if its bytes are not those that were committed.
             ImageRefused, SafetensorError: if it cannot be decoded.
         """
         if stage.writes == "images":
@@ -243,7 +251,7 @@ def _is_one_image(rows: Sequence[manifest.Row]) -> bool:
     return len(rows) == 1 and rows[0]["output_member"] is None
 
 
-def _row_faults(unit: Unit, commit: Commit, rows: list[manifest.Row]) -> Iterator[str]:
+def _row_faults(unit: CommittedShard, commit: Commit, rows: list[manifest.Row]) -> Iterator[str]:
     planned = Counter(
         (row.row, row.key, which.edit, which.strength) for row in unit.plan for which in unit.stage.planned(row.draws)
     )
@@ -276,7 +284,7 @@ def _output_is_named(stage: Stage, row: manifest.Row, named: Mapping[str, str]) 
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things in words."""
+    """A number with its noun: 1 file, 2 files."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -284,7 +292,7 @@ def _these(paths: Sequence[str]) -> str:
     return f"{paths[0]} is" if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more are"
 
 
-def _damaged(unit: Unit, fault: str) -> Finding:
+def _damaged(unit: CommittedShard, fault: str) -> Finding:
     remedy = f"delete {commit_name(unit.stage.name, unit.shard)} and give the run's command again"
     return Finding(
         "damaged", unit.stage.name, (unit.shard,), f"{unit.stage.name} shard {unit.shard}: {fault}: {remedy}"

@@ -23,7 +23,7 @@ from pipeline.run.commit import Attempt, read_commit
 from pipeline.run.plan import PlanSummary, write_parts
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import collect_garbage, find_garbage
-from pipeline.upkeep.verify import Report, verify
+from pipeline.upkeep.verify import Verification, verify
 from tests.support.runs import make_faces, run_here, spec, stand_in_run, stand_in_stages
 
 IMAGES = 12  # in shards of 5, 5 and 2
@@ -47,13 +47,13 @@ def root(made, tmp_path) -> Callable[[str], Path]:
     return lambda name: shutil.copytree(made / name, tmp_path / name)
 
 
-def check(root: Path | str, deep: bool = False) -> Report:
+def check(root: Path | str, deep: bool = False) -> Verification:
     store = Store(str(root))
     record = read_run(store)
     return verify(store, PlanSummary(**record["plan"]), recorded_stages(record), recorded_sizes(record), deep)
 
 
-def only(report: Report) -> str:
+def only(report: Verification) -> str:
     """The message of the only finding."""
     [finding] = report.findings
     assert not report.whole
