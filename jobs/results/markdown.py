@@ -34,8 +34,8 @@ def _lines(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
     yield from (f"`{report.root}`: {report.verdict}, as of {report.made_at:%Y-%m-%d %H:%M:%S} UTC.", "")
     yield from markdown_table(("", ""), headline(report).items())
     yield ""
-    if report.cost.shares:
-        yield from (f"{bound_text(report.cost.shares)}.", "")
+    if report.time_spent.shares:
+        yield from (f"{bound_text(report.time_spent.shares)}.", "")
     for name, alt in ((SHEET, "Pairs of images before and after each edit"), (CHARTS, "Histograms by edit")):
         if name in pictures:
             yield from (f"![{alt}]({name})", "")
@@ -64,7 +64,7 @@ def _extremes(results: Results) -> Iterator[str]:
 def _names(results: Results, row: int) -> tuple[str, str, str]:
     key = results.keys.names[results.keys.codes[row]]
     edit = results.edits.names[results.edits.codes[row]]
-    return key, edit, results.places[row].as_py() or results.statuses.names[results.statuses.codes[row]]
+    return key, edit, results.output_paths[row].as_py() or results.statuses.names[results.statuses.codes[row]]
 
 
 def _cell(text: str) -> str:

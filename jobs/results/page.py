@@ -19,7 +19,7 @@ from jobs.results.report import Report
 from jobs.results.tables import SHARES, headline, tables
 from pipeline.images.statuses import OK
 from pipeline.results.highlights import spread
-from pipeline.results.rows import STRENGTH, Coded, Results
+from pipeline.results.rows import STRENGTH, EncodedTexts, Results
 from pipeline.results.summaries import throughput
 
 NAME = "report.html"
@@ -41,7 +41,7 @@ def render(report: Report, reload_seconds: float | None) -> bytes:
         report=report,
         headline=headline(report),
         tables=tables(report),
-        bound=bound_text(report.cost.shares) if report.cost.shares else None,
+        bound=bound_text(report.time_spent.shares) if report.time_spent.shares else None,
         share_names=SHARES,
         throughput=throughput(report.results),
         metrics=_metrics(report.results),
@@ -80,7 +80,7 @@ def row_columns(report: Report, shown: NDArray[np.intp]) -> dict[str, Any]:
     }
 
 
-def _coded(column: Coded, shown: NDArray[np.intp]) -> dict[str, Any]:
+def _coded(column: EncodedTexts, shown: NDArray[np.intp]) -> dict[str, Any]:
     used, codes = np.unique(column.codes[shown], return_inverse=True)
     names = [None if code < 0 else column.names[code] for code in used]
     return {"names": names, "codes": codes.tolist()}
@@ -88,9 +88,9 @@ def _coded(column: Coded, shown: NDArray[np.intp]) -> dict[str, Any]:
 
 def _coded_places(results: Results, shown: NDArray[np.intp]) -> dict[str, Any]:
     keys = (results.keys.names[code] for code in results.keys.codes[shown])
-    places = results.places.take(shown).to_pylist()
+    places = results.output_paths.take(shown).to_pylist()
     patterns = [place and place.replace(stem(key), STEM, 1) for key, place in zip(keys, places, strict=True)]
-    return _coded(Coded.of(pa.chunked_array([patterns], pa.string())), np.arange(len(shown)))
+    return _coded(EncodedTexts.encode(pa.chunked_array([patterns], pa.string())), np.arange(len(shown)))
 
 
 def stem(key: str) -> str:

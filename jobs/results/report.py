@@ -11,7 +11,7 @@ from jobs.runs.run import SUMMARY
 from jobs.runs.session import read_state
 from pipeline.results.highlights import highlights
 from pipeline.results.rows import ResultReader, Results
-from pipeline.results.summaries import Cost, cost
+from pipeline.results.summaries import TimeSpent, time_spent
 from pipeline.results.thumbnails import Pair, Thumbnails
 from pipeline.run.additions import read_additions
 from pipeline.run.commit import committed
@@ -46,7 +46,7 @@ class Report:
     verdict: str
     images: int
     quarantined: Sequence[Quarantined]
-    cost: Cost
+    time_spent: TimeSpent
     results: Results
     pictures: Mapping[int, Pair]
 
@@ -68,7 +68,7 @@ class ReportReader:
         """The run as it is now."""
         state, session, additions = read_state(self.store), self._last_session(), read_additions(self.store)
         results = self._results.read()
-        pictures = self._thumbnails.of(results, highlights(results, PICTURED_ROWS))
+        pictures = self._thumbnails.pairs(results, highlights(results, PICTURED_ROWS))
         return Report(
             root=redacted(self.store.url),
             made_at=datetime.now(UTC),
@@ -77,7 +77,7 @@ class ReportReader:
             verdict=verdict(state, session),
             images=self.record["plan"]["images"] + sum(more.images for more in additions if more.kind == "extend"),
             quarantined=self._quarantined(session),
-            cost=cost(read_heartbeats(self.store)),
+            time_spent=time_spent(read_heartbeats(self.store)),
             results=results,
             pictures=within(pictures, PICTURE_BYTES),
         )

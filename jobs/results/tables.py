@@ -29,16 +29,16 @@ class Table:
 
 def headline(report: Report) -> dict[str, str]:
     """What is to be known first, by name."""
-    results, cost = report.results, report.cost
+    results, spent = report.results, report.time_spent
     final, ok = results.stages.equals(FINAL), results.statuses.equals(OK)
     passes = report.state.stages[FINAL].images_done
     facts = {
         "source images": f"{np.unique(results.keys.codes[final]).size:,} of {report.images:,}",
         "edited images": f"{np.count_nonzero(final & ok):,}",
         "rows without an image": f"{np.count_nonzero(final & ~ok):,}",
-        "time at work": duration(cost.seconds),
-        "time of all actors": duration(cost.actor_seconds),
-        "speed": f"{passes / cost.seconds:,.3g} images/s" if cost.seconds else "",
+        "time at work": duration(spent.seconds),
+        "time of all actors": duration(spent.actor_seconds),
+        "speed": f"{passes / spent.seconds:,.3g} images/s" if spent.seconds else "",
     }
     return {name: fact for name, fact in facts.items() if fact}
 
@@ -94,8 +94,8 @@ def origins(results: Results) -> Table:
 def actors(report: Report) -> Table:
     """Where the time of each actor's device went."""
     rows = [
-        (actor.name, actor.host, f"{actor.images:,}", duration(actor.seconds), *_percentages(actor.shares))
-        for actor in report.cost.actors
+        (actor.name, actor.host, f"{actor.passes:,}", duration(actor.seconds), *_percentages(actor.shares))
+        for actor in report.time_spent.actors
     ]
     note = (
         "Image passes: an image counts in every stage. Of its time, how much an actor's device was busy, waited for "

@@ -1,4 +1,4 @@
-"""The rows of a run as columns: what became of every image and edit, and what was measured of it."""
+"""Reads the rows of a run as columns: the status of every image and edit, and its metrics."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,31 +22,42 @@ from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
 SCORES = {"scores": SCORE, "source_scores": SOURCE_SCORE}
-"""The columns that hold a classifier's outputs by name, and what stands before those names."""
+"""The columns with a classifier's outputs by label, and the prefix that those labels get."""
 
 STRENGTH = "strength"
-"""The name of an image's own strength, among what was measured, where strengths are searched for."""
+"""The name of an image's own strength among the metrics, in runs that search for strengths."""
 
 OWN = "the run"
-"""Where numbers come from that were measured while the images were made."""
+"""The origin of numbers that were measured while the images were made."""
 
-FACTS = ("key", "shard", "stage", "edit", "strength", "status", "error", "output_uri", "output_member", "committed_at")
-COLUMNS = (*FACTS, *METRICS, *SCORES)
+ROW_COLUMNS = (
+    "key",
+    "shard",
+    "stage",
+    "edit",
+    "strength",
+    "status",
+    "error",
+    "output_uri",
+    "output_member",
+    "committed_at",
+)
+COLUMNS = (*ROW_COLUMNS, *METRICS, *SCORES)
 
 
-class Coded(NamedTuple):
-    """A column of few different texts: `codes` count in `names`, -1 stands for none."""
+class EncodedTexts(NamedTuple):
+    """A column with few different texts. `codes` [rows] are indices into `names`; -1 stands for no text."""
 
     names: list[str]
     codes: NDArray[np.int32]
 
     @classmethod
-    def of(cls, column: pa.ChunkedArray) -> "Coded":
+    def encode(cls, column: pa.ChunkedArray) -> "EncodedTexts":
         encoded = column.combine_chunks().dictionary_encode()
         return cls(encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy())
 
     def equals(self, name: str) -> NDArray[np.bool_]:
-        """Which rows say so, [rows]."""
+        """Whether each row has this text, [rows]."""
         return self.codes == self.names.index(name) if name in self.names else np.zeros(len(self.codes), bool)
 
 
@@ -54,18 +65,18 @@ class Coded(NamedTuple):
 class Results:
     """One row per image and edit, in the order of the plan; the sample without an edit comes last.
 
-    `edits` holds the titles of edits with their strengths (`edit_title`). `metrics` are float32 [rows] by
-    name, NaN where nothing was measured; only those of which there is something. `origins` says where those come from,
-    by metric: how many numbers the run itself measured, and each evaluation. `places` say where an output lies,
-    from the run's root. `numbers` count in the manifest of a row's shard. `committed_ms` is in milliseconds since 1970.
+    `edits` holds the titles of edits with their strengths (`edit_title`). `output_paths` are below the run's root.
+    `numbers` are the numbers of rows in the manifests of their shards. `committed_ms` is in milliseconds since 1970.
+    `metrics` are float32 [rows] by name, NaN where nothing was measured; metrics without any number are left out.
+    `origins` counts the numbers of each metric by origin: the run itself, or an evaluation.
     """
 
-    keys: Coded
-    stages: Coded
-    edits: Coded
-    statuses: Coded
-    errors: Coded
-    places: pa.ChunkedArray
+    keys: EncodedTexts
+    stages: EncodedTexts
+    edits: EncodedTexts
+    statuses: EncodedTexts
+    errors: EncodedTexts
+    output_paths: pa.ChunkedArray
     shards: NDArray[np.int32]
     numbers: NDArray[np.int32]
     committed_ms: NDArray[np.int64]
@@ -77,15 +88,14 @@ class Results:
 
     @property
     def judgements(self) -> dict[str, NDArray[np.float32]]:
-        """Of `metrics` those that judge what was made; not the scores of the images that it was made from."""
+        """The metrics of outputs: all but the scores of source images."""
         return {name: values for name, values in self.metrics.items() if not name.startswith(SOURCE_SCORE)}
 
 
 class ResultReader:
-    """Reads the results of a run again and again; a shard is read once, as what is committed stays as it is.
+    """Reads the results of a run, also while it is at work. A shard is read once, because commits do not change.
 
-    Where a row was measured more than once, by the run or by evaluations, the number is that of the evaluation that was
-    last asked for.
+    If a row was measured by the run and by evaluations, the number comes from the evaluation that was asked for last.
     """
 
     def __init__(self, store: Store, stages: Sequence[Stage]) -> None:
@@ -94,13 +104,13 @@ class ResultReader:
 
     def read(self) -> Results:
         """The current rows of the stages, those of a stage in the order of its shards."""
-        current, origins = CurrentRows(self.store), Origins()
+        current, merger = CurrentRows(self.store), MetricMerger()
         evaluations = read_evaluations(self.store)
-        tables = [table for stage in self.stages for table in self._of_stage(current, stage, evaluations, origins)]
-        return _results(pa.concat_tables(tables or [_EMPTY]), origins)
+        tables = [table for stage in self.stages for table in self._of_stage(current, stage, evaluations, merger)]
+        return _results(pa.concat_tables(tables or [_EMPTY]), merger.counts)
 
     def _of_stage(
-        self, current: CurrentRows, stage: Stage, evaluations: Sequence[Evaluation], origins: "Origins"
+        self, current: CurrentRows, stage: Stage, evaluations: Sequence[Evaluation], merger: "MetricMerger"
     ) -> Iterator[pa.Table]:
         done = self._read_shards(stage.name, stage)
         evaluated = [(e, set(self._read_shards(e.stage, stage))) for e in evaluations if stage.name == FINAL]
@@ -112,10 +122,11 @@ class ResultReader:
                 for evaluation, shards in reversed(evaluated)
                 if shard in shards
             }
-            yield origins.joined(table, measured)
+            yield merger.merge(table, measured)
 
     def _read_shards(self, name: str, stage: Stage) -> list[int]:
-        """Read what is new of a stage, whose rows are called as those of `stage`; its committed shards."""
+        """Reads the new shards of the stage called `name`, and titles their rows by `stage`; all its committed
+        shards."""
         done = sorted(committed(self.store, name))
         unread = [(name, shard) for shard in done if (name, shard) not in self._tables]
 
@@ -126,15 +137,15 @@ class ResultReader:
         return done
 
 
-class Origins:
-    """Takes what evaluations have measured into the tables of the run, and counts where the numbers come from."""
+class MetricMerger:
+    """Merges the metrics of evaluations into the tables of a run, and counts the numbers by metric and origin."""
 
     def __init__(self) -> None:
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
-    def joined(self, table: pa.Table, evaluated: Mapping[str, pa.Table]) -> pa.Table:
-        """A shard's table with, of each number, the one of the first of `evaluated` that has it, else its own. The
-        manifests of an evaluation have the rows of the stage that it read, in its order."""
+    def merge(self, table: pa.Table, evaluated: Mapping[str, pa.Table]) -> pa.Table:
+        """A shard's table with each number from the first table of `evaluated` that has it, else with its own. The
+        manifest of an evaluation has the same rows, in the same order, as the stage that it read."""
         for name in (*METRICS, *SCORES):
             if not evaluated:
                 self.counts[name][OWN] += len(table) - table[name].null_count
@@ -154,7 +165,7 @@ class Origins:
 
 
 def _titled(table: pa.Table, stage: Stage) -> pa.Table:
-    """A manifest with numbers for its rows, titles for its edits, and strengths where every image has its own."""
+    """Adds to a manifest the numbers of its rows, the titles of its edits, and strengths that differ between images."""
     named = cache(lambda edit, strength: edit_title(edit, None if stage.is_of_each(edit) else strength))
     pairs = list(zip(table["edit"].to_pylist(), table["strength"].to_pylist(), strict=True))
     own = [strength if stage.is_of_each(edit) else None for edit, strength in pairs]
@@ -176,31 +187,31 @@ _EMPTY = _titled(
 
 
 def _standing(table: pa.Table, shard: int, standing: Mapping[str, int]) -> pa.Table:
-    """The rows of a shard that no other has replaced."""
+    """The rows of a shard that no later shard has replaced."""
     if not standing:
         return table
     return table.filter(pa.array([standing.get(key, shard) == shard for key in table["key"].to_pylist()]))
 
 
-def _results(table: pa.Table, origins: Origins) -> Results:
+def _results(table: pa.Table, origins: Mapping[str, Counter[str]]) -> Results:
     in_member = pc.binary_join_element_wise(table["output_member"], table["output_uri"], " in ")
     return Results(
-        keys=Coded.of(table["key"]),
-        stages=Coded.of(table["stage"]),
-        edits=Coded.of(table["title"]),
-        statuses=Coded.of(table["status"]),
-        errors=Coded.of(table["error"]),
-        places=pc.coalesce(in_member, table["output_uri"]),
+        keys=EncodedTexts.encode(table["key"]),
+        stages=EncodedTexts.encode(table["stage"]),
+        edits=EncodedTexts.encode(table["title"]),
+        statuses=EncodedTexts.encode(table["status"]),
+        errors=EncodedTexts.encode(table["error"]),
+        output_paths=pc.coalesce(in_member, table["output_uri"]),
         shards=table["shard"].to_numpy(),
         numbers=table["number"].to_numpy(),
         committed_ms=table["committed_at"].cast(pa.int64()).to_numpy(),
         metrics=_measured(table),
-        origins={name: +counts for name, counts in origins.counts.items() if +counts},
+        origins={name: +counts for name, counts in origins.items() if +counts},
     )
 
 
 def _measured(table: pa.Table) -> dict[str, NDArray[np.float32]]:
-    """All that was measured of the rows, by name: the metrics, strengths that were found, scores."""
+    """The numbers of the rows by name: the metrics, the strengths that were found, the scores."""
     columns = {name: table[name] for name in (*METRICS, STRENGTH)}
     for name, prefix in SCORES.items():
         labels = sorted({label for chunk in table[name].chunks for label in chunk.keys.unique().to_pylist()})

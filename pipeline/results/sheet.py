@@ -1,4 +1,4 @@
-"""The contact sheet: source | reconstruction | each edit, for the first images of a run."""
+"""Draws the contact sheet: source, reconstruction and each edit of the first images of a run."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ Corner = tuple[int, int]
 
 
 class Caption(NamedTuple):
-    """A text on a sheet: the title of images, black, or what stands in place of an image, gray."""
+    """A text on a sheet: the title of images, in black, or the text in place of an image, in gray."""
 
     corner: Corner
     text: str
@@ -49,7 +49,8 @@ def lay_sheet(
 
 
 def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat, rows: int) -> str | None:
-    """Draw the first `rows` images of shard 0 with all their outputs; the sheet's name, or None without any."""
+    """Draws the first `rows` images of shard 0 with all their outputs. Gives the sheet's name, or None without
+    images."""
     columns: list[str] = ["source"]
     outputs: dict[str, dict[str, Row]] = {}
     for stage in sorted(stages, key=lambda s: s.name != "reconstruct"):

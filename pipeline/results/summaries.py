@@ -13,9 +13,9 @@ from pipeline.run.progress import device_time
 BINS = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The values of one metric: how many there are, their mean, median, and the 5th and 95th percentile."""
+    """The values of one metric: their number, mean and median, and the 5th (`low`) and 95th percentile (`high`)."""
 
     count: int
     mean: float
@@ -24,14 +24,15 @@ class Summary:
     high: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float32]) -> "Summary":
-        """Of finite values [n], n > 0."""
-        low, median, high = np.percentile(values, (5, 50, 95))
-        return cls(len(values), float(values.mean(dtype=np.float64)), float(low), float(median), float(high))
+    def from_values(cls, values: NDArray[np.float32]) -> "Summary":
+        """Summarises finite values [n], n > 0."""
+        low, median, high = map(float, np.percentile(values, (5, 50, 95)))
+        mean = float(values.mean(dtype=np.float64))
+        return cls(count=len(values), mean=mean, low=low, median=median, high=high)
 
 
 def counts(results: Results) -> dict[str, dict[str, int]]:
-    """Rows by edit and by status."""
+    """The number of rows by edit and status."""
     shape = len(results.edits.names), len(results.statuses.names)
     table = np.zeros(shape, np.int64)
     np.add.at(table, (results.edits.codes, results.statuses.codes), 1)
@@ -42,7 +43,7 @@ def counts(results: Results) -> dict[str, dict[str, int]]:
 
 
 def summaries(results: Results) -> dict[str, dict[str, Summary]]:
-    """What was measured, by edit and metric; nothing where nothing was."""
+    """The summaries of all metrics, by edit and metric; a metric without values is left out."""
     return {edit: dict(_of_edit(results, edit)) for edit in results.edits.names}
 
 
@@ -51,7 +52,7 @@ def _of_edit(results: Results, edit: str) -> Iterator[tuple[str, Summary]]:
     for name, values in results.metrics.items():
         measured = values[rows & np.isfinite(values)]
         if len(measured):
-            yield name, Summary.of(measured)
+            yield name, Summary.from_values(measured)
 
 
 class Throughput(TypedDict):
@@ -63,7 +64,7 @@ class Throughput(TypedDict):
 
 
 def throughput(results: Results) -> Throughput | None:
-    """How fast rows were committed; None if they all were at once, or there are none."""
+    """How fast rows were committed; None if there are no rows, or all were committed at once."""
     times = results.committed_ms / 1000
     if not len(times) or times.min() == times.max():
         return None
@@ -71,21 +72,22 @@ def throughput(results: Results) -> Throughput | None:
     return Throughput(times=((edges[:-1] + edges[1:]) / 2).tolist(), rates=(rows / np.diff(edges)).tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ActorTime:
-    """What one actor did: images passes (an image is one in every stage), seconds from its start to its last heartbeat,
-    and the shares of its device's time, as `pipeline.run.progress.device_time`."""
+    """The work of one actor: its image passes (an image counts in every stage), the seconds from its start to its last
+    heartbeat, and the shares of its device's time, as `pipeline.run.progress.device_time` gives them."""
 
     name: str
     host: str
-    images: int
+    passes: int
     seconds: float
     shares: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a run has taken so far. `seconds` are those with at least one actor at work, `actor_seconds` count each."""
+@dataclass(frozen=True, kw_only=True)
+class TimeSpent:
+    """The time that a run has taken so far. `seconds` is the time with at least one actor at work, `actor_seconds` the
+    sum over all actors. `shares` are those of the time of all devices."""
 
     seconds: float
     actor_seconds: float
@@ -94,25 +96,31 @@ class Cost:
     actors: Sequence[ActorTime]
 
 
-def cost(heartbeats: Sequence[Mapping[str, Any]]) -> Cost:
-    """The cost of a run, by the last heartbeat of every actor that ever worked on it."""
+def time_spent(heartbeats: Sequence[Mapping[str, Any]]) -> TimeSpent:
+    """The time of a run, from the last heartbeat of every actor that ever worked on it."""
     actors = [
-        ActorTime(beat["actor"], beat["host"], beat["images"], _age(beat), device_time(beat["seconds"]))
+        ActorTime(
+            name=beat["actor"],
+            host=beat["host"],
+            passes=beat["images"],
+            seconds=beat["updated"] - beat["started"],
+            shares=device_time(beat["seconds"]),
+        )
         for beat in sorted(heartbeats, key=lambda beat: beat["started"])
     ]
     names = {name for beat in heartbeats for name in beat["seconds"]}
     spent = {name: sum(beat["seconds"].get(name, 0.0) for beat in heartbeats) for name in names}
-    covered = _covered((beat["started"], beat["updated"]) for beat in heartbeats)
-    passes, total = sum(actor.images for actor in actors), sum(actor.seconds for actor in actors)
-    return Cost(covered, total, passes, device_time(spent), actors)
-
-
-def _age(beat: Mapping[str, Any]) -> float:
-    return beat["updated"] - beat["started"]
+    return TimeSpent(
+        seconds=_covered((beat["started"], beat["updated"]) for beat in heartbeats),
+        actor_seconds=sum(actor.seconds for actor in actors),
+        passes=sum(actor.passes for actor in actors),
+        shares=device_time(spent),
+        actors=actors,
+    )
 
 
 def _covered(spans: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of spans of time."""
+    """The length of the union of time spans, each a start and an end."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
         total += max(0.0, stop - max(start, end))

@@ -1,4 +1,4 @@
-"""Small pictures of rows, before and after their edit."""
+"""Makes small pictures of rows, before and after their edit."""
 
 import io
 from collections import defaultdict
@@ -24,50 +24,51 @@ PIXELS, QUALITY = 128, 80
 
 
 class Thumbnail(NamedTuple):
-    """A WebP of at most PIXELS a side, or the reason why there is none."""
+    """A WebP of at most PIXELS a side, or in `missing` the reason why there is none."""
 
     webp: bytes | None
     missing: str | None = None
 
 
 class Pair(NamedTuple):
-    """A source image, cropped as it was to be edited, and what was made of it."""
+    """A source image, cropped as it was for the edit, and the output made of it."""
 
     before: Thumbnail
     after: Thumbnail
 
 
-Place = tuple[str, int, int]
+RowAddress = tuple[str, int, int]
 """Stage, shard, and the number of a row in the shard's manifest."""
 
 
 class Thumbnails:
-    """The pictures of rows of a run; each is made once. Where one cannot be shown, it says why."""
+    """Makes the pictures of rows, each once. If a picture cannot be shown, it holds the reason."""
 
     def __init__(self, store: Store, size: int, fit: Fit) -> None:
         self.store, self.size, self.fit = store, size, fit
-        self._made: dict[Place, Pair] = {}
+        self._pairs: dict[RowAddress, Pair] = {}
 
-    def of(self, results: Results, chosen: Sequence[int]) -> dict[int, Pair]:
+    def pairs(self, results: Results, chosen: Sequence[int]) -> dict[int, Pair]:
         """The pictures of the chosen rows, in their order."""
-        places = {row: _place(results, row) for row in chosen}
-        missing: defaultdict[tuple[str, int], set[Place]] = defaultdict(set)
-        for place in places.values():
-            if place not in self._made:
-                missing[place[:2]].add(place)
-        for made in read_ahead(self._of_shard, missing.values()):
-            self._made |= made
-        return {row: self._made[place] for row, place in places.items()}
+        addresses = {row: _address(results, row) for row in chosen}
+        missing: defaultdict[tuple[str, int], set[RowAddress]] = defaultdict(set)
+        for address in addresses.values():
+            if address not in self._pairs:
+                missing[address[:2]].add(address)
+        for pairs in read_ahead(self._of_shard, missing.values()):
+            self._pairs |= pairs
+        return {row: self._pairs[address] for row, address in addresses.items()}
 
-    def _of_shard(self, places: set[Place]) -> dict[Place, Pair]:
-        stage, shard, _ = next(iter(places))
+    def _of_shard(self, addresses: set[RowAddress]) -> dict[RowAddress, Pair]:
+        """The pictures of rows of one shard."""
+        stage, shard, _ = next(iter(addresses))
         rows = {(stage, shard, n): row for n, row in enumerate(committed_rows(self.store, stage, [shard]))}
-        made: dict[Place, Pair] = {}
-        for _, of_image in groupby(sorted(places), key=lambda place: rows[place]["key"]):
-            found = list(of_image)
-            before = self._before(rows[found[0]])
-            made |= {place: Pair(before, self._after(rows[place])) for place in found}
-        return made
+        pairs: dict[RowAddress, Pair] = {}
+        for _, same_image in groupby(sorted(addresses), key=lambda address: rows[address]["key"]):
+            of_image = list(same_image)
+            before = self._before(rows[of_image[0]])
+            pairs |= {address: Pair(before, self._after(rows[address])) for address in of_image}
+        return pairs
 
     def _before(self, row: Row) -> Thumbnail:
         try:
@@ -93,7 +94,7 @@ class Thumbnails:
             return Thumbnail(None, f"the output cannot be read: {redacted(str(error))}")
 
 
-def _place(results: Results, row: int) -> Place:
+def _address(results: Results, row: int) -> RowAddress:
     return results.stages.names[results.stages.codes[row]], int(results.shards[row]), int(results.numbers[row])
 
 

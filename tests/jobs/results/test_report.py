@@ -25,8 +25,8 @@ from jobs.results.tables import headline, tables
 from jobs.runs.growth import extend, retry
 from jobs.runs.resolve import resolve
 from pipeline.results import highlights
-from pipeline.results.rows import Coded, ResultReader, Results
-from pipeline.results.summaries import cost, counts, summaries
+from pipeline.results.rows import EncodedTexts, ResultReader, Results
+from pipeline.results.summaries import counts, summaries, time_spent
 from pipeline.results.thumbnails import Pair, Thumbnail
 from pipeline.run import manifest
 from pipeline.run.commit import Attempt
@@ -242,17 +242,17 @@ def test_the_time_of_a_run_is_that_with_an_actor_at_work():
         seconds = {"device": device, "wait_for_reader": 1.0}
         return {"actor": actor, "host": "h", "images": 5, "started": started, "updated": updated, "seconds": seconds}
 
-    found = cost([beat("b", 5, 20, 3), beat("a", 0, 10, 1), beat("c", 100, 110, 3)])
+    found = time_spent([beat("b", 5, 20, 3), beat("a", 0, 10, 1), beat("c", 100, 110, 3)])
     assert (found.seconds, found.actor_seconds) == (30, 35)
     assert [actor.name for actor in found.actors] == ["a", "b", "c"]
     assert found.shares == pytest.approx({"device": 0.7, "reader": 0.3, "writer": 0})
-    assert cost([]).shares == {} and cost([]).seconds == 0
+    assert time_spent([]).shares == {} and time_spent([]).seconds == 0
 
 
 @settings(deadline=None)
 @given(st.lists(st.none() | st.sampled_from(["a", "b", "c"])))
 def test_a_coded_column_is_the_column(texts):
-    names, codes = Coded.of(pa.chunked_array([texts], pa.string()))
+    names, codes = EncodedTexts.encode(pa.chunked_array([texts], pa.string()))
     assert [None if code < 0 else names[code] for code in codes] == texts
 
 
