@@ -1,4 +1,4 @@
-"""The next version of a data set: what the last one has, less what is gone, with what is new or changed edited."""
+"""Makes the next version of a data set: edits what is new or changed, keeps the rest, and drops what is gone."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from pipeline.storage.store import Store
 EXIT_OK = 0
 TICK_TEXT = "%Y%m%dT%H%M%SZ"
 NOT_OF_RECIPE = {"limit", "sample", "where", "image_column", "inversions", "stages", "shard_size", "preview"}
-"""What of a run's identity says which images it has or how it goes about them, and changes no image."""
+"""The settings of a run's identity that choose its images or say how they are processed, and change no image."""
 
 
 @dataclass(frozen=True)
 class TickResult:
-    """How a tick ended. `changes` counts images; `version` is the one that the tick made, `run` the run behind it, as
-    versions name it."""
+    """How a tick ended. `changes` counts images by what became of them. `version` is the number of the version that the
+    tick made, `run` the name of its run, as versions have it."""
 
     tick: str
     outcome: Outcome
@@ -42,7 +42,7 @@ class TickResult:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the tick has come to its end; else the next driver goes on with it."""
+        """Whether the tick has come to its end. If not, the next driver goes on with it."""
         return self.outcome != "drained"
 
     @property
@@ -52,7 +52,7 @@ class TickResult:
 
 
 def tick_text(tick: datetime) -> str:
-    """A tick as it stands in names: UTC, to the second."""
+    """A tick as names contain it: UTC, to the second."""
     return tick.astimezone(UTC).strftime(TICK_TEXT)
 
 
@@ -62,7 +62,7 @@ def parse_tick(text: str) -> datetime:
 
 
 class NextVersion:
-    """What a tick makes of its source, given the version that is there.
+    """Makes the version of a tick, from the source and the newest version.
 
     Raises:
         UserError: as `resolve` does.
@@ -72,8 +72,10 @@ class NextVersion:
         self.job, self.store, self.tick = job, store, tick
         self.base = latest(store)
         resolved = resolve(job.run)
-        self.recipe = json_digest({name: of for name, of in resolved.identity.items() if name not in NOT_OF_RECIPE})
-        # A tick that is repeated goes on with its run, unless the data set or the spec is another by then.
+        self.recipe = json_digest(
+            {name: value for name, value in resolved.identity.items() if name not in NOT_OF_RECIPE}
+        )
+        # A repeated tick goes on with its run, unless the data set or the spec has changed since.
         run = f"{job.name}-{tick}-{json_digest([self.base and self.base.number, resolved.identity])[:8]}"
         output = job.spec_of_run(parse_tick(tick), run).output
         self.resolved = replace(resolved, spec=resolved.spec.model_copy(update={"output": output}))
@@ -82,16 +84,16 @@ class NextVersion:
         self.changes = Changes.since(store, self.kept, self.recipe)
 
     def make(self, display: Display) -> TickResult:
-        """Edit what is to be done and publish the version; nothing is published if there is nothing to say, or if the
-        run did not come to its end.
+        """Edits what is new or changed and publishes the version. It publishes nothing if nothing has changed, or if
+        the run did not come to its end.
 
-        The images of quarantined shards are as if the listing had not had them, or not their change.
+        A new image of a quarantined shard is left out; a changed one keeps its old rows.
 
         Raises:
-            UserError: for anything the user can mend, a source that is empty all of a sudden among it.
+            UserError: for anything the user can mend; also if the source is suddenly empty.
         """
         if self.base is not None and self.base.tick == self.tick:
-            return _made(self.base)  # by a driver that died after it
+            return _result(self.base)  # made by a driver that died afterwards
         ended = self._edit(display)
         self._refuse_sudden_emptiness()
         code = exit_code(ended.outcome) if ended else EXIT_OK
@@ -107,14 +109,14 @@ class NextVersion:
         return self._publish(done, ended.plan.images if ended else 0)
 
     def _edit(self, display: Display) -> RunResult | None:
-        """Run what is to be done; None if that is nothing."""
+        """Edits the images that are new or changed; None if there are none."""
         spec = self.resolved.spec
         to_do = self.changes.to_do(list_images(spec.source, spec.selection()))
         first = next(to_do, None)
         if first is None:
             return None
         open_run(self.run, self.resolved, chain([first], to_do))
-        deque(to_do, maxlen=0)  # of a run that had its plan already, the listing is looked at all the same
+        deque(to_do, maxlen=0)  # a run that had its plan already did not read the listing to its end
         return run(spec, display)
 
     def _refuse_sudden_emptiness(self) -> None:
@@ -130,7 +132,7 @@ class NextVersion:
             yield {**row, "run": self.run_name, "recipe": self.recipe}
 
     def _publish(self, done: KeySet, planned: int) -> TickResult:
-        """The version with the rows of the images that are done, of those that were planned."""
+        """Publishes the version with the rows of the images that are `done`, out of those that were planned."""
         index = write_index(self.store, self.kept, self.changes.keeps(done), self._rows() if done else ())
         version = Version(
             number=self.base.number + 1 if self.base else 1,
@@ -150,16 +152,17 @@ class NextVersion:
                 f"another driver has made version {there.number} of {self.store.url} meanwhile, for tick {there.tick}: "
                 "what it has not edited comes with the next tick"
             )
-        return _made(there)
+        return _result(there)
 
 
-def _made(version: Version) -> TickResult:
+def _result(version: Version) -> TickResult:
+    """The result of the tick that made a version."""
     is_whole = not version.changes["quarantined"]
     return TickResult(
-        version.tick,
-        "succeeded" if is_whole else "quarantined",
-        EXIT_OK if is_whole else EXIT_QUARANTINE,
-        version.number,
-        version.run,
-        version.changes,
+        tick=version.tick,
+        outcome="succeeded" if is_whole else "quarantined",
+        exit_code=EXIT_OK if is_whole else EXIT_QUARANTINE,
+        version=version.number,
+        run=version.run,
+        changes=version.changes,
     )

@@ -1,4 +1,4 @@
-"""Telling somebody how a tick ended: by a webhook, by a command."""
+"""Tells a webhook or a command how a tick ended."""
 
 import json
 import logging
@@ -17,8 +17,8 @@ TIMEOUT_SECONDS = 20.0
 
 
 def notify(notifications: Notifications, facts: dict[str, Any]) -> list[str]:
-    """Tell what the facts say, to all who want to know of their outcome. Never raises: what failed is logged and given
-    back, a sentence each."""
+    """Sends the facts of a tick to the webhook and the command, if they want to know of its outcome. It never raises:
+    each failure is logged and given back as a sentence."""
     if facts["outcome"] not in notifications.when:
         return []
     data = json.dumps(facts).encode()
@@ -33,7 +33,7 @@ def notify(notifications: Notifications, facts: dict[str, Any]) -> list[str]:
 
 
 def _post(webhook: str, data: bytes) -> str | None:
-    """Why a webhook cannot be told; None if it was."""
+    """Sends data to a webhook. Gives the reason if that fails, else None."""
     url = os.environ.get(webhook.removeprefix("$"), "") if webhook.startswith("$") else webhook
     if not url.startswith(("http://", "https://")):
         return f"{webhook} holds no http(s) URL in this environment"
@@ -46,7 +46,7 @@ def _post(webhook: str, data: bytes) -> str | None:
 
 
 def _call(command: list[str], data: bytes) -> str | None:
-    """Why a command cannot be told; None if it was."""
+    """Sends data to a command. Gives the reason if that fails, else None."""
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

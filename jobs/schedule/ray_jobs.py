@@ -1,6 +1,6 @@
-"""A tick as a job of a Ray cluster that runs, through Ray's Jobs API.
+"""Submits a tick as a job of a running Ray cluster, through Ray's Jobs API.
 
-The id of the Ray job is the name of the data job and the tick, so that whoever submits a tick again finds it.
+The id of the Ray job consists of the name of the data job and the tick, so a tick that is submitted again is found.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SPEC_VARIABLE = "ASYRP_JOB_SPEC"
 
 @dataclass(frozen=True)
 class Submission:
-    """A Ray job that does a tick. `is_new` is False where it was there already."""
+    """A Ray job that does a tick. `is_new` is False if it was there already."""
 
     id: str
     status: str
@@ -55,8 +55,8 @@ class RayJobs:
             raise UserError(f"there is no Ray cluster that takes jobs at {where}: {error}") from error
 
     def submit(self, job: Job, tick: datetime) -> Submission:
-        """Submit a tick, unless a Ray job is at work on it or has done it. After one that failed or was stopped, the
-        next has the same id with a number.
+        """Submits a tick, unless a Ray job is at work on it or has done it. After a job that failed or was stopped, the
+        next job has the same id with a number.
 
         Raises:
             UserError: if the cluster refuses the job.
@@ -85,7 +85,8 @@ class RayJobs:
         return Submission(submission_id, JobStatus.PENDING, is_new=True)
 
     def _newest(self, name: str) -> tuple[str, JobDetails | None]:
-        """The newest Ray job of that name that need not be done again; else the id of the next one."""
+        """The id and details of the Ray job `name` that is at work or done; if there is none, the id of the next
+        one."""
         there = {details.submission_id: details for details in self.client.list_jobs()}
         for number in count(1):
             submission_id = name if number == 1 else f"{name}-{number}"
@@ -97,7 +98,7 @@ class RayJobs:
         raise AssertionError
 
     def follow(self, submission_id: str, show: Callable[[str], None]) -> int:
-        """Show what a Ray job writes until it ends; its exit code.
+        """Shows the log of a Ray job until it ends. Gives its exit code.
 
         Raises:
             UserError: if its driver did not start.

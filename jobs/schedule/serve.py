@@ -1,7 +1,7 @@
-"""An embedded scheduler: starts a process for every tick of some jobs, on this machine.
+"""The embedded scheduler. It starts a process on this machine for every tick of some jobs.
 
-It keeps nothing: what went by while it was not there, it reads from the history of each job. A job has one process at a
-time here; that no other machine is at work on it is the lease's business.
+It keeps no state: it finds the ticks that it missed in the history of each job. A job has at most one process here at a
+time. The lease of the job keeps other machines apart.
 """
 
 import logging
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
-"""So that a clock that was set, or a machine that slept, is noticed."""
+"""It bounds the delay until the scheduler notices that the clock was set or the machine slept."""
 
 
 class Driver(Protocol):
-    """A started tick: what is used of a process."""
+    """The methods of a process that the scheduler uses."""
 
     def poll(self) -> int | None: ...
     def terminate(self) -> None: ...
@@ -40,11 +40,11 @@ class Driver(Protocol):
 
 
 Start = Callable[[datetime], Driver]
-"""Starts a driver for a tick."""
+"""Starts the driver of a tick."""
 
 
 class ScheduledJob:
-    """One job with its ticks.
+    """A job and the process that does its ticks.
 
     Raises:
         UserError: if it has no schedule, or its history cannot be read.
@@ -63,7 +63,7 @@ class ScheduledJob:
         self.driver: Driver | None = None
 
     def step(self, now: datetime) -> float:
-        """Start what is due; the seconds until there may be something to do again."""
+        """Starts a tick that is due. Gives the seconds until the next look."""
         if self.missed and not self._is_busy():
             self._start(self.missed.popleft())
         for tick in self.schedule.between(self.handled, now):
@@ -78,7 +78,7 @@ class ScheduledJob:
         return min(ahead, POLL_SECONDS if self._is_busy() else LONGEST_WAIT_SECONDS)
 
     def stop(self) -> None:
-        """Have a driver finish what it has in flight."""
+        """Asks the driver to finish what it has in flight."""
         if self.driver is not None:
             self.driver.terminate()
 
@@ -109,8 +109,8 @@ class ScheduledJob:
 
 
 def missed_ticks(store: Store, schedule: Schedule, now: datetime) -> list[datetime]:
-    """What is to be caught up with: ticks that went by since the last one in the history, and that one if it is
-    unfinished. None where there is no history yet."""
+    """The ticks to catch up with: those since the last one in the history, and that one too if it is unfinished. Empty
+    if there is no history yet."""
     lease = last_lease(store)
     if lease is None or schedule.catch_up == "none":
         return []
@@ -123,7 +123,8 @@ def missed_ticks(store: Store, schedule: Schedule, now: datetime) -> list[dateti
 
 
 def serve(paths: Sequence[Path], jobs: Sequence[Job]) -> None:
-    """Start every tick of the jobs in these files, until SIGTERM or Ctrl-C; then wait for those at work to drain.
+    """Starts every tick of the jobs in these files until SIGTERM or Ctrl-C. Then it waits until the drivers have
+    drained.
 
     Raises:
         UserError: if two jobs have one root, or as `ScheduledJob` does.

@@ -1,7 +1,7 @@
-"""One tick of a job: who may do it, what becomes of signals, what is recorded and who is told.
+"""Does one tick of a job: takes the lease, handles signals, records how the tick ended and sends the notification.
 
-Everything that counts is created if absent, in this order: the run's plan and commits, the version, the record of the
-tick; then the lease ends. A driver that dies between any two of them leaves a tick that the next driver goes on with,
+Every record that counts is created if absent, in this order: the plan and the commits of the run, the version, the
+record of the tick. Then the lease ends. If a driver dies between two of them, the next driver goes on with the tick
 from what is there.
 """
 
@@ -35,7 +35,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 def open_job(job: Job) -> Store:
-    """The root of a job, marked as its own.
+    """Opens the root of a job, and marks it with the name of the job.
 
     Raises:
         UserError: if another job has this root, or it cannot be written to.
@@ -56,26 +56,26 @@ def is_job(store: Store) -> bool:
 
 
 def read_job(store: Store) -> dict[str, str]:
-    """What the root of a job says of it.
+    """The record at the root of a job, with its name.
 
     Raises:
-        UserError: if there is no job at this root, or a later version wrote it, or it cannot be reached.
+        UserError: if there is no job at this root, a later version wrote it, or it cannot be reached.
     """
     absent = f"there is no job at {store.url}: it has no {JOB}, which its first tick writes"
     return read_record(store, JOB, [FORMAT], absent)
 
 
 def run_tick(job: Job, tick: datetime, display: Display = no_display) -> TickResult:
-    """Do a tick, after the one that the driver before has left unfinished. A tick that is done is not done again.
+    """Does a tick, after the tick that the last driver left unfinished. A tick that is done is not done again.
 
-    To be called in the main thread: SIGTERM and Ctrl-C finish the shards in flight, as in any run.
+    Call it in the main thread: on SIGTERM or Ctrl-C the shards in flight are finished, as in any run.
 
     Raises:
-        UserError: for anything the user can mend. The history says so too.
+        UserError: for anything the user can mend. The history holds it too.
     """
     store, wanted = open_job(job), tick_text(tick)
     while True:
-        if done := _done(store, wanted):
+        if done := _result_of(store, wanted):
             return replace(done, message="it was done already")
         try:
             lease = leases.begin(store, wanted, wait=job.overlap == "queue")
@@ -83,28 +83,28 @@ def run_tick(job: Job, tick: datetime, display: Display = no_display) -> TickRes
             if other.lease.tick == wanted:
                 return TickResult(wanted, "skipped", message=str(other))
             return skip_tick(job, store, wanted, str(other))
-        result = _hold(job, store, lease, display)
+        result = _do_tick(job, store, lease, display)
         if lease.tick == wanted or not result.is_finished:
             return result
 
 
 def skip_tick(job: Job, store: Store, tick: str, reason: str) -> TickResult:
-    """Leave a tick out, on the record: its images come with the next one."""
+    """Records that a tick is left out, and sends the notification. The next tick edits its images."""
     leases.skip(store, tick, reason)
     result = TickResult(tick, "skipped", message=reason)
-    _tell(job, result)
+    _notify(job, result)
     return result
 
 
-def _hold(job: Job, store: Store, lease: Lease, display: Display) -> TickResult:
-    """Work at the tick of a lease, and record how that ended."""
+def _do_tick(job: Job, store: Store, lease: Lease, display: Display) -> TickResult:
+    """Does the tick of a lease, and records how it ended."""
 
     def stop() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def end(result: TickResult) -> None:
         heartbeat.end(result.is_finished, result.outcome, asdict(result))
-        _tell(job, result)
+        _notify(job, result)
 
     def shown(reader: StateReader) -> AbstractContextManager[None]:
         heartbeat.facts = {"run": run_name(store, reader.store.url)}
@@ -113,10 +113,10 @@ def _hold(job: Job, store: Store, lease: Lease, display: Display) -> TickResult:
     with _on_signals(signal.SIG_IGN), Heartbeat(store, lease, stop) as heartbeat:
         try:
             with _on_signals(_stop):
-                result = _done(store, lease.tick) or NextVersion(job, store, lease.tick).make(shown)
+                result = _result_of(store, lease.tick) or NextVersion(job, store, lease.tick).make(shown)
             if result.is_done:
-                store.create(_record(lease.tick), json.dumps(asdict(result), indent=1).encode())
-        except (Stopped, KeyboardInterrupt, SystemExit):  # the last is what Ray makes of a signal
+                store.create(_record_name(lease.tick), json.dumps(asdict(result), indent=1).encode())
+        except (Stopped, KeyboardInterrupt, SystemExit):  # Ray turns a signal into SystemExit
             result = TickResult(lease.tick, "drained", EXIT_DRAINED)
         except Exception as error:
             code = EXIT_USAGE if isinstance(error, UserError) else EXIT_ERROR
@@ -127,7 +127,8 @@ def _hold(job: Job, store: Store, lease: Lease, display: Display) -> TickResult:
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C while nothing is computed; while a run computes, the engine takes signals and drains."""
+    """SIGTERM or Ctrl-C came while nothing was computed. While a run computes, the engine handles signals and
+    drains."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -144,15 +145,15 @@ def _on_signals(handler: Handler) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _tell(job: Job, result: TickResult) -> None:
+def _notify(job: Job, result: TickResult) -> None:
     if job.notify is not None:
         notify(job.notify, {"job": job.name, "root": job.root, **asdict(result)})
 
 
-def _done(store: Store, tick: str) -> TickResult | None:
-    """How a tick ended that is done."""
-    return TickResult(**store.read_json(_record(tick))) if store.exists(_record(tick)) else None
+def _result_of(store: Store, tick: str) -> TickResult | None:
+    """How a tick ended; None if it is not done."""
+    return TickResult(**store.read_json(_record_name(tick))) if store.exists(_record_name(tick)) else None
 
 
-def _record(tick: str) -> str:
+def _record_name(tick: str) -> str:
     return f"{TICKS}/{tick}.json"
