@@ -1,4 +1,4 @@
-"""From the augmentation of a spec to what the images of its source draw: labels found, counted and balanced."""
+"""Finds, counts and balances the labels of a source, and draws the edits of its images, as an augmentation asks."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,43 +18,43 @@ from pipeline.sources.listing import list_images
 log = logging.getLogger(__name__)
 
 AS_LARGE = 0.99
-"""The share of the largest group from which on another counts as equally large."""
+"""A group counts as equal to the largest one if it has at least this share of its size."""
 
 
 class LabelSource(Protocol):
-    """Where labels come from: `origin` in words, the `names` of all labels, and those `of` an image."""
+    """A source of labels. `origin` names it in messages, `names` are those of all labels."""
 
     origin: str
     names: tuple[str, ...]
 
-    def of(self, image: SourceImage) -> Labels:
+    def labels_of(self, image: SourceImage) -> Labels:
         """The labels of an image. Raises UserError if it lacks one."""
 
 
 class TableLabels:
-    """The numeric columns of a table with a column of keys."""
+    """Labels from the numeric columns of a table that has a column of keys."""
 
     def __init__(self, url: str) -> None:
         table = read_labels(url)
         self.origin, self.names, self.rows = url, table.columns, table.rows
-        self.places = {key: place for place, key in enumerate(table.keys)}
+        self.indices = {key: index for index, key in enumerate(table.keys)}
 
-    def of(self, image: SourceImage) -> Labels:
-        place = self.places.get(image.key)
-        if place is None:
+    def labels_of(self, image: SourceImage) -> Labels:
+        index = self.indices.get(image.key)
+        if index is None:
             raise UserError(
                 f"{self.origin} has no row for '{image.key}': an augmentation needs the labels of every image"
             )
-        return dict(zip(self.names, self.rows[place].tolist(), strict=True))
+        return dict(zip(self.names, self.rows[index].tolist(), strict=True))
 
 
 class ColumnLabels:
-    """Columns of the source itself."""
+    """Labels from columns of the source itself."""
 
     def __init__(self, source: str, names: Iterable[str]) -> None:
         self.origin, self.names = f"the source {source}", tuple(names)
 
-    def of(self, image: SourceImage) -> Labels:
+    def labels_of(self, image: SourceImage) -> Labels:
         return {name: self._number(image, name) for name in self.names}
 
     def _number(self, image: SourceImage, name: str) -> float:
@@ -67,10 +67,10 @@ class ColumnLabels:
 
 
 class Augmenter:
-    """What the images of a source draw, as an augmentation asks.
+    """Draws the edits of the images of a source, as an augmentation asks.
 
     Raises:
-        UserError: if the spec names a label that there is not.
+        UserError: if the spec names a label that does not exist.
     """
 
     def __init__(self, spec: RunSpec, asked: AugmentationSpec) -> None:
@@ -88,23 +88,23 @@ class Augmenter:
         }
 
     def new_drawing(self) -> Drawing:
-        """With the counts of the source as it is now."""
+        """A drawing with the label counts of the source as it is now."""
         names, sets = self.labels.names, tuple(option.sets for option in self.augmentation.options)
         if not self.augmentation.balance:
             return Drawing(self.augmentation, Census(names, sets))
-        everyone = (self.labels.of(image) for image in list_images(self.spec.source, self.spec.selection()))
+        everyone = (self.labels.labels_of(image) for image in list_images(self.spec.source, self.spec.selection()))
         cells = balanced(self.augmentation, self.augmentation.cells(everyone))
-        _say_what_stays_smaller(group_sizes(self.augmentation, cells))
+        _warn_of_smaller_groups(group_sizes(self.augmentation, cells))
         return Drawing(self.augmentation, Census(names, sets, tuple(cells)))
 
     def recorded_drawing(self, census: Mapping[str, Any]) -> Drawing:
-        """With the counts that run.json says."""
+        """A drawing with the label counts that run.json records."""
         return Drawing(self.augmentation, Census.from_json(census))
 
     def augmented(self, images: Iterable[SourceImage], drawing: Drawing) -> Iterator[SourceImage]:
-        """The images with their labels and draws."""
+        """The images with their labels and the edits that they draw."""
         for image in images:
-            labels = self.labels.of(image)
+            labels = self.labels.labels_of(image)
             if other := [name for name in self.implied if labels[name] not in (0, 1)]:
                 raise UserError(
                     f"{self.labels.origin}: the label '{other[0]}' of '{image.key}' is {labels[other[0]]:g}, neither 0 "
@@ -123,12 +123,12 @@ def _option(asked: OptionSpec, names: tuple[str, ...]) -> Option:
 
 
 def _implied(asked: OptionSpec, names: tuple[str, ...]) -> dict[str, float]:
-    """The labels that directions are named like: there after a positive edit, gone after a negative one."""
+    """The labels that have the name of a direction. A positive edit sets such a label to 1, a negative one to 0."""
     edit: Edit = asked.parsed()
     return {name: float(edit.strength * weight > 0) for name, weight in edit.weights if name in names}
 
 
-def _say_what_stays_smaller(sizes: Mapping[str, tuple[int, float]]) -> None:
+def _warn_of_smaller_groups(sizes: Mapping[str, tuple[int, float]]) -> None:
     largest = max(size for size, _ in sizes.values())
     for group, (size, after) in sizes.items():
         if after < AS_LARGE * largest:

@@ -1,4 +1,4 @@
-"""What a run would cost, before it touches anything (`asyrp plan`)."""
+"""Estimates what a run would cost, before it writes anything (`asyrp plan`)."""
 
 import itertools
 import time
@@ -21,10 +21,10 @@ from pipeline.stages.models import fetch_model
 MEGABYTE = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Encoder and decoder passes per image say what the maths costs; seconds are measured on `device`. Where strengths
-    are searched for, or edits drawn, passes and seconds are the most that an image can cost."""
+    """The size and cost of a run. Encoder and decoder passes per image are counted, seconds are measured on `device`.
+    If strengths are searched for or edits are drawn, passes and seconds are the most that an image can take."""
 
     images: int
     shards: int
@@ -40,7 +40,7 @@ class Estimate:
 
     @property
     def cost(self) -> Cost:
-        """If every device is as fast as the one here."""
+        """The cost if every device is as fast as the one here."""
         return Cost(self.images * self.seconds_per_image / 3600, self.price_per_hour)
 
     def as_json(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def estimate(resolved: ResolvedRun) -> Estimate:
-    """Count the images and passes, and time the net on this machine. Writes nothing."""
+    """Counts the images and passes, and times the net on this machine. Writes nothing."""
     spec = resolved.spec
     images = sum(1 for _ in list_images(spec.source, spec.selection()))
     grid = timesteps(spec.n_gen)
@@ -80,8 +80,8 @@ def estimate(resolved: ResolvedRun) -> Estimate:
 
 
 def _inspected(resolved: ResolvedRun) -> tuple[int, int]:
-    """How often an image is edited at most, where a strength is searched for, and denoised without an edit. Of the
-    images that are inverted a second time there is no telling."""
+    """How often an image is edited at most (more than once if a strength is searched for), and how often it is denoised
+    without an edit. How many images are inverted a second time cannot be known, so those passes are left out."""
     inspection = resolved.settings.inspection
     if inspection is None:
         return 1, 0
@@ -112,12 +112,12 @@ def _now(device: torch.device) -> float:
 
 
 def _bytes_per_output(resolved: ResolvedRun) -> float:
-    """The size of one edited image, guessed from a few of the source images written with the same codec."""
+    """The size of one edited image, in bytes: the mean over a few source images encoded with the same codec."""
     image_format, sizes = resolved.image_format, []
     for image in itertools.islice(list_images(resolved.spec.source, resolved.spec.selection()), 8):
         try:
             decoded = decode(fetch(image), image_format.size, image_format.fit)
         except (OSError, ImageRefused):
-            continue  # the run will say so in the image's row
+            continue  # the run will record it in the image's row
         sizes.append(len(encode(decoded.pixels, image_format.codec, image_format.quality)))
     return sum(sizes) / len(sizes) if sizes else 0.0

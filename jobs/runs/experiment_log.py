@@ -1,7 +1,7 @@
-"""Experiment loggers: what a run is, how far it is and what came of it, for W&B or MLflow.
+"""Logs the settings, the progress and the results of a run to W&B or MLflow.
 
-A logger is a side channel. It works in a thread of its own, and one that fails says so once and is left alone: the run
-goes on.
+A logger never disturbs a run. It works in a thread of its own. If it fails, one warning says so, it is not called
+again, and the run goes on.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 30.0
 FAREWELL_SECONDS = 60.0
-"""How long a run that is through waits for its logger."""
+"""How long a run that has ended waits for its logger."""
 
 THROUGH = "images/through"
 EXPERIMENT = "asyrp"
@@ -35,24 +35,24 @@ NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
 
 Numbers = Mapping[str, float]
 Ask = Callable[[], Numbers]
-"""Reads the numbers from storage: a log that wants none does not ask."""
+"""Reads the numbers from storage. A log that needs none does not call it."""
 
 
 class ExperimentLog:
-    """What is logged of one session of a run. This one logs nothing."""
+    """A log of one session of a run. This one logs nothing."""
 
     def began(self, name: str, settings: Mapping[str, Any]) -> None:
-        """The run's name and settings."""
+        """Logs the run's name and settings."""
 
     def progress(self, ask: Ask) -> None:
-        """How far it is; THROUGH counts the images."""
+        """Logs the progress; THROUGH counts the images."""
 
     def ended(self, ask: Ask, sheet: Path | None) -> None:
-        """What came of it, with the contact sheet; the last call."""
+        """Logs the results and the contact sheet. It is the last call."""
 
 
 class WandbLog(ExperimentLog):
-    """A run of Weights & Biases; WANDB_MODE and the like hold."""
+    """Logs to a run of Weights & Biases. Its environment variables, such as WANDB_MODE, apply."""
 
     def __init__(self, project: str) -> None:
         self.project = project
@@ -61,7 +61,9 @@ class WandbLog(ExperimentLog):
     def began(self, name: str, settings: Mapping[str, Any]) -> None:
         import wandb
 
-        quiet = wandb.Settings(silent=True, console="off")  # what the terminal shows stays there
+        quiet = wandb.Settings(
+            silent=True, console="off"
+        )  # keeps its output off the terminal, and the terminal's out of the log
         self.run = wandb.init(project=self.project, name=name, config=dict(settings), settings=quiet)
 
     def progress(self, ask: Ask) -> None:
@@ -78,7 +80,7 @@ class WandbLog(ExperimentLog):
 
 
 class MlflowLog(ExperimentLog):
-    """A run of MLflow in the experiment EXPERIMENT."""
+    """Logs to a run of MLflow in the experiment EXPERIMENT."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -112,7 +114,7 @@ LOGS: dict[str, Callable[[str], ExperimentLog]] = {"wandb": WandbLog, "mlflow": 
 
 
 def open_log(name: str | None) -> ExperimentLog:
-    """The logger `wandb:PROJECT` or `mlflow:URI`; without a name the one that logs nothing.
+    """The log for `wandb:PROJECT` or `mlflow:URI`. Without a name it is one that logs nothing.
 
     Raises:
         UserError: if its package is not installed.
@@ -126,19 +128,19 @@ def open_log(name: str | None) -> ExperimentLog:
 
 
 class LoggedSession:
-    """Tells a log of one session, from a thread of its own, until the log fails."""
+    """Feeds a log with one session, from a thread of its own, until the log fails."""
 
     def __init__(self, experiment: ExperimentLog, display: Display) -> None:
         self.experiment, self.wrapped = experiment, display
-        self.store: Store | None = None  # as soon as there is something to tell
+        self.store: Store | None = None  # None until there is something to log
         self.failed = False
 
     @contextmanager
     def display(self, reader: StateReader) -> Iterator[None]:
-        """Show the run as it is shown without a log, and log its progress, until the block ends."""
+        """Shows the run as without a log, and logs its progress until the block ends."""
         self.store, stop = reader.store, threading.Event()
         own = StateReader(reader.store, reader.stages)
-        thread = threading.Thread(target=self._tell(lambda: self._follow(own, stop)), name="log", daemon=True)
+        thread = threading.Thread(target=self._guarded(lambda: self._follow(own, stop)), name="log", daemon=True)
         thread.start()
         try:
             with self.wrapped(reader):
@@ -148,14 +150,15 @@ class LoggedSession:
             self._wait_for(thread)
 
     def ended(self, ask: Ask, sheet: str | None) -> None:
-        """Tell what came of it, unless there was nothing to do; `sheet` is below the run's root."""
+        """Logs the results, unless there was nothing to do. `sheet` is the path of the contact sheet below the run's
+        root."""
         if self.store is None:
             return
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder) / "contact_sheet.png"
             if sheet:
                 picture.write_bytes(self.store.read(sheet))
-            ended = self._tell(lambda: self.experiment.ended(ask, picture if sheet else None))
+            ended = self._guarded(lambda: self.experiment.ended(ask, picture if sheet else None))
             thread = threading.Thread(target=ended, name="log", daemon=True)
             thread.start()
             self._wait_for(thread)
@@ -168,10 +171,10 @@ class LoggedSession:
             ended = stop.wait(PROGRESS_SECONDS)
             self.experiment.progress(lambda: progress_numbers(reader.read()))
 
-    def _tell(self, call: Callable[[], None]) -> Callable[[], None]:
-        """A call that never raises: whatever a logger does, the run is not to end of it."""
+    def _guarded(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Wraps a call of the log so that it never raises. After a failure the log is not called again."""
 
-        def told() -> None:
+        def guarded() -> None:
             if self.failed:
                 return
             try:
@@ -181,7 +184,7 @@ class LoggedSession:
                 reason = redacted(str(error)).splitlines() or [""]
                 log.warning("the run is not logged any more: %s: %s", type(error).__name__, reason[0])
 
-        return told
+        return guarded
 
     def _wait_for(self, thread: threading.Thread) -> None:
         thread.join(FAREWELL_SECONDS)
@@ -191,25 +194,29 @@ class LoggedSession:
 
 
 def progress_numbers(state: RunState) -> dict[str, float]:
-    """How far a run is, by name."""
+    """The progress of a run as numbers by name."""
     stages = {f"images/{name}": float(stage.images_done) for name, stage in state.stages.items()}
     rows = {f"rows/{status}": float(count) for status, count in all_rows(state).items()}
     return {THROUGH: float(state.images_through), **stages, **rows}
 
 
 def final_numbers(store: Store, state: RunState) -> dict[str, float]:
-    """The counts of a run, and the means of what was measured of it by edit and metric."""
+    """The counts of a run, and the means of its metrics by edit and metric."""
     from pipeline.results.rows import ResultReader
     from pipeline.results.summaries import summaries
 
     final = [stage for stage in recorded_stages(read_run(store)) if stage.name == FINAL]
     by_edit = summaries(ResultReader(store, final).read())
-    means = {f"mean/{edit}/{name}": of.mean for edit, found in by_edit.items() for name, of in found.items()}
+    means = {
+        f"mean/{edit}/{name}": summary.mean
+        for edit, by_metric in by_edit.items()
+        for name, summary in by_metric.items()
+    }
     return progress_numbers(state) | means
 
 
 def _settings(store: Store, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is: its identity, and where it is."""
+    """The settings of a run that are logged: its identity and its root."""
     return {"root": redacted(store.url), "identity_hash": record["identity_hash"], **record["identity"]}
 
 
@@ -223,5 +230,5 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _name(name: str) -> str:
-    """A name with the characters that MLflow takes."""
+    """A name in which signs that MLflow refuses are replaced."""
     return NOT_IN_NAMES.sub("_", name)

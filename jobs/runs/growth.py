@@ -1,4 +1,4 @@
-"""`asyrp retry` and `asyrp extend`: more shards for a run that was planned before."""
+"""Adds shards to an existing run: images to try again (`asyrp retry`) and new images (`asyrp extend`)."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -23,7 +23,8 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Extension:
-    """What of a source is new since the run was planned, and what is not as it was; some of their keys."""
+    """The result of an extension: the addition, None if nothing is new; the numbers of images that have changed or are
+    gone since the run was planned; some of their keys."""
 
     addition: Addition | None
     changed: int
@@ -32,7 +33,7 @@ class Extension:
 
 
 def spec_of(root: str, engine: EngineSpec) -> RunSpec:
-    """The spec that the run at a root was made with, to be run with other speed knobs.
+    """The spec of the run at a root, with other speed knobs.
 
     Raises:
         UserError: if there is no run of edits at the root.
@@ -44,13 +45,12 @@ def spec_of(root: str, engine: EngineSpec) -> RunSpec:
 
 
 def retry(root: str, statuses: frozenset[str]) -> Addition | None:
-    """Plan the images again whose final rows have one of `statuses`; None if there are none.
+    """Plans again the images whose final rows have one of `statuses`; None if there are none.
 
-    An image is taken as it is now, if it has changed since. Images that are waiting to be tried again already are left
-    out.
+    An image that has changed since is taken as it is now. Images that already wait to be tried again are left out.
 
     Raises:
-        UserError: for a status that there is not, or one that needs no retry.
+        UserError: if a status does not exist, or needs no retry.
     """
     if unknown := statuses - (STATUSES - {OK}):
         raise UserError(f"--status {min(unknown)}: give {', '.join(sorted(STATUSES - {OK}))}")
@@ -76,14 +76,15 @@ def _as_it_is_now(image: SourceImage) -> SourceImage:
         fs, path = open_filesystem(image.uri)
         entry = fs.info(path)
     except (OSError, UserError):
-        return image  # it will have its row
+        return image  # the run will record it in the image's row
     return replace(image, size=entry.get("size"), etag=version_of(entry))
 
 
 def extend(root: str, resolved: ResolvedRun) -> Extension:
-    """List the source again and plan what is new in it; say what has changed or is gone, which stays as it is.
+    """Lists the source again and plans the images that are new in it. Images that have changed or are gone are only
+    counted; their outputs stay.
 
-    Memory is some bytes an image.
+    It needs some bytes of memory per image.
 
     Raises:
         UserError: if a new image would get the output name of another.

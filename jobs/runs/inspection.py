@@ -1,4 +1,4 @@
-"""From the inspection of a spec to what the actors are told of it: texts, labels and nets found and checked."""
+"""Resolves the inspection of a spec: finds and checks the texts, labels and nets that the actors need."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,16 +14,17 @@ from jobs.spec.run import RunSpec
 from pipeline.stages.models import net_digest
 from pipeline.stages.settings import Inspection, SecondInversion
 
-Infos = Mapping[str, DirectionInfo]
+DirectionInfos = Mapping[str, DirectionInfo]
+"""What is known of directions, by name."""
 
 
 def resolve_inspection(
-    spec: RunSpec, folder: ModelFolder, infos: Infos, edits: Sequence[Edit], staged: bool
+    spec: RunSpec, folder: ModelFolder, infos: DirectionInfos, edits: Sequence[Edit], staged: bool
 ) -> Inspection | None:
-    """What is to be measured; None where nothing is.
+    """What a run measures; None if it measures nothing.
 
     Raises:
-        UserError: if a metric lacks its texts or its net, or a staged run is asked for what needs the fused one.
+        UserError: if a metric lacks its texts or its net, or a staged run is asked for what only a fused run can do.
     """
     per_image = spec.t_edit.per_image is not None
     asked = spec.inspection or (InspectionSpec() if per_image or spec.augmentation else None)  # type: ignore[call-arg]
@@ -72,7 +73,8 @@ def _changed(edit: Edit, spec: RunSpec) -> set[str]:
 
 
 def judged_by(inspection: Inspection) -> dict[str, Any]:
-    """What judgements depend on beside what the spec says: nets by the digests of their files, and the texts found.
+    """What the metrics depend on beside the spec: the nets, by the digests of their files, and the texts that were
+    found.
 
     Raises:
         UserError: if a net is not there.
@@ -97,17 +99,18 @@ def _judges(asked: InspectionSpec, folder: ModelFolder) -> Judges:
             )
     classifier = asked.classifier
     return Judges(
-        clip,
-        asked.identity,
-        segmenter,
-        classifier.file if classifier else None,
-        tuple(classifier.labels) if classifier else (),
-        classifier.threshold if classifier else Judges.threshold,
+        clip=clip,
+        identity=asked.identity,
+        segmenter=segmenter,
+        classifier=classifier.file if classifier else None,
+        labels=tuple(classifier.labels) if classifier else (),
+        threshold=classifier.threshold if classifier else Judges.threshold,
     )
 
 
-def _texts(edit: Edit, asked: InspectionSpec, folder: ModelFolder, infos: Infos) -> tuple[str, str]:
-    """Source and target text of an edit: the spec's own, those its direction was found by, or known ones."""
+def _texts(edit: Edit, asked: InspectionSpec, folder: ModelFolder, infos: DirectionInfos) -> tuple[str, str]:
+    """The source and target text of an edit: from the spec, else from the file of its direction, else from the model or
+    the presets."""
     pair = asked.texts.get(edit.name)
     if pair is None and len(edit.weights) == 1:
         [(name, _)] = edit.weights

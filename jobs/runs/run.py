@@ -1,4 +1,4 @@
-"""From a spec to a finished run: resolve, plan or resume, compute, report. Safe to repeat."""
+"""Takes a spec to a finished run: it resolves, plans or resumes, computes and reports. It is safe to repeat."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,8 @@ EXIT_USAGE, EXIT_QUARANTINE, EXIT_BREAKER, EXIT_DRAINED = 2, 3, 4, 130
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a call of `run` ended. `outcome` is None where there was nothing left to do."""
+    """How a call of `run` ended. `outcome` is None if nothing was left to do. `sheet` is the path of the contact sheet
+    below the run's root, None without images."""
 
     plan: PlanSummary
     outcome: "Outcome | None"
@@ -38,7 +39,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours of devices, be they busy or waiting, and what one of them costs, in whatever currency."""
+    """The hours of devices, busy or waiting, and the price of one hour, in any currency; None if it is not known."""
 
     device_hours: float
     price_per_hour: float | None
@@ -58,6 +59,7 @@ class Cost:
 
 
 Display = Callable[[StateReader], AbstractContextManager[None]]
+"""Shows the progress of a run while the block runs."""
 
 
 def no_display(reader: StateReader) -> AbstractContextManager[None]:  # noqa: ARG001
@@ -65,7 +67,7 @@ def no_display(reader: StateReader) -> AbstractContextManager[None]:  # noqa: AR
 
 
 def run(spec: RunSpec, display: Display = no_display) -> RunResult:
-    """Do whatever of a run is not done yet. On a finished run: nothing, and no GPU or cluster is asked for.
+    """Does the part of a run that is not done yet. For a finished run it does nothing, and asks for no GPU or cluster.
 
     Raises:
         UserError: for anything the user can mend, before any image is touched.
@@ -98,15 +100,15 @@ def run(spec: RunSpec, display: Display = no_display) -> RunResult:
 
 
 def summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) -> dict[str, Any]:
-    """How a session ended and how far the run is, for machines; seconds, hours and price are of this session, over all
-    actors. Without an outcome there was nothing to do."""
+    """How a session ended and how far the run is, as JSON. Seconds, hours and price are those of this session, over all
+    actors. Without an outcome there was nothing to do, and no session."""
     stages = {name: {"images": stage.images_done, "rows": dict(stage.rows)} for name, stage in state.stages.items()}
     session = outcome.as_json() | cost(outcome, knobs).as_json() if outcome else None
     return {"complete": state.complete, "stages": stages, "session": session}
 
 
 def cost(outcome: "Outcome", knobs: EngineSpec) -> Cost:
-    """What a session took."""
+    """The cost of a session."""
     return Cost(device_seconds(outcome.seconds) / 3600, knobs.price_per_hour)
 
 
@@ -121,7 +123,7 @@ def compute(
     shards: Sequence[int],
     display: AbstractContextManager[None],
 ) -> "Outcome":
-    """Work through what is left of the stages, on the cluster or on this machine.
+    """Works through what is left of the stages, on the cluster or on this machine.
 
     `load` gives the stages' functions. It is called on every actor with `settings`, a picklable dataclass whose
     `device` is set here.

@@ -1,4 +1,4 @@
-"""A session of a run with its tables: what the commands that edit have in common."""
+"""Runs a session of a run and prints its tables, for all commands that edit."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -20,12 +20,12 @@ if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
     from pipeline.engine.driver import Outcome
 
 GOOD_PSNR = 30.0
-"""dB from which on hardly anybody sees a difference."""
+"""dB. From this value on hardly anybody sees a difference."""
 
 
 def run_and_report(spec: RunSpec, as_json: bool, found: Mapping[str, Any] | None = None) -> int:
-    """Run, print the tables to stderr, and give the exit code; the contact sheet's path goes to stdout. As JSON, after
-    what the command has `found` before: the summary of the run."""
+    """Does a run, prints its tables to stderr and the path of the contact sheet to stdout, and gives the exit code.
+    With `as_json`, stdout gets JSON instead: what the command has `found` before, then the summary of the run."""
     session = LoggedSession(open_log(spec.engine.log), live)
     result = run(spec, session.display)
     store = Store(spec.output)
@@ -47,7 +47,8 @@ def run_and_report(spec: RunSpec, as_json: bool, found: Mapping[str, Any] | None
 
 
 def inversion_loss(store: Store) -> dict[str, float] | None:
-    """PSNR, dB, of the sample that was denoised without an edit, and of how many images; None without a sample."""
+    """The PSNR, in dB, of the sample that was denoised without an edit, and its number of images; None without a
+    sample."""
     if 0 not in committed(store, SAMPLE_STAGE):
         return None
     found = [row[RECONSTRUCTION_PSNR] for row in committed_rows(store, SAMPLE_STAGE, [0])]
@@ -56,6 +57,7 @@ def inversion_loss(store: Store) -> dict[str, float] | None:
 
 
 def lost_sentence(lost: Mapping[str, float]) -> str:
+    """A sentence on what `inversion_loss` has found."""
     said = f"inversion keeps {lost['median_psnr']:.1f} dB (PSNR, the median of {lost['images']} images without an edit"
     said += f"; the worst {lost['worst_psnr']:.1f})"
     return said if lost["median_psnr"] >= GOOD_PSNR else f"{said}: --refine 2 keeps more"
@@ -71,7 +73,7 @@ def read_state(store: Store) -> RunState:
 
 
 def show_summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) -> None:
-    """The tables at the end of a run: what became of the rows, and where the time went."""
+    """Prints the tables at the end of a run: the rows by status, and the use of the devices' time."""
     console.print(state_table(state))
     if outcome is None:
         console.print("nothing to do: every shard was committed already")
