@@ -1,4 +1,4 @@
-"""A data job: a run that is done again and again, on a schedule, and the data set that it keeps. Its spec, checked."""
+"""The spec of a data job, checked. A data job repeats a run on a schedule and keeps a data set of its images."""
 
 import re
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from jobs.spec.yaml_lines import Document, read_document
 
 OUTPUT_FIELDS = ("date", "tick", "run")
 SAID_BY_JOB = "job://output"
-"""Stands for the output of a run in the spec of a job, which says it for each tick."""
+"""Stands for the output of the run in the spec of a job, because the job gives each tick's run an output."""
 
 Outcome = Literal["succeeded", "unchanged", "quarantined", "failed", "drained", "skipped"]
-"""How a tick ended. `unchanged`: there was nothing to do; `skipped`: another was at work."""
+"""How a tick ended. `unchanged`: there was nothing to do; `skipped`: another driver was at work."""
 
 
 def _name(name: str) -> str:
@@ -40,7 +40,7 @@ def _webhook(url: str) -> str:
 
 
 class Notifications(BaseModel):
-    """Who is told how a tick ended. What goes wrong with telling is reported, and never fails the tick."""
+    """Who is told how a tick ended. A notification that fails is reported, and never fails the tick."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -112,14 +112,14 @@ class Job(BaseModel):
         return json_digest(self.model_dump(mode="json"))
 
     def last_tick(self, now: datetime) -> datetime:
-        """The last tick that is due, or the present second where there is no schedule."""
+        """The last tick that is due. Without a schedule it is the present second."""
         return self.schedule.last(now) if self.schedule else now.astimezone(UTC).replace(microsecond=0)
 
     def spec_of_run(self, tick: datetime, run: str) -> RunSpec:
-        """The spec of the run that is called `run`."""
+        """The spec of the run `run` of a tick."""
         output = format_output(self.output, tick.astimezone(self.zone), run)
-        is_place = "://" in output or Path(output).is_absolute()
-        return self.run.model_copy(update={"output": output if is_place else f"{self.root.rstrip('/')}/{output}"})
+        is_location = "://" in output or Path(output).is_absolute()
+        return self.run.model_copy(update={"output": output if is_location else f"{self.root.rstrip('/')}/{output}"})
 
 
 def format_output(template: str, tick: datetime, run: str) -> str:
@@ -128,7 +128,7 @@ def format_output(template: str, tick: datetime, run: str) -> str:
 
 
 def _wrong(field: str, message: str) -> PydanticCustomError:
-    """An error in a field of what is checked."""
+    """An error in a field of the model that is being checked."""
     return PydanticCustomError("of_field", "{message}", {"field": field, "message": message})
 
 

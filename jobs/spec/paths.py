@@ -1,4 +1,4 @@
-"""Paths and URLs as a spec keeps them: a run is the same from every folder, and no credentials are written down."""
+"""Makes the paths and URLs of a spec absolute, so that a run is the same from every folder, and refuses credentials."""
 
 import re
 from pathlib import Path
@@ -12,17 +12,17 @@ from pipeline.storage.credentials import refuse_credentials
 
 
 def absolute_url(url: str) -> str:
-    """Local paths are made absolute, so that a run is the same from every folder.
+    """A local path as an absolute path; any other URL as it is.
 
     Raises:
-        UserError: if it holds credentials.
+        UserError: if the URL holds credentials.
     """
     refuse_credentials(url)
     return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
 def absolute_model(model: str) -> str:
-    """A model's local folder or file is named by its absolute path; a short name or hub id stays as it is.
+    """A model's local folder or file by its absolute path; a short name or hub id as it is.
 
     Raises:
         UserError: if it is a URL that holds credentials.
@@ -31,7 +31,7 @@ def absolute_model(model: str) -> str:
 
 
 def absolute_net(name: str) -> str:
-    """A net of the user's: a file, or a callable FILE.py:NAME, by its absolute path; MODULE:NAME stays as it is.
+    """A net of the user: a file, or a callable FILE.py:NAME, by its absolute path; MODULE:NAME as it is.
 
     Raises:
         UserError: if it is a URL that holds credentials.
@@ -43,14 +43,15 @@ def absolute_net(name: str) -> str:
 
 
 def absolute_if_there(name: str) -> str:
-    """The absolute path of what lies there; a name of something else stays as it is. Raises as `absolute_url` does."""
+    """The absolute path of an existing file or folder; any other name as it is. Raises UserError as `absolute_url`
+    does."""
     refuse_credentials(name)
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
 
 
 def without_credentials(url: str) -> str:
-    """A URL as it is; raises ValueError, which pydantic tells with the field's name, if it holds credentials."""
+    """A URL as it is. Raises ValueError, which pydantic reports with the field's name, if it holds credentials."""
     try:
         refuse_credentials(url)
     except UserError as error:
@@ -61,8 +62,5 @@ def without_credentials(url: str) -> str:
 Url = Annotated[str, AfterValidator(absolute_url)]
 Net = Annotated[str, AfterValidator(absolute_net)]
 
-
-MAX_NAME = 47  # of a RayJob: KubeRay adds to it, and a Kubernetes label holds 63
-
-
+MAX_NAME = 47  # KubeRay makes the name of a RayJob longer, and a Kubernetes label holds 63 characters
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

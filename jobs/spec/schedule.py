@@ -1,8 +1,8 @@
-"""When a schedule fires: cron expressions in a time zone, as Debian's cron reads them.
+"""Finds the ticks of a schedule: a cron expression in a time zone, read as Debian's cron reads it.
 
-Ticks are UTC. A time of day that the clock skips in spring fires as soon as the clock has jumped, one that comes twice
-in autumn fires the first time. With six fields the first is seconds, and times are taken as the clock shows them: one
-that it skips does not fire, one that it shows twice fires twice.
+Ticks are UTC. A time of day that the clock skips in spring fires as soon as the clock has jumped. A time that comes
+twice in autumn fires the first time. In an expression of six fields the first field is seconds, and times are taken as
+the clock shows them: a time that the clock skips does not fire, and a time that it shows twice fires twice.
 """
 
 from collections.abc import Iterator
@@ -72,5 +72,6 @@ class Schedule(BaseModel):
         return next(tick for tick in self._ticks(moment + TWICE, reverse=True) if tick <= moment)
 
     def _ticks(self, moment: datetime, reverse: bool = False) -> Iterator[datetime]:
-        """From a moment on, or back; in an hour that comes twice cronsim begins with the first time it came."""
+        """The ticks from a moment on, or backwards. In an hour that comes twice cronsim begins with the first time it
+        came."""
         return (tick.astimezone(UTC) for tick in CronSim(self.cron, moment.astimezone(self.zone), reverse))
