@@ -1,0 +1,14 @@
+"""Learns directions and intervals from the images of a source, on the cluster.
+
+In reading order:
+
+- `collect`: statistics of h as a run, whose shards hold sums in place of images
+- `labels`: directions from labels
+- `classifier`: directions from linear classifiers
+- `unsupervised`: principal components, and singular vectors of Jacobians
+- `text`: directions from pairs of texts
+- `intervals`: t_edit and t_boost of a sample of images
+- `score`: labels from CLIP or a classifier
+- `draw_images`: images drawn from a model
+- `preview`: the sheet of one direction
+"""
