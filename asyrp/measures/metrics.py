@@ -1,4 +1,4 @@
-"""Metrics of edited images (names and meanings: `metric_names.METRICS`), on the device, a batch at a time."""
+"""Metrics of edited images, a batch at a time on the device. `asyrp.measures.names` says what each of them means."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence

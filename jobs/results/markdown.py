@@ -1,4 +1,4 @@
-"""A report as Markdown, with its charts and contact sheet as PNG: for a terminal or a pull request."""
+"""Renders a report as Markdown, with charts and a contact sheet as PNG, for a terminal or a pull request."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ GAP, HEADER = 4, 22
 
 
 def render(report: Report) -> dict[str, bytes]:
-    """The files of the report by name: Markdown, and the pictures that it shows."""
+    """The files of the report by name: the Markdown and its pictures."""
     pictures = {CHARTS: charts(report.results), SHEET: contact_sheet(report)}
     there = {name: data for name, data in pictures.items() if data is not None}
     return {NAME: "\n".join(_lines(report, there)).encode(), **there}
@@ -48,7 +48,7 @@ def _lines(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def _extremes(results: Results) -> Iterator[str]:
-    """The worst and the best rows by every metric, over all edits."""
+    """A table of the worst and the best rows by every metric, over all edits."""
     rows = [
         (named(name), place, signif(values[row]), *_names(results, row))
         for name, values in results.judgements.items()
@@ -68,14 +68,14 @@ def _names(results: Results, row: int) -> tuple[str, str, str]:
 
 
 def _cell(text: str) -> str:
-    """A text that stays one cell, and text, in Markdown."""
+    """A text as a cell of a Markdown table, with signs of Markdown escaped."""
     for sign in "\\`*[]<>|":
         text = text.replace(sign, f"\\{sign}")
     return text.replace("\n", " ")
 
 
 def charts(results: Results) -> bytes | None:
-    """A histogram of every metric, a line for each edit; None if nothing was measured."""
+    """A PNG with a histogram of every metric, one line for each edit; None if nothing was measured."""
     if not results.judgements:
         return None
     lines = -(-len(results.judgements) // COLUMNS)
@@ -95,7 +95,7 @@ def charts(results: Results) -> bytes | None:
 
 
 def contact_sheet(report: Report) -> bytes | None:
-    """A line for each edit, with pairs of pictures before and after; None if there are no pictures."""
+    """A PNG with a line for each edit, of pairs of pictures before and after it; None if there are no pictures."""
     chosen = [[row for row in rows.tolist() if row in report.pictures][:PAIRS] for rows in sheets(report.results)]
     lines = [
         (edit, [report.pictures[row] for row in rows])

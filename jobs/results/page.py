@@ -1,4 +1,5 @@
-"""A report as one HTML file that needs nothing else: rows compressed, pictures as data, styles and scripts within."""
+"""Renders a report as one HTML file. It holds the rows, compressed, the pictures, styles and scripts, and needs no
+other file."""
 
 import base64
 import json
@@ -24,16 +25,17 @@ from pipeline.results.summaries import throughput
 
 NAME = "report.html"
 TABLE_ROWS = 100_000
-"""Of more rows the page holds those with pictures, those that failed (up to half as many), and an even sample."""
+"""The most rows on a page. If a run has more, the page has the rows with pictures, failed rows (at most half as many)
+and an even sample."""
 
 STEM = "\0"
-"""In the place of an output: the key without its extension. What is left is the same for many rows."""
+"""Stands in the path of an output for the key without its extension. The rest of the path is the same for many rows."""
 
 SAYS = {STRENGTH: "the strength that was found for the image"}
 
 
 def render(report: Report, reload_seconds: float | None) -> bytes:
-    """The page; one that is to be reloaded does so by itself."""
+    """The page. It reloads itself every `reload_seconds`, if they are given."""
     shown = shown_rows(report.results.statuses.equals(OK), list(report.pictures))
     columns = row_columns(report, shown)
     template = _environment().get_template("report.html")
@@ -54,7 +56,8 @@ def render(report: Report, reload_seconds: float | None) -> bytes:
 
 
 def shown_rows(ok: NDArray[np.bool_], pictured: Sequence[int]) -> NDArray[np.intp]:
-    """The rows that the page holds, rising, given of each whether nothing is wrong with it."""
+    """The rows that the page holds, in rising order. `ok` says for each row whether it has an image, `pictured` are the
+    rows with pictures."""
     rows = np.arange(len(ok))
     if len(ok) <= TABLE_ROWS:
         return rows
@@ -63,7 +66,7 @@ def shown_rows(ok: NDArray[np.bool_], pictured: Sequence[int]) -> NDArray[np.int
 
 
 def row_columns(report: Report, shown: NDArray[np.intp]) -> dict[str, Any]:
-    """The rows of the page by column; texts that come again and again are numbered."""
+    """The rows of the page by column; texts that repeat are numbered."""
     results = report.results
     place_of = {int(row): place for place, row in enumerate(shown)}
     coded = {"key": results.keys, "edit": results.edits, "status": results.statuses, "error": results.errors}
@@ -94,7 +97,7 @@ def _coded_places(results: Results, shown: NDArray[np.intp]) -> dict[str, Any]:
 
 
 def stem(key: str) -> str:
-    """A key without its extension, as the page takes it off too."""
+    """A key without its extension. The script of the page does the same."""
     head, _, extension = key.rpartition(".")
     return key if "/" in extension else head
 
@@ -104,12 +107,13 @@ def _rounded(values: NDArray[np.float32]) -> list[float | None]:
 
 
 def _packed(columns: Mapping[str, Any]) -> str:
-    """JSON, compressed as DecompressionStream("deflate") undoes it, in base64."""
+    """Columns as JSON, compressed and in base64. The page unpacks it with DecompressionStream("deflate")."""
     return base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 6)).decode()
 
 
 def _pictures(report: Report, shown: NDArray[np.intp], keys: Sequence[int]) -> dict[str, dict[int, str]]:
-    """WebP in base64: sources by the number of their key, outputs by the number of their row, as the page has them."""
+    """WebP in base64: sources by the number of their key on the page, outputs by the number of their row on the
+    page."""
     before: dict[int, str] = {}
     after: dict[int, str] = {}
     for row, pair in report.pictures.items():

@@ -22,22 +22,22 @@ from pipeline.upkeep.verify import counted
 
 PICTURED_ROWS = 600
 PICTURE_BYTES = 6_000_000
-"""Of all pictures of a report together, so that with 100,000 rows it stays a file that can be mailed."""
+"""The most bytes of all pictures of a report together. With 100,000 rows it is still a file that can be mailed."""
 
 
 @dataclass(frozen=True)
-class Quarantined:
-    """A shard that was given up, and why."""
+class QuarantinedShard:
+    """A shard that was given up, and the reason."""
 
     stage: str
     shard: int
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """A run at one moment. `images` are those of its source, done or not. `pictures` are by the number of their row in
-    `results`, those that matter most first."""
+    """A run at one moment. `images` is the number of images of its source, edited or not. `pictures` are by the number
+    of their row in `results`, those that matter most first."""
 
     root: str
     made_at: datetime
@@ -45,17 +45,17 @@ class Report:
     state: RunState
     verdict: str
     images: int
-    quarantined: Sequence[Quarantined]
+    quarantined: Sequence[QuarantinedShard]
     time_spent: TimeSpent
     results: Results
     pictures: Mapping[int, Pair]
 
 
 class ReportReader:
-    """Reads the report of a run again and again; what is committed is read once."""
+    """Reads the report of a run, also while it is at work. Each commit is read once."""
 
     def __init__(self, store: Store) -> None:
-        """Raises UserError if there is no run, or one that edits no images."""
+        """Raises UserError if there is no run, or the run edits no images."""
         self.store, self.record = store, read_run(store)
         stages = [stage for stage in recorded_stages(self.record) if stage.writes == "images"]
         if not stages:
@@ -82,21 +82,21 @@ class ReportReader:
             pictures=within(pictures, PICTURE_BYTES),
         )
 
-    def _quarantined(self, session: Mapping[str, Any]) -> list[Quarantined]:
-        """What the last session gave up and nobody has done since."""
-        given_up = [Quarantined(*unit) for unit in session.get("quarantined", ())]
+    def _quarantined(self, session: Mapping[str, Any]) -> list[QuarantinedShard]:
+        """The shards that the last session gave up and that are still not committed."""
+        given_up = [QuarantinedShard(*unit) for unit in session.get("quarantined", ())]
         done = {stage: committed(self.store, stage) for stage in {unit.stage for unit in given_up}}
         return [unit for unit in given_up if unit.shard not in done[unit.stage]]
 
     def _last_session(self) -> dict[str, Any]:
-        """How the last session ended that had something to do; empty if none has ended."""
+        """The summary of the last session that had something to do; empty if no session has ended."""
         if not self.store.exists(SUMMARY):
             return {}
         return self.store.read_json(SUMMARY, remedy=DISPENSABLE)["session"] or {}
 
 
 def verdict(state: RunState, session: Mapping[str, Any]) -> str:
-    """Whether a run is at work, through, or why not."""
+    """A phrase that says whether a run is complete, at work, or why it stopped."""
     if state.complete:
         return "complete"
     if state.actors:
@@ -111,7 +111,7 @@ def verdict(state: RunState, session: Mapping[str, Any]) -> str:
 
 
 def within(pictures: Mapping[int, Pair], most: int) -> dict[int, Pair]:
-    """The first of the pictures, as many as do not take more than so many bytes."""
+    """The first pictures, as many as fit into `most` bytes."""
     kept: dict[int, Pair] = {}
     for row, pair in pictures.items():
         most -= sum(len(thumbnail.webp or b"") for thumbnail in pair)

@@ -1,4 +1,4 @@
-"""FID and KID: between any two sources, or between the edits of a run and what they were made from."""
+"""Measures FID and KID between two sources, or between each edit of a run and the images it was made from."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from pipeline.stages.reducers import FEATURE_SUMS
 from pipeline.storage.store import Store
 
 SHARD_SIZE = 1024
-"""Images whose sums are one file, which for 512 features is 2 MB whatever its number of images."""
+"""The images of a shard. Their sums are one file: 2 MB for 512 features, whatever the number of images."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of which features are wanted: `source` and `name` tell them from others."""
+    """Images whose features are measured. `source` and `name` identify the set."""
 
     source: str
     name: str
@@ -38,8 +38,8 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """How sets are measured: `folder` and `image_size` are of the model whose images they are."""
+class SetMeasurer:
+    """Measures sets of images. `folder` and `image_size` are those of the model that the images belong to."""
 
     folder: ModelFolder
     image_size: int
@@ -65,8 +65,8 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The distance of each set from what it was compared with, by its name, and the features that it is in."""
+class SetDistances:
+    """The distances of sets from the sets they were compared with, by name, and the name of the features used."""
 
     features: str
     distances: dict[str, SetDistance]
@@ -74,53 +74,53 @@ class Compared:
 
 def compare_sources(
     first: str, second: str, model: str, clip: str | None, work: str | None, engine: EngineSpec
-) -> Compared:
+) -> SetDistances:
     """The distance between two sources, read at the model's size.
 
     Raises:
         UserError: if there is no such source or CLIP, or a source has fewer than two images.
     """
     folder = fetch_model(model)
-    measuring = _measuring(folder, folder.image_size, clip, work, engine)
+    measurer = _measurer(folder, folder.image_size, clip, work, engine)
     with ray_session(engine.address):
         sets = [ImageSet(url, name, lambda url=url: list_images(url)) for name, url in (("a", first), ("b", second))]  # type: ignore[misc]
-        a, b = map(measuring.sums, sets)
-    return Compared(_features(measuring), {f"{first} and {second}": set_distance(a, b)})
+        a, b = map(measurer.sums, sets)
+    return SetDistances(_features(measurer), {f"{first} and {second}": set_distance(a, b)})
 
 
-def compare_edits(root: str, clip: str | None, work: str | None, engine: EngineSpec) -> Compared:
-    """The distance of each edit of a run from the images that it was made from.
+def compare_edits(root: str, clip: str | None, work: str | None, engine: EngineSpec) -> SetDistances:
+    """The distance of each edit of a run from the images it was made from.
 
     Raises:
         UserError: if there is no run of edits at the root, or it has no images yet; else as `compare_sources`.
     """
     spec, record = spec_of(root, engine), read_run(Store(root))
-    measuring = _measuring(fetch_model(spec.model), record["identity"]["image_size"], clip, work, engine)
+    measurer = _measurer(fetch_model(spec.model), record["identity"]["image_size"], clip, work, engine)
     [final] = [stage for stage in recorded_stages(record) if stage.name == FINAL]
     distances = {}
     with ray_session(engine.address):
-        sources = measuring.sums(ImageSet(root, "sources", lambda: map(source_image, read_images(Store(root)))))
+        sources = measurer.sums(ImageSet(root, "sources", lambda: map(source_image, read_images(Store(root)))))
         for variant in final.variants:
             title = edit_title(variant.edit, variant.strength)
             edited = ImageSet(root, title, lambda variant=variant: _edited(root, variant))  # type: ignore[misc]
-            distances[title] = set_distance(measuring.sums(edited), sources)
-    return Compared(_features(measuring), distances)
+            distances[title] = set_distance(measurer.sums(edited), sources)
+    return SetDistances(_features(measurer), distances)
 
 
-def _measuring(
+def _measurer(
     folder: ModelFolder, image_size: int, clip: str | None, work: str | None, engine: EngineSpec
-) -> Measuring:
+) -> SetMeasurer:
     name = clip or default_clip(folder.name)
-    Clip(name)  # a mistake is better heard of here than from the first actor
-    return Measuring(folder, image_size, name, work, engine)
+    Clip(name)  # so that a wrong name fails here, not in the first actor
+    return SetMeasurer(folder, image_size, name, work, engine)
 
 
-def _features(measuring: Measuring) -> str:
-    return f"clip:{measuring.clip}"
+def _features(measurer: SetMeasurer) -> str:
+    return f"clip:{measurer.clip}"
 
 
 def _edited(root: str, variant: Variant) -> Iterator[SourceImage]:
-    """What a run has made of an edit."""
+    """The images that a run has made with an edit."""
     conditions = [Condition("edit", "=", str(variant.edit))]
     if variant.strength is not None:
         conditions.append(Condition("strength", "=", str(variant.strength)))

@@ -1,4 +1,4 @@
-"""The tables of a report, the same in every format."""
+"""Makes the tables of a report, which are the same in every format."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SHARES = ("device", "reader", "writer")
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in rows; the first `labels` columns name a row, the others hold numbers."""
+    """A table of texts. The first `labels` columns name a row, the others hold numbers."""
 
     title: str
     note: str
@@ -28,7 +28,7 @@ class Table:
 
 
 def headline(report: Report) -> dict[str, str]:
-    """What is to be known first, by name."""
+    """The most important facts of a run, by name."""
     results, spent = report.results, report.time_spent
     final, ok = results.stages.equals(FINAL), results.statuses.equals(OK)
     passes = report.state.stages[FINAL].images_done
@@ -57,42 +57,46 @@ def tables(report: Report) -> list[Table]:
 
 
 def statuses(report: Report) -> Table:
-    """Rows by edit and status."""
+    """The number of rows by edit and status."""
     found, names = counts(report.results), report.results.statuses.names
     rows = [(edit, *(f"{of_edit[name]:,}" for name in names)) for edit, of_edit in found.items()]
     return Table("What became of the images", "Rows of the manifest, one per image and edit.", ("edit", *names), rows)
 
 
 def measured(results: Results) -> Table:
-    """What is usual of every metric, by edit."""
+    """The median, range and mean of every metric, by edit."""
     by_edit = summaries(results)
     rows = [
         (
             named(metric),
             edit,
-            signif(of.median),
-            f"{signif(of.low)} to {signif(of.high)}",
-            signif(of.mean),
-            f"{of.count:,}",
+            signif(summary.median),
+            f"{signif(summary.low)} to {signif(summary.high)}",
+            signif(summary.mean),
+            f"{summary.count:,}",
         )
         for metric in results.metrics
-        for edit, found in by_edit.items()
-        if (of := found.get(metric))
+        for edit, by_metric in by_edit.items()
+        if (summary := by_metric.get(metric))
     ]
     note = "↑: more is better, ↓: less is better. Nine of ten values lie in the range."
     return Table("What was measured", note, ("metric", "edit", "median", "range", "mean", "rows"), rows, labels=2)
 
 
 def origins(results: Results) -> Table:
-    """Where the numbers come from; nothing where all are the run's own."""
-    rows = [(named(metric), origin, f"{n:,}") for metric, of in results.origins.items() for origin, n in of.items()]
+    """The origins of the numbers; no rows if all are the run's own."""
+    rows = [
+        (named(metric), origin, f"{n:,}")
+        for metric, by_origin in results.origins.items()
+        for origin, n in by_origin.items()
+    ]
     evaluated = any(origin != OWN for _, origin, _ in rows)
     note = "Measured while the images were made, or by asyrp evaluate. What was evaluated last counts."
     return Table("Where the numbers come from", note, ("metric", "measured by", "rows"), rows if evaluated else (), 2)
 
 
 def actors(report: Report) -> Table:
-    """Where the time of each actor's device went."""
+    """The shares of the time of each actor's device."""
     rows = [
         (actor.name, actor.host, f"{actor.passes:,}", duration(actor.seconds), *_percentages(actor.shares))
         for actor in report.time_spent.actors
@@ -112,12 +116,12 @@ def quarantined(report: Report) -> Table:
 
 
 def settings(report: Report) -> Table:
-    """What the images depend on."""
+    """The settings that the images depend on."""
     return Table("How it was made", "", ("setting", "value"), list(run_facts(report.record).items()), labels=2)
 
 
 def named(metric: str) -> str:
-    """A metric with an arrow the way that is better."""
+    """The name of a metric, with an arrow that points to better values."""
     arrows = {"high": "↑", "low": "↓"}
     return f"{metric} {arrows[METRICS[metric].better]}" if metric in METRICS else metric
 
@@ -128,7 +132,7 @@ def signif(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it."""
+    """A time in hours, minutes or seconds."""
     minutes, hours = seconds / 60, seconds / 3600
     if hours >= 1:
         return f"{hours:,.1f} h"

@@ -1,4 +1,7 @@
-"""run.json: what a run is. Written once, last at plan time; a run with another identity is refused."""
+"""Reads and writes run.json, the record of a run.
+
+It is written once, as the last file of planning. A run with another identity is refused at the same root.
+"""
 
 import json
 import logging
@@ -27,12 +30,15 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 STAGES_DERIVED = 1
-"""The format before stages were recorded: `stages` has only their sizes, and the spec says the rest."""
+"""The format before stages were recorded. Its `stages` has only their sizes; the rest is derived from the spec."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What run.json says beside the plan: the spec for a reader, the identity that a resume must have, the stages."""
+    """The parts of run.json that are known before the plan.
+
+    `spec` is for readers. A resume must have the same `identity`.
+    """
 
     spec: dict[str, Any]
     identity: dict[str, Any]
@@ -40,17 +46,21 @@ class RunRecord:
 
 
 def open_run(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None = None) -> PlanSummary:
-    """The plan of the run at `store`: the one that is there, or a new one, of some images of its source or of all.
+    """The plan of the run at `store`. If there is none, a new one is made of `images`, or of all images of the source.
 
     Raises:
-        UserError: if the run there has another identity, with the differences.
+        UserError: if the run there has another identity. The message lists the differences.
     """
     record = RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity, resolved.stages)
     return open_root(store, record, lambda: _new_plan(store, resolved, images))
 
 
 def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
-    """The plan of any run at `store`, made and recorded if there is none. Raises UserError as `open_run` does."""
+    """The plan of any run at `store`. If there is none, `make_plan` makes it, and it is recorded.
+
+    Raises:
+        UserError: as `open_run` does.
+    """
     with explained(f"cannot reach {store.url}"):
         there = store.exists(RUN)
     if there:
@@ -75,7 +85,7 @@ def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]
 
 @cache
 def check_creates(store: Store) -> None:
-    """Say, once, if two drivers at one root could overwrite each other's records.
+    """Warn, once for each store, if two drivers at one root could overwrite each other's records.
 
     Raises:
         UserError: if nothing can be written to the store.
@@ -89,7 +99,7 @@ def check_creates(store: Store) -> None:
 
 
 def read_run(store: Store) -> dict[str, Any]:
-    """What run.json says.
+    """The contents of run.json.
 
     Raises:
         UserError: if there is no run at this root, or a later version wrote it, or it cannot be reached.
@@ -98,10 +108,11 @@ def read_run(store: Store) -> dict[str, Any]:
 
 
 def read_record(store: Store, name: str, known_formats: Sequence[int], absent: str) -> dict[str, Any]:
-    """What the record that makes a root what it is says of it.
+    """The contents of the record that marks the kind of a root, such as run.json.
 
     Raises:
-        UserError: with the sentence `absent` if it is not there; if it is damaged, of a later version, or out of reach.
+        UserError: if the record is not there, with the message `absent`; if it is damaged, of a later version, or out
+            of reach.
     """
     with explained(f"cannot reach {store.url}"):
         record = store.read_json(name) if store.exists(name) else None
@@ -121,7 +132,7 @@ def recorded_stages(record: dict[str, Any]) -> list[Stage]:
 
 
 def recorded_sizes(record: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Shards and images of each stage of a run, as it was planned."""
+    """The planned numbers of shards and images of each stage of a run."""
     return stage_sizes(recorded_stages(record), PlanSummary(**record["plan"]))
 
 
@@ -189,7 +200,7 @@ SAME_INVERSION = ("source", "model_digest", "n_inv", "refine", "image_size", "fi
 
 
 def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
-    """The plan of the staged run whose inversions are used, copied row by row."""
+    """Copy the plan of the staged run whose inversions are used, row by row."""
     assert resolved.spec.inversions
     theirs = Store(resolved.spec.inversions)
     record = read_run(theirs)

@@ -1,4 +1,4 @@
-"""From a spec to a resolved run: the model, the directions and the stages that it names, found and checked."""
+"""Turns a spec into a resolved run: finds and checks its model and directions, and declares its stages."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A spec with all that it names found: ready to be planned and run. In `spec` no timestep is 'auto' any more."""
+    """A spec whose model, directions and nets are found. It is ready to be planned and run.
+
+    No timestep in `spec` is 'auto' any more.
+    """
 
     spec: RunSpec
     settings: MethodSettings
@@ -48,7 +51,7 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     """Find the model and the directions, and bind the edits to them.
 
     Raises:
-        UserError: if one is not there, or they do not belong together.
+        UserError: if one of them does not exist, or they do not fit each other.
     """
     folder = fetch_model(spec.model)
     infos, sources = _directions(spec, folder)
@@ -100,7 +103,11 @@ def resolve(spec: RunSpec) -> ResolvedRun:
 
 
 def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionInfo]) -> int:
-    """Pixels a side. Raises UserError for a size that the net or a direction does not take."""
+    """The pixels per side of an image.
+
+    Raises:
+        UserError: for a size that the net or a direction does not take.
+    """
     size = spec.image_size or folder.image_size
     step = 2 ** (len(folder.config["block_out_channels"]) - 1)
     if size % step:
@@ -115,7 +122,7 @@ def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionIn
 
 
 def _identity(spec: RunSpec, settings: MethodSettings) -> dict[str, Any]:
-    """What the outputs depend on, with digests in place of names and numbers in place of suggestions."""
+    """All values that the outputs depend on, with digests instead of names and numbers instead of suggestions."""
     identity = spec.identity() | {
         "edits": [bound.edit.id for bound in settings.edits],
         "image_size": settings.image_size,
@@ -151,7 +158,7 @@ def _directions(spec: RunSpec, folder: ModelFolder) -> tuple[dict[str, Direction
 
 
 def _with_learned_intervals(spec: RunSpec, infos: dict[str, DirectionInfo], folder: ModelFolder) -> RunSpec:
-    """The spec with the timesteps that learned intervals say in place of 'auto', so that a run is known by numbers."""
+    """Replace 'auto' in the spec by timesteps from learned intervals, so that numbers identify the run."""
     if unknown := set(spec.t_edit.directions) - infos.keys():
         raise UserError(f"t_edit: no edit uses a direction '{min(unknown)}'")
     if not spec.t_edit.learned and spec.t_boost != AUTO:
@@ -172,7 +179,10 @@ def _with_learned_intervals(spec: RunSpec, infos: dict[str, DirectionInfo], fold
 
 
 def _learned_t_edit(learned: Intervals, name: str, info: DirectionInfo) -> int:
-    """By the cosine of a direction's texts where its file says it; 1 where it was not found by texts."""
+    """The t_edit that learned intervals give for the cosine of a direction's texts.
+
+    The cosine is in the direction's file. It is taken as 1 if the direction was not found by texts.
+    """
     cosine = _text_cosine(name, info)
     t_edit = _reached(learned.t_edit(cosine), "t_edit", learned.thresholds.t_edit * cosine)
     noted = info.notes.get("text_cosine", "not known, and taken as 1")
@@ -194,7 +204,7 @@ def _reached(t: int | None, name: str, threshold: float) -> int:
 
 
 def _bind_all(spec: RunSpec, infos: dict[str, DirectionInfo]) -> tuple[BoundEdit, ...]:
-    """The edits with their intervals. Those that images draw are computed together, so one t_boost holds for all."""
+    """The edits with their intervals. Edits that images draw are computed together, so they share one t_boost."""
     edits = tuple(_bind(edit, spec, infos) for edit in spec.parsed_edits())
     if spec.augmentation is None:
         return edits
@@ -203,12 +213,16 @@ def _bind_all(spec: RunSpec, infos: dict[str, DirectionInfo]) -> tuple[BoundEdit
 
 
 def _bind(edit: Edit, spec: RunSpec, infos: dict[str, DirectionInfo]) -> BoundEdit:
-    """t_boost belongs to the data: of several suggestions the smallest, which adds the least noise, holds."""
+    """Bind an edit to its intervals.
+
+    t_boost is a property of the data. If the directions suggest several, the smallest is used, because it adds the
+    least noise.
+    """
     of_edit = [infos[name] for name, _ in edit.weights]
     t_edits = [_t_edit(name, spec, infos) for name, _ in edit.weights]
     t_boost = min((info.t_boost for info in of_edit if info.t_boost is not None), default=0)
     if spec.combine == "official" and len(of_edit) > 1:
-        # Both bounds are those of the direction whose texts are the most alike: the one with the largest t_edit.
+        # Both bounds come from the direction whose texts are the most alike: it has the largest t_edit.
         closest = max(range(len(of_edit)), key=lambda i: (t_edits[i], of_edit[i].t_edit or 0))
         t_edits = [t_edits[closest]] * len(t_edits)
         t_boost = of_edit[closest].t_boost or 0
@@ -218,7 +232,7 @@ def _bind(edit: Edit, spec: RunSpec, infos: dict[str, DirectionInfo]) -> BoundEd
 
 
 def _t_edit(name: str, spec: RunSpec, infos: dict[str, DirectionInfo]) -> int:
-    """The end of a direction's interval: as the spec says, else as its file suggests."""
+    """The end of a direction's interval. The spec gives it, else the direction's file suggests it."""
     info = infos[name]
     given = spec.t_edit.of(name)
     t_edit = info.t_edit if given is None else given
