@@ -1,4 +1,4 @@
-"""How strong strength 1 is, for a direction whose training does not say: found by looking at edited images."""
+"""Finds what strength 1 is for a direction whose training does not set it. It does so by looking at edited images."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,10 @@ ENOUGH = 0.9
 def unit_strength(
     model: Model, direction: Direction, x_T: Tensor, t_edit: int, has: Callable[[Tensor], Tensor]
 ) -> float | None:
-    """The least of STRENGTHS at which ENOUGH of the images from latents x_T [B, 3, H, W] have what is to be added.
+    """Returns the least of STRENGTHS at which the share ENOUGH of the edited images has the target attribute.
 
-    `has` says which images do, bool [B]. None: not even the greatest strength is enough.
+    The images are edited from latents x_T [B, 3, H, W]. `has` takes edited images and returns which of them have the
+    attribute, bool [B]. The result is None if not even the greatest strength is enough.
     """
     n_steps = direction.info.n_steps
     pairs = generation_pairs(n_steps, len(model.schedule) - 1)

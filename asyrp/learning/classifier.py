@@ -1,4 +1,4 @@
-"""Directions from linear classifiers of h, one per timestep: the normals of their boundaries (Zhu et al. 2023)."""
+"""Directions as normals of the boundaries of linear classifiers of h, one per timestep (Zhu et al. 2023)."""
 
 from typing import Any, Literal
 
@@ -12,7 +12,10 @@ REGULARISATION = 1e-4
 
 
 class ClassMoments:
-    """Weighted means of both classes [2, T, D] and the spread of h, over batches: what the classifiers' scale is."""
+    """Weighted means of both classes [2, T, D] and the spread of h, added up over batches.
+
+    The classifiers centre and scale h by them.
+    """
 
     def __init__(self) -> None:
         self.weight = np.zeros(2)
@@ -30,20 +33,21 @@ class ClassMoments:
         return self.sums / self.weight[:, None, None]
 
     def centre(self) -> NDArray[np.float64]:
-        """The point [T, D] between the classes."""
+        """Returns the point [T, D] halfway between the means of the classes."""
         return self.means().mean(0)
 
     def radius(self) -> NDArray[np.float64]:
-        """Root mean square distance [T] of h from its mean over all images."""
+        """Returns the root mean square distance [T] of h from its mean over all images."""
         total = self.weight.sum()
         mean = self.sums.sum(0) / total
         return np.sqrt(np.maximum(self.squares / total - np.square(mean).sum(1), 1e-12))
 
 
 class Classifiers:
-    """One linear classifier per timestep, trained by stochastic gradients: memory does not grow with the images.
+    """One linear classifier per timestep, trained by stochastic gradients.
 
-    h is centred and divided by its radius, a number, so that the geometry of h-space is kept.
+    Memory does not grow with the number of images. h is centred and divided by its radius. The radius is one number per
+    timestep, so the geometry of h-space is kept.
     """
 
     def __init__(self, kind: Kind, moments: ClassMoments, seed: int) -> None:
@@ -55,18 +59,18 @@ class Classifiers:
         ]
 
     def learn(self, h: NDArray[np.float32], has: NDArray[np.bool_], weights: NDArray[np.float64]) -> None:
-        """One pass over a batch: h [N, T, D], classes [N], weights [N]."""
+        """Train all classifiers on a batch once: h [N, T, D], classes [N], weights [N]."""
         scaled = self._scaled(h)
         for t, model in enumerate(self.models):
             model.partial_fit(scaled[:, t], has, classes=[False, True], sample_weight=weights)
 
     def hits(self, h: NDArray[np.float32], has: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """How many of a batch each timestep's classifier gets right [T]."""
+        """Returns the number [T] of images of a batch that the classifier of each timestep gets right."""
         scaled = self._scaled(h)
         return np.array([np.sum(model.predict(scaled[:, t]) == has) for t, model in enumerate(self.models)])
 
     def directions(self) -> NDArray[np.float64]:
-        """The normals [T, D], each as long as the step between the classes' means along it."""
+        """Returns the normals [T, D], each as long as the step between the means of the classes along it."""
         normals = np.stack([model.coef_[0] for model in self.models])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         return normals * np.sum(normals * self.step, axis=1, keepdims=True)

@@ -1,7 +1,9 @@
-"""Directions without labels or many images: what of h the decoder answers to most (Haas et al. 2024, section 3.2).
+"""Finds the shifts of h to which the decoder responds most (Haas et al. 2024, section 3.2).
 
-J = d eps / d h at one x_t, for the decoder alone: the encoder runs once. Its leading right singular vectors are the
-shifts of h that change the predicted noise most; with a mask, the noise in a region of the image.
+This needs no labels and few images.
+
+J = d eps / d h is the Jacobian of the decoder alone at one x_t, so the encoder runs once. The leading right singular
+vectors of J are the shifts of h that change the predicted noise most. With a mask, only the noise in a region counts.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,10 +25,11 @@ KEPT_ROWS = 64
 def singular_vectors(
     unet: SplitUNet, encoded: Encoded, k: int, mask: Tensor | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The leading k singular values [k], descending, and right singular vectors [k, C, h, w] of the decoder at one x_t.
+    """Returns the leading k singular values [k] and right singular vectors [k, C, h, w] of the decoder at one x_t.
 
-    Block power iteration on J'J with k + 4 vectors at once (Halko et al. 2011), until no value changes by more than a
-    thousandth. `encoded` is a batch of one; `mask` [H, W] multiplies eps. The random start depends on the seed alone.
+    The values descend. The method is block power iteration on J'J with k + 4 vectors at once (Halko et al. 2011). It
+    stops when no value changes by more than a thousandth. `encoded` is a batch of one, and `mask` [H, W] multiplies
+    eps. The random start depends on the seed alone.
     """
     with torch.inference_mode(False), torch.no_grad():
         shape = encoded.h.shape[1:]
@@ -50,11 +53,12 @@ Product = Callable[[Tensor], Tensor]
 
 
 def _products(unet: SplitUNet, encoded: Encoded, width: int, mask: Tensor | None) -> tuple[Product, Product]:
-    """V [width, D] to V J' [width, N], and W [width, N] to W J [width, D]: one forward-mode, one backward pass.
+    """Returns two functions: one maps V [width, D] to V J' [width, N], the other W [width, N] to W J [width, D].
 
-    The point of linearisation is repeated `width` times, so that a batch of the decoder is a block of vectors.
+    The first takes one forward-mode pass, the second one backward pass. The point of linearisation is repeated `width`
+    times, so that a batch of the decoder is a block of vectors.
     """
-    # Where the caller runs in inference mode these are inference tensors; clones made here are ordinary ones.
+    # If the caller runs in inference mode, the given tensors are inference tensors. Copies made here are ordinary.
     repeated = Encoded(
         encoded.h.float().repeat(width, 1, 1, 1),
         tuple(skip.repeat(width, 1, 1, 1) for skip in encoded.skips),
@@ -86,16 +90,16 @@ def _orthonormal(rows: Tensor) -> Tensor:
 
 
 def _signed(rows: Tensor) -> Tensor:
-    """Rows [k, D] with the sign that makes the largest element positive."""
+    """Returns rows [k, D], each with the sign that makes its element of largest magnitude positive."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     return rows * largest.sign()
 
 
 class JacobianSums:
-    """What the Jacobians of images at T timesteps have in common, and how far h varies: mergeable.
+    """Sums over the Jacobians of images at T timesteps, and over h. They merge.
 
-    `rows` are the leading rows of all J stacked, over images and timesteps: their right singular vectors are the shifts
-    to which eps answers most on average. `spread` is a sketch of h, for the unit of strength.
+    `rows` are the leading rows of all J, stacked over images and timesteps. Their right singular vectors are the shifts
+    to which eps responds most on average. `spread` is a sketch of how far h varies, which sets the unit of strength.
     """
 
     def __init__(self) -> None:
@@ -103,7 +107,10 @@ class JacobianSums:
         self.rows: Tensor | None = None  # [R, D]
 
     def add(self, h: Tensor, rows: Tensor) -> None:
-        """Add an image: h [T, C, h, w], and the leading rows [T, k, C, h, w] of its Jacobians, vectors times values."""
+        """Add an image by its h [T, C, h, w] and the leading rows [T, k, C, h, w] of its Jacobians.
+
+        A row is a right singular vector times its singular value.
+        """
         self.spread.add(h.flatten(1)[None])
         self._stack(rows.flatten(2).flatten(0, 1).float().cpu())
 
@@ -114,7 +121,7 @@ class JacobianSums:
             self._stack(other.rows)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, to be stored."""
+        """Returns the sums, to be stored."""
         rows = {} if self.rows is None else {"jacobian_rows": self.rows}
         return self.spread.tensors() | rows
 
@@ -124,12 +131,12 @@ class JacobianSums:
         self.rows = tensors.get("jacobian_rows")
 
     def directions(self, k: int) -> tuple[Tensor, Tensor]:
-        """The leading k shifts [k, D] and their singular values [k].
+        """Returns the leading k shifts [k, D] and their singular values [k].
 
         A shift is as long as the step between the means of the two halves of the images along it.
 
         Raises:
-            ValueError: if there are not k, or a single image, which does not say how far h varies.
+            ValueError: if there are fewer than k shifts, or fewer than two images, which do not show how far h varies.
         """
         if self.rows is None or k > len(self.rows):
             raise ValueError(f"{k} directions are asked for and there are {0 if self.rows is None else len(self.rows)}")

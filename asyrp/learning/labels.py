@@ -1,8 +1,8 @@
-"""Directions from labels: h regressed on all labels at once, at every timestep.
+"""Directions from labels, by regression of h on all labels at once at every timestep.
 
-With one binary label the coefficient is exactly the difference of the class means of h. With more, each
-coefficient is that difference with the other labels held fixed, which removes what a raw difference of a few
-hundred images mostly is: chance differences in the other attributes.
+With one binary label, the coefficient is exactly the difference of the class means of h. With more labels, each
+coefficient is that difference with the other labels held fixed. A raw difference of a few hundred images consists
+mostly of chance differences in the other attributes. Holding these labels fixed removes them.
 """
 
 import math
@@ -17,12 +17,18 @@ from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import Encoded, SplitUNet
 
 HALVES = math.sqrt(8 / math.pi)
-"""The step between the means of the upper and the lower half of normally distributed values, in standard deviations."""
+"""The step from the mean of the lower half to the mean of the upper half of normally distributed values.
+
+Its unit is the standard deviation of the values.
+"""
 
 
 def label_step(values: Sequence[float]) -> float:
-    """The step of a label that strength 1 makes: from one value to the other of a binary label, and between the means
-    of the halves of any other."""
+    """Returns the step of a label that strength 1 makes.
+
+    For a binary label it goes from one value to the other. For any other label it goes from the mean of the lower half
+    to the mean of the upper half, as for normally distributed values.
+    """
     found = torch.tensor(values, dtype=torch.float64)
     distinct = found.unique()
     return (distinct[1] - distinct[0]).item() if len(distinct) == 2 else HALVES * found.std().item()
@@ -30,10 +36,10 @@ def label_step(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """How well one label's direction is known, per timestep [T].
+    """Statistics that show how well one label's direction is known, per timestep [T].
 
-    `effect`: its length over the standard deviation of h around the regression (both over all of h). `t_value`: root
-    mean square over h of coefficient / standard error; 1 is what chance gives.
+    `effect` is the direction's length divided by the standard deviation of h around the regression, both over all of h.
+    `t_value` is the root mean square over h of coefficient / standard error. Chance gives 1.
     """
 
     effect: Tensor
@@ -41,7 +47,7 @@ class LabelStatistics:
 
 
 class LabelSums:
-    """Sums of [1, labels]' [1, labels], [1, labels]' h and h^2 per timestep, float64; they add up in any order.
+    """Sums of [1, labels]' [1, labels], [1, labels]' h and h^2 per timestep, in float64. They add up in any order.
 
     Memory is T * (labels + 2) * (C h w) numbers, whatever the number of images.
     """
@@ -72,7 +78,7 @@ class LabelSums:
         self.squares = _plus(self.squares, other.squares)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, to be stored; none of h before the first image."""
+        """Returns the sums, to be stored. Before the first image there are no sums of h."""
         named = {"gram": self.gram, "products": self.products, "squares": self.squares}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -81,20 +87,20 @@ class LabelSums:
         self.gram, self.products, self.squares = tensors["gram"], tensors.get("products"), tensors.get("squares")
 
     def directions(self) -> Tensor:
-        """The coefficients [K, T, C, h, w], float32: the change of h per unit of each label.
+        """Returns the coefficients [K, T, C, h, w], float32. Each is the change of h per unit of a label.
 
         Raises:
-            ValueError: if the labels do not tell each other apart (one is constant, or two are equal).
+            ValueError: if the labels cannot be told apart (one is constant, or two are equal).
         """
         return self._coefficients()[1:].float()
 
     def mean(self) -> Tensor:
-        """The mean over images [T, C, h, w], float32."""
+        """Returns the mean of h over images [T, C, h, w], float32."""
         assert self.products is not None
         return (self.products[0] / self.gram[0, 0]).float()
 
     def statistics(self) -> list[LabelStatistics]:
-        """How well each label's direction is known. Raises ValueError as `directions` does."""
+        """Returns the statistics of each label's direction. Raises ValueError as `directions` does."""
         coefficients = self._coefficients()
         assert self.products is not None and self.squares is not None
         explained = (coefficients * self.products).sum(0)
@@ -130,10 +136,10 @@ def noised_h(
     seed: int = 0,
     read: Callable[[Encoded, int], Tensor] | None = None,
 ) -> Tensor:
-    """h [B, T, C, h, w] of images [B, 3, H, W] noised to each timestep of `grid`: one encode each.
+    """Returns h [B, T, C, h, w] of images [B, 3, H, W] noised to each timestep of `grid`, with one encode per timestep.
 
-    With `read`, what it makes of the encoder's output at a timestep in place of h. The noise of an image is a function
-    of (seed, key, t), so h does not depend on batches or order.
+    If `read` is given, its result for the encoder's output at a timestep takes the place of h. The noise of an image is
+    a function of (seed, key, t), so h does not depend on batches or order.
     """
     noise_keys = [noise_key(seed, key, "labels") for key in keys]
 

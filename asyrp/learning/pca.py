@@ -1,8 +1,8 @@
 """Principal components of h over many images, streamed and mergeable.
 
-A sketch holds the mean and the leading singular rows of the centred data it has seen. Two sketches merge by the
-singular value decomposition of both, with the difference of their means as one more row (Ross et al. 2008). That is
-exact while the data has no more than `rank` directions, and otherwise loses what lies beyond the leading `rank` ones.
+A sketch holds the mean and the leading singular rows of the centred data that was added. Two sketches merge by the
+singular value decomposition of both, with the difference of their means as one more row (Ross et al. 2008). The merge
+is exact while the data has no more than `rank` directions. Otherwise it loses everything beyond the leading `rank`.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 class PcaSketch:
     """The mean [G, D], scaled principal rows [G, R, D] and total sum of squares [G] of N samples [N, G, D].
 
-    G groups are analysed apart from each other: one per timestep, or a single one for all timesteps jointly.
+    The G groups are analysed separately: there is one per timestep, or a single one for all timesteps jointly.
     """
 
     def __init__(self, rank: int) -> None:
@@ -27,13 +27,13 @@ class PcaSketch:
         self._waiting: list[Tensor] = []
 
     def add(self, samples: Tensor) -> None:
-        """Add samples [B, G, D]; they are taken in `rank` at a time."""
+        """Add samples [B, G, D]. They wait until there are at least `rank` of them, and are then added together."""
         self._waiting.extend(samples.float().cpu())
         if len(self._waiting) >= self.rank:
             self._take_in()
 
     def merge(self, other: "PcaSketch") -> None:
-        """Add what another sketch has seen."""
+        """Add the data of another sketch."""
         self._take_in()
         other._take_in()
         if other.mean is None:
@@ -52,7 +52,7 @@ class PcaSketch:
         self.count = both
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sketch, to be stored; nothing but the count before the first sample."""
+        """Returns the sketch, to be stored. Before the first sample it is the count alone."""
         self._take_in()
         named = {"count": torch.tensor(self.count), "mean": self.mean, "rows": self.rows, "total": self.total}
         return {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
@@ -64,11 +64,12 @@ class PcaSketch:
         self.mean, self.rows, self.total = (tensors.get(name) for name in ("mean", "rows", "total"))
 
     def components(self, k: int) -> tuple[Tensor, Tensor]:
-        """The leading k components, unit vectors times their standard deviation [k, G, D], and the share [k, G] of the
-        variance that each explains. Signs agree from one group to the next.
+        """Returns the leading k components [k, G, D] and the share [k, G] of the variance that each explains.
+
+        A component is a unit vector times the standard deviation along it. Signs agree from one group to the next.
 
         Raises:
-            ValueError: if there are not k components in the data or the sketch.
+            ValueError: if the data or the sketch has fewer than k components.
         """
         self._take_in()
         if self.rows is None or self.total is None or k > min(self.rows.shape[1], self.count - 1):
@@ -79,9 +80,9 @@ class PcaSketch:
         return _signs_aligned(scaled).transpose(0, 1), share.T.float()
 
     def deviation(self, units: Tensor) -> Tensor:
-        """The standard deviation [K] of the samples along unit vectors [K, D], root mean square over the groups.
+        """Returns the standard deviation [K] of the samples along unit vectors [K, D].
 
-        What lies beyond the sketch's rank is left out.
+        It is the root mean square over the groups. Variance beyond the sketch's rank is left out.
         """
         self._take_in()
         assert self.rows is not None
@@ -101,14 +102,17 @@ class PcaSketch:
 
 
 def leading_rows(rows: Tensor, rank: int) -> Tensor:
-    """The leading `rank` rows S V' [G, R, D] of [G, N, D], by the Gram matrix: N is small and D is not."""
+    """Returns the leading `rank` rows S V' [G, R, D] of [G, N, D].
+
+    They come from the Gram matrix, because N is small and D is large.
+    """
     _, left = torch.linalg.eigh(rows.double() @ rows.double().transpose(1, 2))
     kept = left.flip(2)[:, :, : min(rank, rows.shape[1])]
     return (kept.transpose(1, 2) @ rows.double()).float()
 
 
 def _signs_aligned(rows: Tensor) -> Tensor:
-    """Rows [G, k, D], each with the sign that agrees with the same row of the group before."""
+    """Returns rows [G, k, D], each with the sign that agrees with the same row of the group before."""
     aligned = [rows[0]]
     for row in rows[1:]:
         agreement = (row * aligned[-1]).sum(1, keepdim=True)

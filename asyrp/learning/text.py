@@ -1,8 +1,8 @@
 """Training of the implicit direction f_t from a pair of texts (Asyrp, sections 3.3 and 5; appendix for the losses).
 
-At every edited timestep of a trajectory, on its own: the predicted image of the edited branch must differ from that of
-the source branch as the target text differs from the source text, and otherwise stay as it is. No gradient runs from
-one timestep to the next.
+Every edited timestep of a trajectory is trained on its own. The predicted image of the edited branch must differ from
+the predicted image of the source branch as the target text differs from the source text. It must stay the same
+otherwise. No gradient runs from one timestep to the next.
 """
 
 import math
@@ -26,10 +26,11 @@ Optimizer = Literal["sgd", "adam"]
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """What is trained and how. Weights and rates are those of the paper's experiments unless given.
+    """The settings of a training. The default weights and rates are those of the paper's experiments.
 
-    Timesteps from `t_start` (None: T) down to `t_edit` are edited. `source_term` is what the edited image is compared
-    with: P_t of the source branch, as the paper writes, or x_0, as the released code does.
+    Timesteps from `t_start` (None: T) down to `t_edit` are edited. `source_term` names the image that the edited image
+    is compared with: `paper` is P_t of the source branch, as in the paper, and `released` is x_0, as in the released
+    code.
     """
 
     source_text: str
@@ -42,17 +43,17 @@ class TextRecipe:
     learning_rate: float = 0.5
     optimizer: Optimizer = "sgd"
     source_term: SourceTerm = "paper"
-    initial_scale: float = 1.0  # of the block's last layer: below 1 begins near no edit at all
+    initial_scale: float = 1.0  # of the block's last layer; below 1, training begins near no edit at all
     cosine_decay: bool = False  # the rate falls to 0 over the whole training
-    decay_epochs: int | None = None  # the rate falls to a tenth after every so many passes over the images
-    templates: tuple[str, ...] = ()  # prompts around the texts; none: those of the papers
+    decay_epochs: int | None = None  # the rate falls to a tenth after each such number of epochs
+    templates: tuple[str, ...] = ()  # prompts around the texts; if empty, those of the papers
     seed: int = 0
     t_start: int | None = None
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The two terms at one timestep, unweighted."""
+    """The two terms of the loss at one timestep, without their weights."""
 
     t: int
     clip: float
@@ -60,10 +61,10 @@ class Losses:
 
 
 class TextTraining:
-    """The state of a training: the block and its optimiser. Batches are given one at a time.
+    """The state of a training, which is the block and its optimiser. It trains on one batch at a time.
 
     Raises:
-        UserError: if the texts say the same to CLIP, or are opposites and the L1 term goes by their cosine, or no step
+        UserError: if the texts are the same to CLIP; if their cosine is negative and multiplies the L1 term; if no step
             is edited.
     """
 
@@ -102,7 +103,7 @@ class TextTraining:
             parameter.mul_(factor)
 
     def set_rate(self, epoch: int, progress: float) -> None:
-        """Set the learning rate for a batch: of which pass over the images, and after which share of all batches."""
+        """Set the learning rate of a batch by its epoch and by `progress`, the share of all batches that are done."""
         recipe = self.recipe
         decays = epoch // recipe.decay_epochs if recipe.decay_epochs else 0
         rate = recipe.learning_rate * 0.1**decays
@@ -112,7 +113,7 @@ class TextTraining:
             group["lr"] = rate
 
     def batch(self, x_0: Tensor, x_T: Tensor) -> Iterator[Losses]:
-        """Train along the trajectories of images [B, 3, H, W] from their latents: one update per edited timestep."""
+        """Train on the trajectories of images [B, 3, H, W] from their latents, with one update per edited timestep."""
         with torch.no_grad():
             edited = source = edit(self.model.unet, self.model.schedule, x_T, self.plain, lambda *_: None)
         for t, t_next in self.pairs:
@@ -135,7 +136,11 @@ class TextTraining:
             yield Losses(t, clip_loss.item(), l1_loss.item())
 
     def losses(self, edited: Tensor, source: Tensor, compared: Tensor) -> tuple[Tensor, Tensor]:
-        """The directional CLIP term -log((1 + cos) / 2) against `compared`, mean over images, and the L1 distance."""
+        """Returns the directional CLIP term and the L1 term.
+
+        The CLIP term is the mean over images of -log((1 + cos) / 2), for the change from `compared` to `edited`. The L1
+        term is the mean absolute difference of `edited` and `source`.
+        """
         with torch.no_grad():
             before = self.clip.images(compared)
         change = self.clip.images(edited) - before
@@ -143,7 +148,7 @@ class TextTraining:
         return -torch.log(((1 + cosine) / 2).clamp(min=1e-6)).mean(), (edited - source).abs().mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on needs."""
+        """Returns all that a training needs to continue."""
         return {"block": self.block.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
