@@ -1,4 +1,4 @@
-"""CLIP through open_clip: images and texts to unit vectors, and the directions between them."""
+"""CLIP through open_clip. It maps images and texts to unit vectors, and gives the directions between texts."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ OWN = {"avatars": "avatars"}
 
 
 def default_clip(model: str) -> str:
-    """The CLIP to use with a model where none is named: its own, or that of the papers."""
+    """Returns the CLIP for a model if the user names none: the model's own, or that of the papers."""
     return OWN.get(model, DEFAULT)
 
 
 def imagenet_templates() -> Sequence[Callable[[str], str]]:
-    """The prompts around a text that CLIP's authors used for ImageNet, and the papers for directions."""
+    """Returns the prompts around a text that CLIP's authors used for ImageNet and the papers use for directions."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     return OPENAI_IMAGENET_TEMPLATES
@@ -40,7 +40,7 @@ class Clip:
     """
 
     def __init__(self, name: str = DEFAULT, device: str = "cpu") -> None:
-        import open_clip  # a second of every actor's start, and most have no CLIP
+        import open_clip  # this import takes a second, and most actors use no CLIP
 
         model_name, pretrained = _open_clip_name(name)
         try:
@@ -60,15 +60,15 @@ class Clip:
         self.std = torch.tensor(self.model.visual.image_std, device=device)[:, None, None]
 
     def images(self, x: Tensor) -> Tensor:
-        """Unit vectors [B, D] of images [B, 3, H, W] in [-1, 1], square; gradients flow back to them."""
+        """Returns unit vectors [B, D] of square images [B, 3, H, W] in [-1, 1]. Gradients flow back to the images."""
         return self.model.encode_image(self._prepared(x), normalize=True)
 
     def embeddings(self, x: Tensor) -> Tensor:
-        """Vectors [B, D] of images [B, 3, H, W] in [-1, 1], square, as long as the image tower makes them."""
+        """Returns vectors [B, D] of square images [B, 3, H, W] in [-1, 1], of the length the image tower gives."""
         return self.model.encode_image(self._prepared(x))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What every block of the image tower makes of images [B, 3, H, W] in [-1, 1], square: [B, C, h, w] each."""
+        """Returns the outputs [B, C, h, w] of the image tower's blocks for square images [B, 3, H, W] in [-1, 1]."""
         return self.model.visual.forward_intermediates(self._prepared(x), intermediates_only=True)[
             "image_intermediates"
         ]
@@ -83,27 +83,27 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors [N, D] of texts."""
+        """Returns unit vectors [N, D] of texts."""
         return self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True)
 
     def cosine(self, source: str, target: str) -> float:
-        """The cosine of two texts as they are, without prompts around them: what t_edit and the L1 term go by."""
+        """Returns the cosine of two texts without prompts around them. t_edit and the L1 term depend on it."""
         first, second = self.texts([source, target])
         return float(first @ second)
 
     @torch.no_grad()
     def lack(self, x: Tensor, source: str, target: str) -> Tensor:
-        """Which images [B, 3, H, W] are nearer to the source text than to the target text, bool [B]."""
+        """Returns whether each image [B, 3, H, W] is nearer to the source text than to the target text, bool [B]."""
         near, far = (self.images(x) @ self.texts([source, target]).T).unbind(1)
         return near > far
 
     def direction(self, source: str, target: str, templates: Sequence[str] = ()) -> Tensor:
-        """The unit vector [D] from one text to the other, the mean over all prompts around them.
+        """Returns the unit vector [D] from the source to the target text, the mean over all prompts around them.
 
-        A template is a prompt with {} where the text goes; none: `imagenet_templates`.
+        A template is a prompt with one {} where the text goes. If none are given, `imagenet_templates` are used.
 
         Raises:
-            UserError: if the two texts say the same, or a template has no {}.
+            UserError: if the two texts are the same to CLIP, or a template does not have exactly one {}.
         """
         for template in templates:
             if template.count("{}") != 1:

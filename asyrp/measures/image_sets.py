@@ -1,4 +1,4 @@
-"""How far two sets of images are from each other: FID and KID of features that are streamed and added up."""
+"""FID and KID, the distances of two sets of images, from features that are streamed and added up."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,14 +12,17 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from asyrp.errors import UserError
 
 RESERVOIR = 10_000
-"""Images whose features are kept for KID."""
+"""The number of images whose features are kept for KID."""
 
 SUBSETS, SUBSET_SIZE = 100, 1000
-"""KID is the mean over so many random subsets of so many images, or of as many as there are (Binkowski et al. 2018)."""
+"""KID is the mean over SUBSETS random subsets of SUBSET_SIZE images (Binkowski et al. 2018).
+
+If one set keeps fewer images, a subset has as many as that set.
+"""
 
 
 class FeatureSums:
-    """What FID and KID need of the features of any number of images.
+    """The sums over the features of any number of images that FID and KID are computed from.
 
     `total` [D] is their sum and `outer` [D, D] the sum of their outer products, both float64. `reservoir` [R, D] holds
     the features of the `size` images with the lowest `ranks` [R], float32.
@@ -31,7 +34,7 @@ class FeatureSums:
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, features: Tensor, ranks: Tensor) -> None:
-        """Add images with features [N, D] and ranks [N], int64. They are taken in `size` calls at a time.
+        """Add images with features [N, D] and ranks [N], int64. They wait for `size` calls and are then added together.
 
         A rank is any number that belongs to the image and is as good as random.
         """
@@ -45,7 +48,10 @@ class FeatureSums:
         self._merge(other.tensors())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, to be stored: count, total, outer, ranks and reservoir; none before the first image."""
+        """Returns the sums, to be stored: count, total, outer, ranks and reservoir.
+
+        Before the first image there are none.
+        """
         self._take_in()
         return dict(self._sums)
 
@@ -86,7 +92,7 @@ class FeatureSums:
 
 @dataclass(frozen=True)
 class SetDistance:
-    """FID, KID and the standard deviation of KID over its subsets, and the images in both sets."""
+    """FID, KID, the standard deviation of KID over its subsets, and the number of images in each set."""
 
     fid: float
     kid: float
@@ -94,8 +100,8 @@ class SetDistance:
     images: tuple[int, int]
 
 
-class Features(torch.nn.Module):
-    """In place of a net: what torchmetrics is given are features [N, D] already."""
+class PrecomputedFeatures(torch.nn.Module):
+    """Takes the place of the net that torchmetrics expects. It is given features [N, D] and returns them."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -109,20 +115,20 @@ def set_distance(a: FeatureSums, b: FeatureSums) -> SetDistance:
     """FID (Heusel et al. 2017) and KID between two sets.
 
     Raises:
-        UserError: if one has fewer than two images.
+        UserError: if a set has fewer than two images.
     """
     if min(a.images, b.images) < 2:
         raise UserError(f"FID and KID need two images on each side, and there are {a.images} and {b.images}")
     first, second = a.tensors(), b.tensors()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torchmetrics on states that it did not add up itself
+        warnings.simplefilter("ignore", UserWarning)  # torchmetrics warns of states that it did not add up itself
         kid, kid_std = _kid(first["reservoir"], second["reservoir"])
         return SetDistance(_fid(first, second), kid, kid_std, (a.images, b.images))
 
 
 def _fid(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    fid = FrechetInceptionDistance(feature=Features(len(a["total"])))
-    for side, sums in (("real", a), ("fake", b)):  # its states, added up elsewhere
+    fid = FrechetInceptionDistance(feature=PrecomputedFeatures(len(a["total"])))
+    for side, sums in (("real", a), ("fake", b)):  # sets the states of torchmetrics, which were added up elsewhere
         setattr(fid, f"{side}_features_sum", sums["total"])
         setattr(fid, f"{side}_features_cov_sum", sums["outer"])
         setattr(fid, f"{side}_features_num_samples", sums["count"])
@@ -132,7 +138,7 @@ def _fid(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 def _kid(a: Tensor, b: Tensor) -> tuple[float, float]:
     size = min(SUBSET_SIZE, len(a), len(b))
-    kid = KernelInceptionDistance(feature=Features(a.shape[1]), subsets=SUBSETS, subset_size=size)
+    kid = KernelInceptionDistance(feature=PrecomputedFeatures(a.shape[1]), subsets=SUBSETS, subset_size=size)
     kid.update(a.double(), real=True)
     kid.update(b.double(), real=False)
     with torch.random.fork_rng(devices=[]):

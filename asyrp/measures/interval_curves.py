@@ -1,4 +1,4 @@
-"""The distances that intervals are found by, measured while images are inverted."""
+"""Measures distances while images are inverted. Intervals are found from these distances."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ NOT_REACHED = -1
 def inversion_distances(
     unet: SplitUNet, schedule: NoiseSchedule, measure: Measure, x_0: Tensor, grid: Sequence[int]
 ) -> Tensor:
-    """Distances [B, 2, T] of images [B, 3, H, W] to their P_t and x_t, at the timesteps `grid` of a DDIM inversion.
+    """Returns the distances [B, 2, T] of images [B, 3, H, W] to their P_t and x_t, at the timesteps `grid`.
 
-    P_t counts for the timestep at which it was predicted (the released code keys it by the next one). Costs T
-    evaluations of the net.
+    They are measured during a DDIM inversion, which takes T evaluations of the net. P_t counts for the timestep at
+    which it was predicted (the released code keys it by the next one).
     """
     x, found = x_0, []
     for t, t_next in [*itertools.pairwise(grid), (grid[-1], grid[-1])]:
@@ -35,10 +35,10 @@ def inversion_distances(
 
 
 class ImageEnds:
-    """The t_edit of every image by its own distances: the first timestep of the inversion at which P_t is that far
-    from it. Watches `process.invert`, at the cost of one measurement a step.
+    """Finds the t_edit of every image from its own distances, as an observer of `process.invert`.
 
-    `distances` are those to reach, by direction.
+    t_edit is the first timestep of the inversion at which the distance from the image to P_t reaches a level.
+    `distances` holds the level of each direction. This costs one measurement per step.
     """
 
     def __init__(self, measure: Measure, x_0: Tensor, distances: Mapping[str, float]) -> None:
@@ -52,13 +52,13 @@ class ImageEnds:
             found[(found == NOT_REACHED) & (distance >= level)] = t
 
     def t_edits(self, direction: str, otherwise: int) -> Tensor:
-        """The t_edit [B] of a direction on each image; `otherwise` where the distance was never reached."""
+        """Returns the t_edit [B] of a direction on each image, or `otherwise` where its level was never reached."""
         found = self._found[direction]
         return torch.where(found == NOT_REACHED, otherwise, found)
 
 
 class CurveSums:
-    """Sums of distances [2, T] and of their squares over images, float64; they add up in any order."""
+    """Sums of distances [2, T] and of their squares over images, in float64. They add up in any order."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -76,7 +76,7 @@ class CurveSums:
         self.sums = self.sums + other.sums
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, to be stored."""
+        """Returns the sums, to be stored."""
         return {"images": torch.tensor(self.images), "sums": self.sums}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -84,7 +84,7 @@ class CurveSums:
         self.images, self.sums = int(tensors["images"]), tensors["sums"]
 
     def curves(self) -> dict[str, Curve]:
-        """Both curves by name, from at least one image."""
+        """Returns both curves by name. There must be at least one image."""
         mean, of_squares = self.sums / self.images
         std = (of_squares - mean.square()).clamp(min=0).sqrt()
         return {name: Curve(tuple(m), tuple(s)) for name, m, s in zip(CURVES, mean.tolist(), std.tolist(), strict=True)}

@@ -1,5 +1,7 @@
-"""The intervals of a data set: the distances that its images had while they were inverted, and the rules for t_edit and
-t_boost (Asyrp, section 3.4). Read and asked without torch."""
+"""The intervals of a data set: distances of its images during inversion, and the rules for t_edit and t_boost.
+
+The rules are those of Asyrp, section 3.4. This module does not import torch.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,8 +19,10 @@ T_EDIT_LPIPS, T_BOOST_LPIPS = 0.33, 1.2
 """The levels of the paper, in LPIPS."""
 
 T_EDIT_HEIGHT, T_BOOST_HEIGHT = 0.283, 0.864
-"""How high those levels are on the released curves, from their value at the first timestep (0) to that at the last (1):
-the median of the five data sets, which go from 0.25 to 0.34 and from 0.80 to 0.90."""
+"""The heights of those levels on the released curves. A height is 0 at the first timestep and 1 at the last.
+
+Each is the median of the five data sets. Their heights range from 0.25 to 0.34 and from 0.80 to 0.90.
+"""
 
 
 SHOWN_COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -26,7 +30,7 @@ SHOWN_COSINES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 def first_at_least(timesteps: tuple[int, ...], values: tuple[float, ...], level: float) -> int | None:
-    """The smallest timestep whose value is at least `level`; None if there is none. `timesteps` ascend."""
+    """Returns the smallest timestep whose value is at least `level`, or None. `timesteps` ascend."""
     return next((t for t, value in zip(timesteps, values, strict=True) if value >= level), None)
 
 
@@ -38,20 +42,20 @@ class Curve:
     std: tuple[float, ...]
 
     def level(self, height: float) -> float:
-        """The distance at a height between the curve's first value (0) and its last (1)."""
+        """Returns the distance at a height between the curve's first value (0) and its last (1)."""
         return self.mean[0] + height * (self.mean[-1] - self.mean[0])
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The distances that the rules ask for; `t_edit` is that for texts of cosine 1."""
+    """The distances that the rules compare with. `t_edit` is the distance for texts of cosine 1."""
 
     t_edit: float
     t_boost: float
 
 
 def thresholds(measure: str, p_t: Curve, x_t: Curve) -> Thresholds:
-    """The paper's levels for LPIPS; for any other measure what is as high on its curves."""
+    """Returns the paper's levels for LPIPS, and for any other measure the levels of the same height on its curves."""
     if measure == LPIPS:
         return Thresholds(T_EDIT_LPIPS, T_BOOST_LPIPS)
     return Thresholds(p_t.level(T_EDIT_HEIGHT), x_t.level(T_BOOST_HEIGHT))
@@ -59,9 +63,10 @@ def thresholds(measure: str, p_t: Curve, x_t: Curve) -> Thresholds:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Distances of images to themselves on the way up a DDIM inversion, by a perceptual `measure`.
+    """Distances of images during a DDIM inversion, by a perceptual `measure`.
 
-    `p_t` is that from an image to P_t, `x_t` to x_t, at the timestep where P_t was predicted from x_t.
+    `p_t` is the distance from an image to P_t, and `x_t` the distance from it to x_t. Both are at the timestep where
+    P_t was predicted from x_t.
     """
 
     model: str
@@ -74,8 +79,9 @@ class Intervals:
     thresholds: Thresholds
 
     def t_edit(self, text_cosine: float = 1.0) -> int | None:
-        """The smallest t where the distance to P_t is at least the threshold minus the threshold times d, with d =
-        1 - `text_cosine` the distance of the two texts in CLIP; None if it is nowhere.
+        """Returns the smallest t where the distance to P_t is at least threshold - threshold * d, or None.
+
+        d = 1 - `text_cosine` is the distance of the two texts in CLIP.
 
         Raises:
             UserError: for a cosine that is not in (0, 1].
@@ -85,17 +91,17 @@ class Intervals:
         return first_at_least(self.timesteps, self.p_t.mean, self.thresholds.t_edit * text_cosine)
 
     def t_boost(self) -> int | None:
-        """The smallest t where the distance to x_t is at least its threshold; None if it is nowhere."""
+        """Returns the smallest t where the distance to x_t is at least its threshold, or None."""
         return first_at_least(self.timesteps, self.x_t.mean, self.thresholds.t_boost)
 
 
 def learned_path(model_digest: str) -> Path:
-    """Where the intervals of a model are kept on this machine, and found by runs."""
+    """Returns the path where this machine keeps the intervals of a model, and where runs look for them."""
     return cache_root() / "intervals" / f"{model_digest}.json"
 
 
 def save(intervals: Intervals, path: Path) -> None:
-    """Write a file of intervals, complete or not at all."""
+    """Write a file of intervals. It is written whole or not at all."""
     write_whole(path, (json.dumps({"format": FORMAT, **asdict(intervals)}, indent=1) + "\n").encode())
 
 
@@ -103,7 +109,7 @@ def load(path: Path) -> Intervals:
     """Read a file of intervals.
 
     Raises:
-        UserError: if there is none, or it is none of ours.
+        UserError: if there is no such file, or it is not a file of intervals.
     """
     try:
         data = json.loads(path.read_text())
@@ -119,10 +125,10 @@ def load(path: Path) -> Intervals:
 
 
 def load_for(path: Path | None, model_digest: str, model_name: str) -> Intervals:
-    """The intervals of a model: from a file, or those learned last on this machine.
+    """Read the intervals of a model from a file, or those that were learned last on this machine.
 
     Raises:
-        UserError: if there are none, or they are another model's.
+        UserError: if there are none, or they belong to another model.
     """
     learn = f"learn them with 'asyrp intervals learn -s IMAGES --model {model_name}'"
     if path is None and not learned_path(model_digest).is_file():

@@ -1,4 +1,4 @@
-"""Metrics of edited images, a batch at a time on the device. `asyrp.measures.names` says what each of them means."""
+"""Metrics of edited images, a batch at a time on the device. `asyrp.measures.names` says what each metric means."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,41 +15,47 @@ from asyrp.measures.perceptual import Measure, clip_measure, load_measure
 from asyrp.measures.scorers import Scorer, ScorerSource, load_net, load_scorer
 
 IDENTICAL_DB = 100.0
-"""The PSNR of two images that are the same, in place of infinity."""
+"""The PSNR of two identical images, in place of infinity."""
 
 Values = dict[str, Any]
 """The metrics of one image: floats by name, and the mappings `scores` and `source_scores`."""
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal to noise ratio [B], dB, of images [B, C, H, W] in [-1, 1].
+    """Returns the peak signal to noise ratio [B], dB, of images [B, C, H, W] in [-1, 1].
 
-    torchmetrics rounds otherwise in the last digit, which manifests hold, and adds seconds to the start of every actor.
+    torchmetrics rounds the last digit in another way, and manifests hold that digit. It also adds seconds to the start
+    of every actor.
     """
     mean_square = ((x - y) / 2).square().mean((1, 2, 3))
     return -10 * mean_square.clamp_min(10 ** (-IDENTICAL_DB / 10)).log10()
 
 
 def directional_similarity(before: Tensor, after: Tensor, direction: Tensor) -> Tensor:
-    """S_dir [B]: the cosine between the change of image vectors [B, D] and directions of texts [B, D] (Asyrp, section
-    4.1); 0 where nothing changed."""
+    """Returns S_dir [B], the cosine between the change of image vectors [B, D] and text directions [B, D].
+
+    It is 0 where nothing changed (Asyrp, section 4.1).
+    """
     return cosine_similarity(after - before, direction)
 
 
 def agreement(before: Tensor, after: Tensor, counted: Tensor | None = None) -> Tensor:
-    """The share [B] of places with the same class, of class maps [B, ...], or of those that are `counted` [B, ...]."""
+    """Returns the share [B] of places with the same class in two class maps [B, ...].
+
+    If `counted` [B, ...] is given, only the places where it is true count.
+    """
     same = (before == after).flatten(1).float()
     return same.mean(1) if counted is None else (same * counted).sum(1) / counted.sum(1)
 
 
 def classes(seen: Tensor) -> Tensor:
-    """Class maps [B, H, W] of what a segmenter gives: those, or scores [B, K, H, W]."""
+    """Returns class maps [B, H, W] from the output of a segmenter: class maps, or scores [B, K, H, W]."""
     return seen.argmax(1) if seen.ndim == 4 else seen
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Images [B, 3, H, W] and what the nets that are asked make of them; None for a net that is not asked."""
+class Observations:
+    """Images [B, 3, H, W] and the outputs of the nets for them. A net that is not used has None."""
 
     images: Tensor
     clip: Tensor | None
@@ -57,15 +63,15 @@ class Seen:
     classes: Tensor | None
     scores: Tensor | None
 
-    def items(self, index: Tensor) -> "Seen":
-        """Those of some images."""
+    def items(self, index: Tensor) -> "Observations":
+        """Returns the observations of the images at `index`."""
         return replace(self, **{name: part[index] for name, part in vars(self).items() if part is not None})
 
 
 class Metrics:
-    """The metrics named, with the nets they need.
+    """Computes the metrics `names` with the nets that they need.
 
-    `texts` are source and target of each edit, `changed` the labels that each edit is meant to change.
+    `texts` holds source and target text of each edit. `changed` holds the labels that each edit is meant to change.
 
     Raises:
         UserError: if a net cannot be loaded, or the texts of an edit are the same to CLIP.
@@ -91,17 +97,17 @@ class Metrics:
         }
 
     def reconstruction(self, images: Tensor, again: Tensor) -> list[Values]:
-        """Of images [B, 3, H, W] and what they are after inversion and generation."""
+        """Returns the metrics of the reconstructions `again` of images [B, 3, H, W] after inversion and generation."""
         values = {"recon_psnr": psnr(images, again.clamp(-1, 1))} if "recon_psnr" in self.names else {}
         for name, measure in self.measures.items():
             if METRICS[name].of == "reconstruction":
                 values[name] = measure(images, again.clamp(-1, 1))
         return _by_image(values, len(images))
 
-    def look(self, images: Tensor) -> Seen:
-        """What the nets make of images [B, 3, H, W]; beyond [-1, 1] they are cut off, as when they are written."""
+    def look(self, images: Tensor) -> Observations:
+        """Returns the outputs of the nets for images [B, 3, H, W], cut off at [-1, 1] as when images are written."""
         images = images.clamp(-1, 1)
-        return Seen(
+        return Observations(
             images,
             self.clip.images(images).float() if self.clip else None,
             torch.as_tensor(self.face(images)).float() if self.face else None,
@@ -109,8 +115,8 @@ class Metrics:
             self.scorer(images) if self.scorer else None,
         )
 
-    def edit(self, before: Seen, after: Seen, edits: Sequence[str]) -> list[Values]:
-        """Of images before and after an edit, which is named for each of them."""
+    def edit(self, before: Observations, after: Observations, edits: Sequence[str]) -> list[Values]:
+        """Returns the metrics of images before and after an edit. `edits` names the edit of each image."""
         values = {
             name: measure(before.images, after.images)
             for name, measure in self.measures.items()
@@ -157,7 +163,7 @@ class Metrics:
         return load_scorer(ScorerSource(self.judges.labels, classifier=self.judges.classifier), self.device)
 
     def _text_vectors(self, source: str, target: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit vectors of a source and a target text, and of the direction between them, each over CLIP's prompts."""
+        """Returns unit vectors of a source text, a target text and their direction, each over CLIP's prompts."""
         assert self.clip is not None
         ends = [self.clip.texts([prompt(text) for prompt in imagenet_templates()]).mean(0) for text in (source, target)]
         return normalize(ends[0], dim=0), normalize(ends[1], dim=0), self.clip.direction(source, target)
@@ -167,7 +173,7 @@ class Metrics:
 
 
 def _by_image(values: Mapping[str, Tensor], count: int) -> list[Values]:
-    """Numbers by name and image to numbers by image and name; one that is not finite is None."""
+    """Turns numbers by name and image into numbers by image and name. A number that is not finite becomes None."""
     columns: dict[str, Sequence[float]] = {name: value.tolist() for name, value in values.items()}
     return [
         {name: value[index] if math.isfinite(value[index]) else None for name, value in columns.items()}

@@ -1,4 +1,4 @@
-"""What can be measured of an edit, by name: what each number means, and which way is better. No torch here."""
+"""The metrics of an edit by name: what each number means, and which way is better. The module does not import torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the manifest. `of` says what it judges: the inversion alone, or the edited image."""
+    """A column of the manifest. `of` says whether it judges the inversion alone or the edited image."""
 
     says: str
     better: Literal["high", "low"]
@@ -26,13 +26,13 @@ METRICS = {
     "segmentation": Metric("share of the pixels that a segmenter sees as it did before", "high"),
     "kept": Metric("share of the other labels that a classifier sees as it did before", "high"),
 }
-"""Each a nullable column of every manifest row; a classifier's own scores are in `scores` and `source_scores`."""
+"""Each metric is a nullable column of the manifest. The scores of a classifier are in `scores` and `source_scores`."""
 
 SCORE, SOURCE_SCORE = "score.", "source_score."
-"""Prefixes by which conditions name a classifier's score of the edited image, and of the image it was made from."""
+"""Prefixes by which conditions name a classifier's score of the edited image, and of the image before the edit."""
 
 RECONSTRUCTION_PSNR = "recon_psnr"
-"""What is measured of every run's sample: it needs no net."""
+"""The metric that is measured on the sample of every run. It needs no net."""
 
 OF_CLIP = frozenset(("recon_clip", "edit_clip", "s_dir", "clip_score", "clip_margin"))
 OF_TEXTS = frozenset(("s_dir", "clip_score", "clip_margin"))
@@ -40,10 +40,11 @@ OF_TEXTS = frozenset(("s_dir", "clip_score", "clip_margin"))
 
 @dataclass(frozen=True)
 class Judges:
-    """The nets that metrics ask, as `asyrp.measures.clip.Clip` and `asyrp.measures.scorers.load_net` name them.
+    """The nets that metrics use, as `asyrp.measures.clip.Clip` and `asyrp.measures.scorers.load_net` name them.
 
-    `identity` gives embeddings [B, D] of images [B, 3, H, W] in [-1, 1]; `segmenter` classes [B, H, W] or scores
-    [B, K, H, W]; `classifier` scores [B, K], one for each of `labels`, a label being there from `threshold` on.
+    All take images [B, 3, H, W] in [-1, 1]. `identity` gives embeddings [B, D]. `segmenter` gives classes [B, H, W] or
+    scores [B, K, H, W]. `classifier` gives scores [B, K], one for each of `labels`. An image has a label if the score
+    is at least `threshold`.
     """
 
     clip: str | None = None

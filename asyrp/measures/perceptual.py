@@ -1,4 +1,4 @@
-"""How far two images are from each other to the eye: LPIPS, or a distance of the same form between CLIP's features."""
+"""Perceptual distances of two images: LPIPS, or a distance of the same form between features of CLIP."""
 
 import sys
 import warnings
@@ -18,17 +18,19 @@ from asyrp.measures.intervals import LPIPS
 CLIP_PREFIX = "clip:"
 
 SMALLEST = 64
-"""Pixels a side that LPIPS was made with, and about the least that AlexNet takes; smaller images are enlarged."""
+"""Pixels a side that LPIPS was made with, which is about the least that AlexNet takes. Smaller images are enlarged."""
 
 Measure = Callable[[Tensor, Tensor], Tensor]
-"""Images [B, 3, H, W] in [-1, 1] and as many others to their distances [B]; 0 for the same image."""
+"""Maps images [B, 3, H, W] in [-1, 1] and as many others to their distances [B]. It is 0 for the same image."""
 
 
 def load_measure(name: str, device: str) -> Measure:
-    """The measure `lpips` (Zhang et al. 2018, with AlexNet, as in the papers) or `clip:NAME`, NAME as `Clip` takes it.
+    """Load the measure `lpips` (Zhang et al. 2018, with AlexNet, as in the papers) or `clip:NAME`.
+
+    `Clip` says what NAME can be.
 
     Raises:
-        UserError: if its weights cannot be had.
+        UserError: if its weights cannot be fetched or read.
     """
     if name == LPIPS:
         return _lpips(device)
@@ -37,8 +39,8 @@ def load_measure(name: str, device: str) -> Measure:
 
 def _lpips(device: str) -> Measure:
     try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # torch.hub says there what it fetches
-            warnings.simplefilter("ignore", UserWarning)  # lpips asks torchvision in its old way
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # torch.hub prints to stdout what it fetches
+            warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision with deprecated arguments
             net = lpips.LPIPS(net="alex", verbose=False).to(device)
     except (OSError, RuntimeError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [""])[0]
@@ -61,8 +63,10 @@ def _large_enough(x: Tensor) -> Tensor:
 
 
 def clip_measure(clip: Clip) -> Measure:
-    """LPIPS without its learned weights: features of every block as unit vectors, their squared differences averaged
-    over places and blocks."""
+    """Returns a distance of the form of LPIPS, without its learned weights.
+
+    The features of every block are unit vectors. Their squared differences are averaged over places and blocks.
+    """
 
     def measure(x: Tensor, y: Tensor) -> Tensor:
         pairs = zip(clip.features(x), clip.features(y), strict=True)

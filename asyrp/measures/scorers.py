@@ -1,4 +1,4 @@
-"""What tells images apart where nobody has labelled them: two texts through CLIP, or a classifier of the user's."""
+"""Scorers of images that have no labels: two texts through CLIP, or a classifier of the user."""
 
 import importlib
 import importlib.util
@@ -16,16 +16,17 @@ from asyrp.errors import UserError
 from asyrp.measures.clip import Clip
 
 Scorer = Callable[[Tensor], Tensor]
-"""Images [B, 3, H, W] in [-1, 1] to scores [B, K], float32."""
+"""Maps images [B, 3, H, W] in [-1, 1] to scores [B, K], float32."""
 
 
 @dataclass(frozen=True)
 class ScorerSource:
-    """Where a scorer comes from, and the names of its scores.
+    """The origin of a scorer, and the names of its scores.
 
-    Either `texts`, a source and a target, with `clip` the name of the CLIP that reads them; or `classifier`: a
-    TorchScript file (.pt, .pth), an exported program (.pt2), an ONNX file (.onnx), or a callable MODULE:NAME or
-    FILE.py:NAME. A classifier takes images [B, 3, H, W] in [-1, 1] at the model's size and gives [B] or [B, K].
+    Either `texts` or `classifier` is given. `texts` are a source and a target, and `clip` names the CLIP that reads
+    them. `classifier` is a TorchScript file (.pt, .pth), an exported program (.pt2), an ONNX file (.onnx), or a
+    callable MODULE:NAME or FILE.py:NAME. It takes images [B, 3, H, W] in [-1, 1] at the model's size and gives [B] or
+    [B, K].
     """
 
     names: tuple[str, ...]
@@ -35,8 +36,13 @@ class ScorerSource:
 
 
 def load_scorer(source: ScorerSource, device: str) -> Scorer:
-    """Load a scorer. Raises UserError if it cannot be loaded, and the scorer does if it gives another number of scores
-    than it has names."""
+    """Load a scorer.
+
+    The scorer itself raises UserError if a classifier gives another number of scores than it has names.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
     if source.texts is not None:
         assert source.clip is not None
         return _clip_scorer(Clip(source.clip, device), source.texts)
@@ -45,7 +51,7 @@ def load_scorer(source: ScorerSource, device: str) -> Scorer:
 
 
 def _clip_scorer(clip: Clip, texts: tuple[str, str]) -> Scorer:
-    """The part of an image's CLIP vector that points from the source to the target text."""
+    """Returns a scorer: the component of an image's CLIP vector along the direction from source to target text."""
     direction = clip.direction(*texts)
     return lambda x: (clip.images(x) @ direction)[:, None].float()
 
@@ -65,8 +71,9 @@ def _checked(classify: Callable[[Tensor], Any], source: ScorerSource) -> Scorer:
 
 
 def load_net(name: str, device: str, what: str = "classifier") -> Callable[[Tensor], Any]:
-    """Any net of the user's, as `ScorerSource.classifier` names one: images [B, 3, H, W] in [-1, 1] to what it makes of
-    them. `what` it is called in messages.
+    """Load a net of the user, named as in `ScorerSource.classifier`.
+
+    The net takes images [B, 3, H, W] in [-1, 1]. Messages call it `what`.
 
     Raises:
         UserError: if it cannot be loaded.
@@ -82,7 +89,7 @@ def load_net(name: str, device: str, what: str = "classifier") -> Callable[[Tens
         if name.endswith(".pt2"):
             return torch.export.load(name).module().to(device)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is what every version of torch reads
+            warnings.simplefilter("ignore", FutureWarning)  # every version of torch reads TorchScript
             return torch.jit.load(name, map_location=device).eval()
     except (RuntimeError, ValueError, OSError, BadZipFile) as error:
         reason = (str(error).splitlines() or [""])[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asyrp.measures.interval_curves import ImageEnds
-from asyrp.measures.metrics import Metrics, Seen, Values
+from asyrp.measures.metrics import Metrics, Observations, Values
 from asyrp.measures.names import METRICS, RECONSTRUCTION_PSNR, SCORE, SOURCE_SCORE
 from asyrp.measures.perceptual import load_measure
 from pipeline.images.selection import Condition, is_sampled
@@ -117,13 +117,13 @@ class Measurer:
         """The images (indices) that are measured."""
         return [index for index, key in enumerate(keys) if is_sampled(key, self.share, "inspection")]
 
-    def look(self, x_0: Tensor, keys: Sequence[str]) -> Seen | None:
+    def look(self, x_0: Tensor, keys: Sequence[str]) -> Observations | None:
         """What the nets make of the chosen images; None if none is chosen."""
         chosen = self.chosen(keys)
         return self.metrics.look(x_0[chosen]) if chosen else None
 
     def edit_values(
-        self, before: Seen | None, images: Tensor, keys: Sequence[str], edits: Sequence[BoundEdit]
+        self, before: Observations | None, images: Tensor, keys: Sequence[str], edits: Sequence[BoundEdit]
     ) -> list[Values]:
         """The metrics of images after one edit of each; {} for those that are not chosen."""
         values: list[Values] = [{} for _ in images]
@@ -165,7 +165,7 @@ class Batch:
     x_T: Tensor
     inversions: Sequence[Verdict]
     chosen: Sequence[int]
-    seen: Seen | None
+    seen: Observations | None
     ends: ImageEnds | None
 
     @property
@@ -173,7 +173,7 @@ class Batch:
         """The images (indices) whose inversion is good enough to edit."""
         return [index for index, inversion in enumerate(self.inversions) if inversion.passes]
 
-    def seen_of(self, images: Sequence[int]) -> Seen | None:
+    def seen_of(self, images: Sequence[int]) -> Observations | None:
         """What the nets make of those among some images that are measured."""
         places = {image: place for place, image in enumerate(self.chosen)}
         wanted = [places[image] for image in images if image in places]
