@@ -1,9 +1,9 @@
-"""Learns directions and intervals from the images of a source, on the cluster.
+"""Learning of directions and intervals from the images of a source.
 
-In reading order:
+Files in reading order:
 
-- `collect`: statistics of h as a run, whose shards hold sums in place of images
-- `labels`: directions from labels
+- `collect`: adds up statistics of images in a run, whose shards hold sums in place of images
+- `labels`: directions from labels, and the request that the ways of learning from h share
 - `classifier`: directions from linear classifiers
 - `unsupervised`: principal components, and singular vectors of Jacobians
 - `text`: directions from pairs of texts

@@ -1,4 +1,4 @@
-"""`asyrp directions learn classifier`: the normals of linear classifiers of h."""
+"""`asyrp directions learn classifier`: directions as normals of linear classifiers of h."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from pipeline.stages.reducers import KEYS, decode_keys, half_rows
 
 EPOCHS = 20
 HELD_OUT = 5
-"""One image in so many is not learned from, and says how good the classifier is."""
+"""One image in HELD_OUT is not learned from. The accuracy of the classifiers is measured on these images."""
 
 
 @dataclass(frozen=True)
 class ClassifierQuestion:
-    """Which label of a table (or `folders`) is asked for, with both classes alike in the labels `balanced`."""
+    """The label `name` to learn from the table `labels` (or `folders`). Weights make classes alike in `balanced`."""
 
     labels: str
     name: str
@@ -38,7 +38,7 @@ class ClassifierQuestion:
 
 
 class Batch(NamedTuple):
-    """Images of a shard: h [N, T, D], whether they have the label [N], and their weights [N]."""
+    """Images of a shard by h [N, T, D], whether they have the label [N], and their weights [N]."""
 
     h: NDArray[np.float32]
     has: NDArray[np.bool_]
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Images:
+class LabelledRows:
     """The rows of h that shards hold, with the labels and weights of their images."""
 
     shards: Iterable[dict[str, Tensor]]
@@ -54,7 +54,7 @@ class Images:
     weights: dict[str, float]
 
     def batches(self, held_out: bool) -> Iterator[Batch]:
-        """The images to learn from, or those that are held out; a batch for each shard that has some."""
+        """Yields the images to learn from, or the held-out images. Each shard that has some gives one batch."""
         seen = 0
         for tensors in self.shards:
             if KEYS not in tensors:
@@ -69,12 +69,12 @@ class Images:
 
 
 def learn_classifier(request: LearnRequest, asked: ClassifierQuestion) -> Path:
-    """Learn and save the direction of a label; its path.
+    """Learn and save the direction of a label. Returns its path.
 
-    h of every image is kept on storage in half precision while the classifiers learn, a shard in memory at a time.
+    h of every image is kept on storage in half precision while the classifiers learn. One shard is in memory at a time.
 
     Raises:
-        UserError: if the table does not fit the images, or the label has not two classes.
+        UserError: if the table does not fit the images, or the label does not have two classes.
     """
     folder = fetch_model(request.model)
     names = (asked.name, *asked.balanced)
@@ -87,7 +87,7 @@ def learn_classifier(request: LearnRequest, asked: ClassifierQuestion) -> Path:
     collection = request.collection(folder, NoisedH(grid, request.seed), half_rows, {"statistics": "rows"})
     (found, accuracy), images = collect(
         replace(collection, keys=has.keys()),
-        lambda shards: _fit(Images(shards, has, weights), asked, request.seed),
+        lambda shards: _fit(LabelledRows(shards, has, weights), asked, request.seed),
     )
     info = replace(
         request.info(
@@ -108,8 +108,8 @@ def _balanced(table: LabelTable, asked: ClassifierQuestion) -> str:
     return f", balanced over {', '.join(asked.balanced)} of {table.origin}" if asked.balanced else ""
 
 
-def _fit(images: Images, asked: ClassifierQuestion, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The directions [T, D] and the accuracies [T] on the images that are held out."""
+def _fit(images: LabelledRows, asked: ClassifierQuestion, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the directions [T, D] and the accuracies [T] on the held-out images."""
     moments = ClassMoments()
     for batch in images.batches(held_out=False):
         moments.add(*batch)

@@ -1,4 +1,4 @@
-"""Statistics of h over the images of a source: a run like any other, whose shards hold sums in place of images."""
+"""Collects statistics of the images of a source, in a run like any other. Its shards hold sums in place of images."""
 
 import tempfile
 from collections.abc import Callable, Container, Iterable
@@ -30,12 +30,12 @@ Merged = TypeVar("Merged")
 
 @dataclass(frozen=True)
 class Collection:
-    """What to collect: `reading` of the images of `source`, or of those among them whose key is in `keys`, added up by
-    the reducers of shards.
+    """The statistics to collect: `reading` is taken of images of `source`, and the reducers of shards add it up.
 
-    `images` lists them, if not as they lie in the source; `image_size` is that of the model where it is not given.
-    `work` is the root that the sums are kept at, so that a killed collection goes on; None: a temporary folder.
-    `identity` says what the reducer depends on.
+    If `keys` is given, only the images with these keys are read. If `images` is given, it lists the images in place of
+    the source. `image_size` defaults to the size of the model. `work` is the root where the sums are kept, so that a
+    killed collection can continue. If it is None, they are kept in a temporary folder. `identity` holds the values that
+    the reducer depends on.
     """
 
     source: str
@@ -52,23 +52,23 @@ class Collection:
 
     @property
     def size(self) -> int:
-        """Pixels a side that images are read to."""
+        """The size in pixels a side at which images are read."""
         return self.image_size or self.folder.image_size
 
     def listed(self) -> Iterable[SourceImage]:
-        """All images there are to choose from."""
+        """Returns all images to choose from."""
         return self.images() if self.images else list_images(self.source)
 
 
 def collect(collection: Collection, merge: Callable[[Iterable[dict[str, Tensor]]], Merged]) -> tuple[Merged, int]:
-    """Collect, or go on where an earlier call was stopped: what `merge` makes of the sums, and the images in it.
+    """Collect, or continue where an earlier call was stopped. Returns the result of `merge` and the number of images.
 
-    `merge` may go over the sums more than once; each time it gets them one by one, in the order of the shards: the
-    result does not depend on actors, kills and resumes, and memory not on the number of images.
+    `merge` gets the sums one by one, in the order of the shards, and may iterate over them more than once. The result
+    therefore does not depend on actors, kills and resumes, and memory does not depend on the number of images.
 
     Raises:
-        UserError: for anything the user can mend; if no image could be used; if shards were quarantined or the run
-            was stopped.
+        UserError: for any mistake that the user can correct; if no image could be used; if shards were quarantined or
+            the run was stopped.
     """
     with _work_root(collection.work) as root:
         store = Store(root)

@@ -1,4 +1,4 @@
-"""`asyrp sample`: images drawn from a model by seed, where there are none to learn from or to try an edit on."""
+"""`asyrp sample`: draws images from a model by seed, for users without images to learn from or to edit."""
 
 import torch
 from rich.progress import Progress
@@ -26,10 +26,10 @@ def sample(
     batch_size: int,
     check: bool,
 ) -> int:
-    """Draw the images numbered `first` to `first + count - 1` to a folder on any URL; how many were not there yet.
+    """Draw the images `first` to `first + count - 1` to a folder on any URL. Returns how many were not there yet.
 
-    x_T of an image depends on the seed and its number alone, so that ranges can be drawn apart from each other, and the
-    same call goes on after a stop. Deterministic DDIM steps.
+    x_T of an image depends on the seed and its number alone. Ranges can therefore be drawn separately, and the same
+    call continues after a stop. The DDIM steps are deterministic.
 
     Raises:
         UserError: if there is no such model, or it fails its self-check.
@@ -50,7 +50,7 @@ def sample(
         task = progress.add_task("sampling", total=len(missing))
         for start in range(0, len(missing), batch_size):
             numbers = missing[start : start + batch_size]
-            # A short batch is filled up: kernels are chosen by shape, and round accordingly.
+            # A short batch is filled up, because kernels are chosen by shape and differ in how they round.
             filled = numbers + [numbers[-1]] * (batch_size - len(numbers))
             keys = [noise_key(seed, _name(number), "sample") for number in filled]
             x_T = boosting_noise(keys, t_0, shape, torch.device(device))

@@ -1,4 +1,4 @@
-"""`asyrp intervals learn`: the distances of images to their P_t and x_t, over the cluster."""
+"""`asyrp intervals learn`: measures the distances of images to their P_t and x_t, over the cluster."""
 
 import hashlib
 import heapq
@@ -21,8 +21,10 @@ from pipeline.stages.reducers import CURVE_SUMS
 
 @dataclass(frozen=True)
 class IntervalsRequest:
-    """What to measure: so many images of a source, or all where it has fewer, by `measure`: auto, lpips, clip or
-    clip:NAME. `work` is a root that keeps the sums, to go on after a stop."""
+    """The images to measure, and how. `images` images of the source are measured, or all if it has fewer.
+
+    `measure` is auto, lpips, clip or clip:NAME. `work` is a root that keeps the sums, to continue after a stop.
+    """
 
     source: str
     model: str
@@ -35,10 +37,10 @@ class IntervalsRequest:
 
 
 def learn_intervals(request: IntervalsRequest) -> Intervals:
-    """Measure the distances and find the thresholds (Asyrp, section 3.4); as statistics, over the cluster.
+    """Measure the distances over the cluster and find the thresholds (Asyrp, section 3.4).
 
     Raises:
-        UserError: if the measure cannot be had, the source has no image that can be read, or the number of steps does
+        UserError: if the measure cannot be loaded, the source has no readable image, or the number of steps does
             not fit the model's schedule.
     """
     folder = fetch_model(request.model)
@@ -69,10 +71,10 @@ def learn_intervals(request: IntervalsRequest) -> Intervals:
 
 
 def available_measure(asked: str, model: str) -> str:
-    """The full name of a measure whose weights are here or can be fetched; auto is LPIPS, or else the model's CLIP.
+    """Returns the full name of a measure whose weights can be loaded. auto is LPIPS, or else the model's CLIP.
 
     Raises:
-        UserError: if it is none, or its weights cannot be had.
+        UserError: if `asked` names no measure, or its weights cannot be loaded.
     """
     own_clip = CLIP_PREFIX + default_clip(model)
     if asked == "auto":
@@ -85,12 +87,15 @@ def available_measure(asked: str, model: str) -> str:
     elif asked != LPIPS and asked != "clip" and not asked.startswith(CLIP_PREFIX):
         raise UserError(f"--measure {asked}: give auto, lpips, clip or clip:NAME")
     name = own_clip if asked in ("auto", "clip") else asked
-    load_measure(name, "cpu")  # a mistake is better heard of here than from the first actor
+    load_measure(name, "cpu")  # reports a mistake here and not on the first actor
     return name
 
 
 def sampled_keys(source: str, count: int) -> frozenset[str]:
-    """The keys of `count` images of a source, or of all, chosen by key: the same in whatever order they are listed."""
+    """Returns the keys of `count` images of a source, or of all if it has fewer.
+
+    They are chosen by a hash of the key, so the order in which the images are listed does not matter.
+    """
     keys = (image.key for image in list_images(source))
     return frozenset(heapq.nsmallest(count, keys, key=lambda key: hashlib.sha256(key.encode()).digest()))
 

@@ -1,4 +1,4 @@
-"""`asyrp directions learn`: what the ways that read h of many images share, and directions from labels."""
+"""`asyrp directions learn labels`: directions from labels, and the request that all ways of learning from h share."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,10 @@ from pipeline.stages.settings import DirectionSource
 
 @dataclass(frozen=True)
 class LearnRequest:
-    """What every way of learning needs. `work` is a root that keeps the sums, to go on after a stop."""
+    """The values that all ways of learning from h need.
+
+    `work` is a root that keeps the sums, to continue after a stop.
+    """
 
     source: str
     model: str
@@ -42,7 +45,7 @@ class LearnRequest:
     def collection(
         self, folder: ModelFolder, reading: Reading, make_reducer: MakeReducer, identity: dict[str, Any]
     ) -> Collection:
-        """What is to be collected, of all images."""
+        """Returns the statistics to collect, over all images."""
         return Collection(
             source=self.source,
             folder=folder,
@@ -55,18 +58,18 @@ class LearnRequest:
         )
 
     def grid(self) -> tuple[int, ...]:
-        """The generation timesteps that are edited."""
+        """Returns the generation timesteps that are edited."""
         return tuple(t for t in timesteps(self.n_steps) if t >= self.t_edit)
 
     def some_of_grid(self, count: int) -> tuple[int, ...]:
-        """Up to `count` timesteps of the grid, evenly over it; a single one is the middle."""
+        """Returns up to `count` timesteps, spread evenly over the grid. A single one is in the middle."""
         whole = self.grid()
         last = len(whole) - 1
         places = [last / 2] if count == 1 else np.linspace(0, last, count)
         return tuple(sorted({whole[round(place)] for place in places}))
 
     def info(self, folder: ModelFolder, name: str, images: int, unit: str, found_by: str) -> DirectionInfo:
-        """The metadata of a direction found on so many images; `unit` is what its step is, before `scale`."""
+        """Returns the metadata of a direction found on `images` images. `unit` describes its step before `scale`."""
         return DirectionInfo(
             name=name,
             form="timestep",
@@ -80,15 +83,16 @@ class LearnRequest:
         )
 
     def form(self, delta_h: Tensor, grid: tuple[int, ...], folder: ModelFolder) -> TimestepDirection:
-        """A direction of one step per timestep, [T, C, h, w] or flattened, in half precision."""
+        """Returns a direction of one step per timestep, in half precision. `delta_h` is [T, C, h, w] or flattened."""
         return TimestepDirection((self.scale * delta_h).reshape(len(grid), *folder.h_shape).half(), torch.tensor(grid))
 
 
 @dataclass(frozen=True)
 class LabelQuestion:
-    """Which labels of a table (or `folders`) are asked for, with which others held fixed (None: all columns).
+    """The labels `names` to learn from the table `labels` (or `folders`).
 
-    `extremes`: only the images with the most and the least of the one label that is asked for, this share of each.
+    The labels `hold` are held fixed (None: all columns). `extremes` needs a single name. Only the images with the most
+    and the least of that label are then used, and `extremes` is the share of the images on each side.
     """
 
     labels: str
@@ -98,10 +102,10 @@ class LabelQuestion:
 
 
 def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
-    """Learn and save the directions of labels; their paths.
+    """Learn and save the directions of labels. Returns their paths.
 
-    Each is found with the others held fixed. Strength 1 is `scale` steps: from one value of a binary label to the
-    other, and between the means of the halves of the images for any other.
+    Each direction is found with the other labels held fixed. Strength 1 is `scale` steps. The step of a binary label
+    goes from one value to the other. The step of any other label goes between the means of the halves of the images.
 
     Raises:
         UserError: if the table does not fit the images, or a label cannot be told from the others.
@@ -138,7 +142,7 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
 
 
 def _notes(statistics: LabelStatistics) -> dict[str, str]:
-    """The range of the statistics over the grid."""
+    """Returns the range of each statistic over the grid, in words."""
     return {
         "effect": f"{statistics.effect.min():.3f} to {statistics.effect.max():.3f} standard deviations of h",
         "t_value": f"{statistics.t_value.min():.2f} to {statistics.t_value.max():.2f} (1 is chance)",
@@ -146,9 +150,12 @@ def _notes(statistics: LabelStatistics) -> dict[str, str]:
 
 
 def average_over_images(request: LearnRequest, direction: Path) -> Direction:
-    """delta_h^mean of the paper: the mean of an implicit direction f_t(h_t, t) over images, per timestep.
+    """Returns delta_h^mean of the paper, the mean of an implicit direction f_t(h_t, t) over images, per timestep.
 
-    h_t is that of the noised images. Raises UserError for a direction of another model, or without an interval.
+    h_t is the bottleneck of the noised images.
+
+    Raises:
+        UserError: if the direction belongs to another model, or suggests no t_edit.
     """
     folder, info = fetch_model(request.model), read_info(direction)
     check_model(info, folder.digest, request.model)

@@ -1,4 +1,4 @@
-"""`asyrp directions preview`: a sheet of images by strengths, made by an ordinary run of a few images."""
+"""`asyrp directions preview`: a sheet of images by strengths. An ordinary run of a few images makes it."""
 
 import itertools
 import tempfile

@@ -24,19 +24,28 @@ def score(
     engine: EngineSpec,
     shard_size: int = 256,
 ) -> LabelTable:
-    """The scores of all readable images of a source, at the model's size; as statistics, over the cluster.
+    """Returns the scores of all readable images of a source, at the model's size. They are computed over the cluster.
 
     Raises:
-        UserError: if a scorer cannot be loaded or does not give its scores, or two scores have one name.
+        UserError: if a scorer cannot be loaded or gives the wrong number of scores, or two scores have one name.
     """
     names = tuple(name for scorer in scorers for name in scorer.names)
     if len(set(names)) < len(names):
         raise UserError(f"two scores have one name: {', '.join(names)}")
     folder = fetch_model(model)
     blank = torch.zeros(1, 3, folder.image_size, folder.image_size)
-    for scorer in scorers:  # a mistake is better heard of here than from the first actor
+    for scorer in scorers:  # reports a mistake here and not on the first actor
         load_scorer(scorer, "cpu")(blank)
-    collection = Collection(source, folder, Scores(scorers), score_rows, {}, shard_size, work, engine)
+    collection = Collection(
+        source=source,
+        folder=folder,
+        reading=Scores(scorers),
+        make_reducer=score_rows,
+        identity={},
+        shard_size=shard_size,
+        work=work,
+        engine=engine,
+    )
     (keys, rows), _ = collect(collection, _all_rows)
     return LabelTable(f"the scores of {source}", names, keys, rows)
 

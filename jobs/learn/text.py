@@ -1,4 +1,4 @@
-"""`asyrp directions learn text`: an implicit direction from a pair of texts, on images of a source."""
+"""`asyrp directions learn text`: trains an implicit direction from a pair of texts, on images of a source."""
 
 import io
 import itertools
@@ -39,7 +39,7 @@ CALIBRATION_IMAGES = 16
 
 @dataclass(frozen=True)
 class Preset:
-    """What is trained on, and the fields of a `TextRecipe` that are not its own defaults."""
+    """The images and epochs of a training, and the fields of its `TextRecipe` that differ from the defaults."""
 
     images: int
     epochs: int
@@ -50,8 +50,8 @@ class Preset:
 PRESETS = {
     "paper": Preset(1000, 1, {"t_edit": 500}),
     "released": Preset(100, 5, {"t_edit": 500, "n_steps": 50, "source_term": "released", "decay_epochs": 3}),
-    # Of a face the bundled CLIP can tell little above t = 450. To it the texts of a pair are opposites, so the L1 term
-    # cannot go by their cosine.
+    # The bundled CLIP can tell little of a face above t = 450. The texts of a pair are opposites to it, so their cosine
+    # cannot weight the L1 term.
     "avatars": Preset(
         96,
         5,
@@ -68,7 +68,7 @@ PRESETS = {
         lacking=True,
     ),
 }
-"""Section 5 of the paper, the training script of its code, and what does best with the bundled model and CLIP."""
+"""The values of section 5 of the paper, of its training script, and the best for the bundled model and CLIP."""
 
 
 OWN_PRESET = {"avatars": "avatars"}
@@ -76,17 +76,18 @@ OWN_PRESET = {"avatars": "avatars"}
 
 
 def default_preset(model: str) -> str:
-    """The preset for a model where none is named: its own, or the paper's."""
+    """Returns the preset for a model if the user names none: the model's own, or the paper's."""
     return OWN_PRESET.get(model, "paper")
 
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What to train, on which images. Beside `output` the state is kept after every batch, to go on after a stop.
+    """The recipe to train, and the images to train on.
 
-    `lacking` leaves out the images that CLIP puts nearer to the target text than to the source text: what is to be
-    added is there already, and the loss would have something else change. `calibrate` makes strength 1 what puts the
-    target on most images, to CLIP, rather than what was trained.
+    The state is kept beside `output` after every batch, so that a training can continue after a stop. `lacking` leaves
+    out the images that CLIP puts nearer to the target text than to the source text. They have the target already, and
+    the loss would change something else. `calibrate` sets strength 1 to the strength that puts the target on most
+    images, to CLIP. Without it, strength 1 is the trained direction.
     """
 
     source: str
@@ -112,17 +113,27 @@ class TextRequest:
 
 
 def learn_text(request: TextRequest) -> Path:
-    """Train and save the direction; its path. The same after a kill and the same command again (on a CPU, to the bit).
+    """Train and save the direction. Returns its path.
+
+    The same command after a kill gives the same direction (on a CPU, to the bit).
 
     Raises:
-        UserError: if a model or image is not there, the texts say the same, or another training was begun at `output`.
+        UserError: if a model or image does not exist, the texts are the same to CLIP, or another training was begun at
+            `output`.
     """
     folder = fetch_model(request.model)
     model = load_model(folder, request.device, getattr(torch, request.dtype))
     if request.check:
         self_check(model, folder).refuse_a_failure(request.model)
     clip = Clip(request.clip_name, request.device)
-    training = TextTraining(request.recipe, model, clip, folder.family, folder.h_shape[0], folder.emb_channels)
+    training = TextTraining(
+        recipe=request.recipe,
+        model=model,
+        clip=clip,
+        family=folder.family,
+        h_channels=folder.h_shape[0],
+        emb=folder.emb_channels,
+    )
     data = TrainingImages(request, folder, model, clip)
     state = TrainingState(request, folder, data.keys)
     done = state.restore(training)
@@ -148,13 +159,13 @@ def learn_text(request: TextRequest) -> Path:
 
 
 def _calibrate(request: TextRequest, folder: ModelFolder, training: TextTraining, data: "TrainingImages") -> str | None:
-    """Scale f_t so that strength 1 puts the target on most images that lack it: that unit in words, or None."""
+    """Scale f_t so that strength 1 puts the target on most images that lack it. Returns the unit in words, or None."""
     recipe, clip = request.recipe, training.clip
 
     def lack(x: Tensor) -> Tensor:
         return clip.lack(x, recipe.source_text, recipe.target_text)
 
-    # A batch at a time: all images at once can be more than the device's memory holds.
+    # Images are taken a batch at a time, because the device's memory may not hold all of them.
     lacking = (x for batch in data.pixels.split(request.batch_size) for x in batch[lack(batch).cpu()])
     chosen = list(itertools.islice(lacking, CALIBRATION_IMAGES))
     if not chosen:
@@ -183,7 +194,7 @@ def _text(losses: list[Losses]) -> str:
 def _direction(
     request: TextRequest, folder: ModelFolder, images: int, training: TextTraining, unit: str | None = None
 ) -> Direction:
-    """What is trained so far; `unit` says what strength 1 is, if not what was trained."""
+    """Returns the direction as trained so far. `unit` describes strength 1, if it is not the trained direction."""
     recipe = request.recipe
     info = DirectionInfo(
         name=request.output.stem,
@@ -208,9 +219,9 @@ def _direction(
 
 
 class TrainingImages:
-    """The first readable images of a source in batches, in an order of its own for each epoch, with their latents.
+    """The first readable images of a source in batches, with their latents. Each epoch has its own order.
 
-    Latents are computed when they are first asked for, and kept where there is more than one epoch.
+    Latents are computed when they are first needed. They are kept if there is more than one epoch.
     """
 
     def __init__(self, request: TextRequest, folder: ModelFolder, model: Model, clip: Clip) -> None:
@@ -220,23 +231,23 @@ class TrainingImages:
         self._latents: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """Returns the number of batches of an epoch."""
         return -(-len(self.keys) // self.request.batch_size)
 
     def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """x_0 and x_T [B, 3, H, W] of one batch of an epoch."""
+        """Returns x_0 and x_T [B, 3, H, W] of one batch of an epoch."""
         size = self.request.batch_size
         order = np.random.default_rng((self.request.recipe.seed, epoch)).permutation(len(self.keys))
         chosen = order[index * size : (index + 1) * size]
         x_0 = self.pixels[chosen].to(self.request.device)
         if self.request.epochs == 1:
             return x_0, self.inverted(x_0)
-        # Inverted in the order of the source: a latent must not depend on the epoch in which it is first asked for.
+        # Images are inverted in the order of the source, so that no latent depends on the epoch that needs it first.
         blocks = [self._block(int(image) // size)[int(image) % size] for image in chosen]
         return x_0, torch.stack(blocks).to(x_0.device)
 
     def _block(self, block: int) -> Tensor:
-        """The latents of a run of images as they come in the source, on the CPU."""
+        """Returns the latents of `batch_size` consecutive images of the source, on the CPU."""
         if block not in self._latents:
             size = self.request.batch_size
             pixels = self.pixels[block * size : (block + 1) * size]
@@ -245,12 +256,12 @@ class TrainingImages:
 
     @torch.no_grad()
     def inverted(self, x_0: Tensor) -> Tensor:
-        """The latents x_T of images [B, 3, H, W]."""
+        """Returns the latents x_T of images [B, 3, H, W]."""
         return invert(self.model.unet, self.model.schedule, x_0, self.pairs)
 
 
 class TrainingPreview:
-    """The first images of a training as they are and as they are edited so far, in a sheet beside the output."""
+    """A sheet beside the output with the first images of a training, before and after the edit as trained so far."""
 
     ROWS = 4
 
@@ -272,15 +283,15 @@ class TrainingPreview:
 
 
 def _training_images(request: TextRequest, size: int, clip: Clip) -> tuple[list[str], Tensor]:
-    """Keys and pixels [N, 3, H, W] of the first images that are meant."""
-    found = dict(itertools.islice(_meant(request, size, clip), request.images))
+    """Returns keys and pixels [N, 3, H, W] of the first images that the request selects."""
+    found = dict(itertools.islice(_selected(request, size, clip), request.images))
     if not found:
         which = f" that lacks '{request.recipe.target_text}'" if request.lacking else ""
         raise UserError(f"there is no readable image{which} below {request.source} to train on")
     return list(found), torch.from_numpy(np.stack(list(found.values())))
 
 
-def _meant(request: TextRequest, size: int, clip: Clip) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _selected(request: TextRequest, size: int, clip: Clip) -> Iterator[tuple[str, NDArray[np.float32]]]:
     texts = request.recipe.source_text, request.recipe.target_text
     for key, pixels in _readable(request.source, size):
         if not request.lacking or clip.lack(torch.from_numpy(pixels)[None], *texts):
@@ -296,7 +307,7 @@ def _readable(source: str, size: int) -> Iterator[tuple[str, NDArray[np.float32]
 
 
 class TrainingState:
-    """A training's state on disk beside its output: written whole after every batch, read by the next call."""
+    """The state of a training on disk, beside its output. Every batch writes it whole, and the next call reads it."""
 
     def __init__(self, request: TextRequest, folder: ModelFolder, keys: list[str]) -> None:
         self.store, self.name = Store(str(request.output.absolute().parent)), f"{request.output.name}.training"
@@ -313,7 +324,7 @@ class TrainingState:
         self.identity = json_digest(what)
 
     def restore(self, training: TextTraining) -> int:
-        """Load what is there; how many batches are done."""
+        """Load the stored state, if there is one. Returns the number of batches that are done."""
         if not self.store.exists(self.name):
             return 0
         saved = torch.load(io.BytesIO(self.store.read(self.name)), weights_only=True)

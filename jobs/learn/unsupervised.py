@@ -1,4 +1,4 @@
-"""`asyrp directions learn pca` and `jacobian`: directions that nobody has named."""
+"""`asyrp directions learn pca` and `jacobian`: directions that are found without labels or texts."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,11 @@ HALVES_UNIT = "the step between the means of the halves of the images along it"
 
 
 def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_timesteps: int) -> list[Path]:
-    """Learn and save the leading principal components of h as directions pc01, pc02, ...; `output` is a folder.
+    """Learn and save the leading principal components of h as directions pc01, pc02, ... in the folder `output`.
 
-    Strength 1 is `scale` steps between the means of the two halves of the images along the component. `joint`: one
-    analysis of h at all timesteps together, else one per timestep with signs aligned. h is read at `n_timesteps` of the
-    grid.
+    Strength 1 is `scale` steps between the means of the two halves of the images along the component. If `joint` is
+    true, h at all timesteps is analysed together. Otherwise each timestep has its own analysis, and signs are aligned.
+    h is read at `n_timesteps` of the grid.
 
     Raises:
         UserError: if there are fewer images or sketch rows than components.
@@ -57,9 +57,10 @@ def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_
 
 @dataclass(frozen=True)
 class JacobianQuestion:
-    """How many shifts are asked for, from the Jacobians at `n_timesteps` of the grid of the images `keys` (None: all).
+    """The number `k` of shifts to find, and the Jacobians to find them from.
 
-    `mask` is an image whose bright part is the region that the shifts are to change.
+    The Jacobians are taken at `n_timesteps` of the grid, of the images `keys` (None: all). `mask` is an image whose
+    bright part is the region that the shifts must change.
     """
 
     k: int
@@ -69,13 +70,14 @@ class JacobianQuestion:
 
 
 def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]:
-    """Learn and save the shifts of h that change eps most as directions jv01, jv02, ...; `output` is a folder.
+    """Learn and save the shifts of h that change eps most as directions jv01, jv02, ... in the folder `output`.
 
-    They are the right singular vectors of d eps / d h of all chosen images and timesteps stacked, one tensor for all
-    timesteps (Haas et al. apply theirs so too). All images of the source say how far h varies, which is the unit.
+    They are the right singular vectors of d eps / d h, stacked over all chosen images and timesteps. Each is one tensor
+    for all timesteps (Haas et al. apply theirs in the same way). The unit of strength is how far h varies over all
+    images of the source.
 
     Raises:
-        UserError: for an empty mask, a key that is not there, fewer than two images, or too many shifts.
+        UserError: if the mask is empty, a key does not exist, there are fewer than two images, or `k` is too large.
     """
     folder = fetch_model(request.model)
     if asked.k > KEPT_ROWS:
@@ -112,10 +114,10 @@ def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]
 
 
 def read_mask(path: Path, size: int) -> tuple[tuple[float, ...], ...]:
-    """The rows of a mask at the size of the images, 0 where it is black and 1 where it is white.
+    """Returns the rows of a mask at the size of the images. Values are 0 where it is black and 1 where it is white.
 
     Raises:
-        UserError: if there is no such image, or nothing in it is bright.
+        UserError: if there is no such image, or all of it is black.
     """
     try:
         with Image.open(path) as image:
