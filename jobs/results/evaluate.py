@@ -34,9 +34,10 @@ if TYPE_CHECKING:  # Ray loads only where there is something to compute
     from pipeline.engine.driver import Outcome
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedEvaluation:
-    """An evaluation that is ready to run over the shards that the run has committed, which hold so many images."""
+    """An evaluation that is ready to run. `shards` are those that the run has committed, `images` the number of their
+    images."""
 
     evaluation: Evaluation
     stage: Stage
@@ -47,9 +48,11 @@ class PreparedEvaluation:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """How a call of `evaluate` ended, and what there is of the evaluation now. `outcome` is None where nothing was left
-    to do, `unread` says why images could not be measured, and of how many rows."""
+class EvaluationResult:
+    """How a call of `evaluate` ended, and the state and results of the evaluation now.
+
+    `outcome` is None if nothing was left to do. `unread` counts the rows that could not be measured, by reason.
+    """
 
     evaluation: Evaluation
     outcome: "Outcome | None"
@@ -60,39 +63,45 @@ class Evaluated:
 
 def evaluate(
     root: str, asked: InspectionSpec, engine: EngineSpec, again: bool = False, display: Display = no_display
-) -> Evaluated:
-    """Measure what a run has committed and this evaluation has not measured yet; with `again`, also the shards with
-    images that could not be read.
+) -> EvaluationResult:
+    """Measures the committed shards of a run that this evaluation has not measured yet. With `again` it also measures
+    the shards with images that could not be read.
 
     Raises:
         UserError: as `prepare` does.
     """
-    store, work = Store(root), prepare(root, asked, engine)
+    store, prepared = Store(root), prepare(root, asked, engine)
     if again:
-        _forget_unread(store, work.stage)
-    reader = StateReader(store, {work.stage.name: (len(work.shards), work.images)})
+        _forget_unread(store, prepared.stage)
+    reader = StateReader(store, {prepared.stage.name: (len(prepared.shards), prepared.images)})
     outcome = None
     if not reader.read().complete:
         outcome = compute(
             store,
-            [work.stage],
+            [prepared.stage],
             load=evaluation_functions,
-            settings=work.settings,
-            image_format=work.image_format,
+            settings=prepared.settings,
+            image_format=prepared.image_format,
             knobs=engine,
-            shards=work.shards,
+            shards=prepared.shards,
             display=display(reader),
         )
-    results = ResultReader(store, [work.stage]).read()
-    return Evaluated(work.evaluation, outcome, reader.read(), results, _unread(results))
+    results = ResultReader(store, [prepared.stage]).read()
+    return EvaluationResult(
+        evaluation=prepared.evaluation,
+        outcome=outcome,
+        state=reader.read(),
+        results=results,
+        unread=_unread(results),
+    )
 
 
 def prepare(root: str, asked: InspectionSpec, engine: EngineSpec) -> PreparedEvaluation:
-    """What there is to do for an evaluation, which is noted as the one last asked for.
+    """Prepares an evaluation, and records it as the one that was asked for last.
 
     Raises:
-        UserError: if there is no run of edits at the root, or it has no images yet; for what cannot be measured of
-            finished images.
+        UserError: if there is no run of edits at the root, or it has no images yet; if finished images are not enough
+            for what is asked.
     """
     _refuse_what_needs_a_run(asked)
     store, spec = Store(root), spec_of(root, engine)
@@ -132,23 +141,24 @@ def _refuse_what_needs_a_run(asked: InspectionSpec) -> None:
 
 
 def _forget_unread(store: Store, stage: Stage) -> None:
-    """Let the shards be measured again in which something could not be read."""
+    """Deletes the commits of shards in which an image could not be read, so that they are measured again."""
     for shard in sorted(committed(store, stage.name)):
         if read_commit(store, stage.name, shard).statuses.get(FETCH_ERROR):
             store.delete(commit_name(stage.name, shard))
 
 
 def _unread(results: Results) -> dict[str, int]:
-    """Why rows have no numbers, other than that they have no image, and how many; of what the run itself could not read
-    the evaluation says the same."""
+    """The number of rows whose images could not be read, by reason: images that the evaluation could not read, and
+    images that the run itself could not read."""
     codes = results.errors.codes[results.statuses.equals(FETCH_ERROR)]
     return dict(Counter(results.errors.names[code] for code in codes.tolist() if code >= 0).most_common())
 
 
-def as_json(found: Evaluated) -> dict[str, Any]:
+def as_json(found: EvaluationResult) -> dict[str, Any]:
     """An evaluation for machines."""
     by_edit = {
-        edit: {name: vars(summary) for name, summary in of.items()} for edit, of in summaries(found.results).items()
+        edit: {name: vars(summary) for name, summary in by_metric.items()}
+        for edit, by_metric in summaries(found.results).items()
     }
     return {
         "evaluation": found.evaluation.id,
