@@ -33,7 +33,7 @@ from tests.support.runs import EXAMPLES, FEW_STEPS, SAMPLES, make_faces
 from tests.support.servers import SERVERS
 
 FACES = sorted(SAMPLES.glob("*.png"))
-QUICK = "from pipeline import leases; leases.HEARTBEAT_SECONDS = 0.3; leases.EXPIRY_SECONDS = 3.0;"
+QUICK = "from pipeline.datasets import leases; leases.HEARTBEAT_SECONDS = 0.3; leases.EXPIRY_SECONDS = 3.0;"
 DRIVER = [sys.executable, "-c", f"{QUICK} from jobs.cli.app import main; main()"]
 """`asyrp` with a lease that expires soon."""
 
