@@ -9,6 +9,9 @@ from torch import Tensor
 CLEAN = -1
 """The timestep that follows 0 in generation: the clean image, where alpha_bar is 1."""
 
+LEAST_LEVEL = 2.0**-24
+"""The smallest alpha_bar. The schedulers of diffusers use the same in place of 0."""
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -19,16 +22,40 @@ class NoiseSchedule:
     @classmethod
     def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> "NoiseSchedule":
         """The linear schedule of DDPM (Ho et al. 2020). Every net of the papers was trained with it."""
-        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
-        return cls(torch.cumprod(1 - betas, dim=0))
+        return cls.from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
+
+    @classmethod
+    def scaled_linear(cls, beta_start: float, beta_end: float, steps: int) -> "NoiseSchedule":
+        """The schedule whose roots of betas are linear, as latent diffusion has it (Rombach et al. 2022)."""
+        roots = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
+        return cls.from_betas(roots.square())
+
+    @classmethod
+    def sigmoid(cls, beta_start: float, beta_end: float, steps: int) -> "NoiseSchedule":
+        """The schedule of GeoDiff (Xu et al. 2022): betas along a sigmoid from -6 to 6."""
+        rise = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
+        return cls.from_betas(rise * (beta_end - beta_start) + beta_start)
 
     @classmethod
     def cosine(cls, steps: int = 1000) -> "NoiseSchedule":
         """The cosine schedule of iDDPM (Nichol & Dhariwal 2021, eq. 17), with betas cut at 0.999."""
         t = torch.arange(steps + 1, dtype=torch.float64) / steps
         signal = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
-        betas = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
+        return cls.from_betas((1 - signal[1:] / signal[:-1]).clamp(max=0.999))
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> "NoiseSchedule":
+        """The schedule with these betas [T], float64."""
         return cls(torch.cumprod(1 - betas, dim=0))
+
+    def with_zero_terminal_snr(self) -> "NoiseSchedule":
+        """The schedule scaled so that its last level is noise alone (Lin et al. 2024, algorithm 1).
+
+        The last level is LEAST_LEVEL, not 0: the process divides by it.
+        """
+        roots = self.alpha_bar.sqrt()
+        roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+        return NoiseSchedule(roots.square().clamp(min=LEAST_LEVEL))
 
     def is_close_to(self, other: "NoiseSchedule") -> bool:
         """Whether both schedules have as many levels and no level differs by more than 0.01."""

@@ -126,17 +126,16 @@ def delta_block(state: dict[str, Tensor]) -> DeltaBlock:
     family = delta_block_family(state)
     if family is None:
         raise ValueError(f"no delta block has the tensors {', '.join(sorted(state)[:3])}")
-    channels, emb_channels = state[EMB_LAYERS[family]].shape
-    block: DeltaBlock = DELTA_BLOCKS[family](channels, emb_channels)
     try:
+        channels, emb_channels = state[EMB_LAYERS[family]].shape
+        block: DeltaBlock = DELTA_BLOCKS[family](channels, emb_channels)
         block.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the tensors are not those of a delta block: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the tensors are not those of a delta block: {str(error).splitlines()[-1].strip()}"
+        ) from error
     block.eval().requires_grad_(False)
     return block
-
-
-TENSOR_FORMS = {"global": GlobalDirection, "timestep": TimestepDirection}
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,25 @@ class Direction:
     def delta_h(self, encoded: Encoded, t: int, n_steps: int) -> Tensor:
         """delta_h [B or 1, C, h, w] at strength 1 for a process of `n_steps` generation steps, in the dtype of h."""
         return self.form(encoded, t).to(encoded.h.dtype) * (self.info.n_steps / n_steps)
+
+
+def check_shape(direction: Direction, h_shape: tuple[int, int, int], emb_channels: int) -> None:
+    """Refuse a direction whose tensors do not fit a model with such an h and time embedding.
+
+    Raises:
+        UserError: if they do not.
+    """
+    form = direction.form
+    if isinstance(form, GlobalDirection | TimestepDirection):
+        fits, shape = form.delta_h.shape[-3:] == h_shape, "x".join(map(str, form.delta_h.shape[-3:]))
+    else:
+        assert isinstance(form, HoDeltaBlock | AdmDeltaBlock)
+        fits, shape = form.widths == (h_shape[0], emb_channels), f"{form.widths[0]} channels, {form.widths[1]} of time"
+    if not fits:
+        raise UserError(
+            f"direction '{direction.info.name}' shifts an h of another shape ({shape}) than the model's "
+            f"({'x'.join(map(str, h_shape))}, {emb_channels} of time): learn it on this model"
+        )
 
 
 def save_direction(direction: Direction, path: Path) -> None:
@@ -168,10 +186,29 @@ def load_direction(path: Path) -> Direction:
     info = read_info(path)
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if info.form == "implicit":
-        return Direction(info, delta_block(state))
-    if info.form in TENSOR_FORMS:
-        tensors = {name: tensor.float() if name == "delta_h" else tensor for name, tensor in state.items()}
-        return Direction(info, TENSOR_FORMS[info.form](**tensors))
-    known = ", ".join([*TENSOR_FORMS, "implicit"])
-    raise UserError(f"{path} holds a direction of the form '{info.form}'; this version knows {known}")
+    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+        raise UserError(f"{path} is damaged: its tensor {broken} holds NaN or infinity")
+    try:
+        return Direction(info, _form(info.form, state))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+
+
+def _form(form: str, state: dict[str, Tensor]) -> nn.Module:
+    """The module of a form with these tensors. Raises ValueError if the form is not known, or has other tensors."""
+    if form == "implicit":
+        return delta_block(state)
+    if form == "global" and _shapes(state) == {"delta_h": 3}:
+        return GlobalDirection(state["delta_h"].float())
+    if form == "timestep" and _shapes(state) == {"delta_h": 4, "grid": 1}:
+        grid = state["grid"]
+        if len(grid) == 0 or len(grid) != len(state["delta_h"]) or (grid.diff() <= 0).any() or grid.is_floating_point():
+            raise ValueError("its grid must hold one timestep for each tensor, ascending")
+        return TimestepDirection(state["delta_h"].float(), grid)
+    if form not in ("global", "timestep"):
+        raise ValueError(f"its form is '{form}', and this version knows global, timestep and implicit")
+    raise ValueError(f"its tensors {', '.join(sorted(state)[:3]) or '(none)'} are not those of a {form} direction")
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, int]:
+    return {name: tensor.ndim for name, tensor in state.items()}

@@ -4,7 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from asyrp.errors import UserError
@@ -25,7 +27,7 @@ class DirectionInfo:
     name: str
     form: str
     model_digest: str
-    n_steps: int
+    n_steps: Annotated[int, Field(ge=1, le=100_000)]
     t_edit: int | None = None
     t_boost: int | None = None
     unit: str = ""
@@ -37,6 +39,9 @@ class DirectionInfo:
     def begun(self, t: int) -> bool:
         """Whether timestep `t` is at or below `t_start`, so that the direction has begun to act."""
         return self.t_start is None or t <= self.t_start
+
+
+INFO = TypeAdapter(DirectionInfo)
 
 
 def read_info(path: Path) -> DirectionInfo:
@@ -54,7 +59,15 @@ def read_info(path: Path) -> DirectionInfo:
         raise UserError(f"{path} is not a safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is no direction file: its metadata does not say '{FORMAT}'")
-    return DirectionInfo(**{f.name: json.loads(metadata[f.name]) for f in fields(DirectionInfo) if f.name in metadata})
+    try:
+        known = {f.name: json.loads(metadata[f.name]) for f in fields(DirectionInfo) if f.name in metadata}
+        return INFO.validate_json(json.dumps(known), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged, its metadata '{where}' is wrong: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged, its metadata is not JSON: {error}") from error
 
 
 def file_digest(path: Path) -> str:

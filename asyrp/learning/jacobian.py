@@ -63,6 +63,8 @@ def _products(unet: SplitUNet, encoded: Encoded, width: int, mask: Tensor | None
         encoded.h.float().repeat(width, 1, 1, 1),
         tuple(skip.repeat(width, 1, 1, 1) for skip in encoded.skips),
         encoded.emb.repeat(width, 1),
+        encoded.x.repeat(width, 1, 1, 1),
+        encoded.t,
     )
 
     def eps(h: Tensor) -> Tensor:

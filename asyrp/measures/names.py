@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+NET_GRAMMAR = "a TorchScript file (.pt), an ONNX file (.onnx), or MODULE:NAME"
+"""How a user names a net. `asyrp.measures.scorers` loads it."""
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from asyrp.errors import UserError
 from asyrp.measures.clip import Clip
+from asyrp.measures.names import NET_GRAMMAR
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps images [B, 3, H, W] in [-1, 1] to scores [B, K], float32."""
@@ -24,7 +25,7 @@ class ScorerSource:
     """The origin of a scorer, and the names of its scores.
 
     Either `texts` or `classifier` is given. `texts` are a source and a target, and `clip` names the CLIP that reads
-    them. `classifier` is a TorchScript file (.pt, .pth), an exported program (.pt2), an ONNX file (.onnx), or a
+    them. `classifier` is a TorchScript file (.pt, .pth), an ONNX file (.onnx), or a
     callable MODULE:NAME or FILE.py:NAME. It takes images [B, 3, H, W] in [-1, 1] at the model's size and gives [B] or
     [B, K].
     """
@@ -82,12 +83,16 @@ def load_net(name: str, device: str, what: str = "classifier") -> Callable[[Tens
     if file and function.isidentifier():
         return _callable(file, function, what)
     if not Path(name).is_file():
-        raise UserError(f"there is no {what} {name}: give a .pt, .pt2 or .onnx file, or MODULE:NAME")
+        raise UserError(f"there is no {what} {name}: give {NET_GRAMMAR}")
+    if name.endswith(".pt2"):
+        # It holds pickles and expressions that are evaluated: torch cannot read it without running what is in them.
+        raise UserError(
+            f"the {what} {name} is not opened: a .pt2 file can run code when it is read; export it as ONNX or "
+            "TorchScript, or load it in a callable of your own, FILE.py:NAME"
+        )
     try:
         if name.endswith(".onnx"):
             return _onnx(name, what)
-        if name.endswith(".pt2"):
-            return torch.export.load(name).module().to(device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # every version of torch reads TorchScript
             return torch.jit.load(name, map_location=device).eval()

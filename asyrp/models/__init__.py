@@ -2,8 +2,10 @@
 
 Files in reading order:
 
+- `config`: the JSON files of a model, which somebody else wrote
 - `folder`: a diffusers folder on this machine, its weights and their digest
 - `find`: the folder of a model that is named by short name, path, checkpoint or hub id
+- `scheduler`: the noise levels and the prediction type that scheduler_config.json describes
 - `load`: the frozen net and its noise schedule on a device
 - `selfcheck`: the check that a net predicts the noise of its schedule
 - `checkpoint`: the state dict of a U-Net in a raw checkpoint file

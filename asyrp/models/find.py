@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +40,11 @@ def find_model(name: str) -> ModelFolder:
     Raises:
         UserError: if there is no such model, the hub cannot be reached, or the checkpoint cannot be converted.
     """
-    if (BUNDLED / name / "unet").is_dir():
+    if name in bundled_names():
         return open_folder(BUNDLED / name, name)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112  # pathlib raises for a name that is too long
         return open_folder(Path(name), name)
-    if Path(name).is_file():
+    if os.path.isfile(name):  # noqa: PTH113
         return open_folder(_converted(Path(name)), name)
     if name in HUB_MODELS:
         return open_folder(_from_hub(HUB_MODELS[name].repo), name)
@@ -71,10 +72,17 @@ def _converted(checkpoint: Path) -> Path:
 
 def _from_hub(repo: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(repo, allow_patterns=["*.json", f"*{WEIGHTS}", f"*{PICKLED_WEIGHTS}"]))
+    except HFValidationError:
+        raise UserError(f"there is no model '{repo}': give {GRAMMAR}") from None
     except RepositoryNotFoundError:
         raise UserError(f"the hub has no model '{repo}', or it is private and HF_TOKEN is not set") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -9,7 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError, safe_open
+
 from asyrp.errors import UserError
+from asyrp.models.config import read_config
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -44,15 +47,23 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return json.loads((self.unet / "config.json").read_text())
+        return read_config(self.unet / "config.json")
 
     @cached_property
     def image_size(self) -> int:
-        """The side, in pixels, of the square images that the net was trained on."""
+        """The side, in pixels, of the square images that the net was trained on.
+
+        Raises:
+            UserError: if the config names no size, or one that is not square.
+        """
         size = self.config.get("sample_size")
-        if not isinstance(size, int):
-            raise UserError(f"model {self.name} does not say its image size: add sample_size to its config.json")
-        return size
+        sides = size if isinstance(size, list) else [size, size]
+        if len(sides) != 2 or sides[0] != sides[1] or not _is_count(sides[0]):
+            raise UserError(
+                f"model {self.name}: sample_size in its config.json is {json.dumps(size)}, and must be the side of its "
+                "square images in pixels, such as 256"
+            )
+        return sides[0]
 
     @cached_property
     def h_shape(self) -> tuple[int, int, int]:
@@ -80,6 +91,7 @@ class ModelFolder:
             UserError: if the weights cannot be read, or differ from those that the folder's record names.
         """
         if (self.unet / WEIGHTS).is_file():
+            _refuse_damaged_weights(self.unet / WEIGHTS)
             with (self.unet / WEIGHTS).open("rb") as file:
                 digest = weights_digest(file)
         else:
@@ -96,7 +108,13 @@ class ModelFolder:
     def record(self) -> WeightsRecord | None:
         """The record of the weights, if asyrp wrote them."""
         file = self.root / RECORD
-        return WeightsRecord(**json.loads(file.read_text())) if file.is_file() else None
+        if not file.is_file():
+            return None
+        fields = read_config(file)
+        try:
+            return WeightsRecord(fields["weights_digest"], str(fields["source"]), tuple(fields.get("notes", ())))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged: write the model again, or delete that file") from error
 
     @property
     def samples(self) -> Path | None:
@@ -112,7 +130,7 @@ class ModelFolder:
     def texts(self) -> dict[str, tuple[str, str]]:
         """Source and target text, by name, of those directions of the model that have texts."""
         file = self.root / "texts.json"
-        return {name: tuple(pair) for name, pair in json.loads(file.read_text()).items()} if file.is_file() else {}
+        return {name: tuple(pair) for name, pair in read_config(file).items()} if file.is_file() else {}
 
     def direction_files(self) -> dict[str, Path]:
         """The direction files that come with the model, by name."""
@@ -137,14 +155,18 @@ def open_folder(root: Path, name: str) -> ModelFolder:
     scheduler = next((path for path in (root / "scheduler", root) if (path / "scheduler_config.json").is_file()), None)
     folder = ModelFolder(name, root, unet, scheduler)
     _refuse_conditional(folder)
+    channels = folder.config.get("block_out_channels", [])
+    if not isinstance(channels, list) or not channels or not all(map(_is_count, channels)):
+        raise UserError(f"model {name}: block_out_channels in its config.json must list the channels of its blocks")
     return folder
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _refuse_conditional(folder: ModelFolder) -> None:
-    try:
-        config = folder.config
-    except ValueError as error:
-        raise UserError(f"model {folder.name}: {folder.unet / 'config.json'} is not JSON: {error}") from error
+    config = folder.config
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel" or config.get("class_embed_type") or config.get("num_class_embeds"):
         conditional = "class-conditional" if kind == "UNet2DModel" else f"a {kind}"
@@ -154,6 +176,14 @@ def _refuse_conditional(folder: ModelFolder) -> None:
         )
     if config.get("in_channels", 3) != 3:
         raise UserError(f"model {folder.name} takes {config['in_channels']} channels; supported are RGB models")
+
+
+def _refuse_damaged_weights(path: Path) -> None:
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no safetensors file, or cut short: fetch or write it again ({error})") from error
 
 
 def pickled_weights_digest(path: Path) -> str:
@@ -170,25 +200,14 @@ def pickled_weights_digest(path: Path) -> str:
 
 
 def weights_digest(file: BinaryIO) -> str:
-    """SHA-256 over the tensors of a safetensors file in the order of their names. Other metadata does not count.
-
-    Raises:
-        UserError: if it is not a safetensors file, or it is cut short.
-    """
+    """SHA-256 over the tensors of a safetensors file in the order of their names. Other metadata does not count."""
     digest = hashlib.sha256()
-    where = getattr(file, "name", "the weights")
-    try:
-        header_bytes = struct.unpack("<Q", file.read(8))[0]
-        header = json.loads(file.read(header_bytes))
-    except (struct.error, ValueError, OverflowError, MemoryError) as error:
-        raise UserError(f"{where} is no safetensors file, or cut short: fetch or write it again") from error
+    header_bytes = struct.unpack("<Q", file.read(8))[0]
+    header = json.loads(file.read(header_bytes))
     header.pop("__metadata__", None)
     for name, entry in sorted(header.items()):
         begin, end = entry["data_offsets"]
         file.seek(8 + header_bytes + begin)
-        tensor = file.read(end - begin)
-        if len(tensor) < end - begin:
-            raise UserError(f"{where} is cut short, the tensor {name} is not whole: fetch or write it again")
         digest.update(f"{name}\0{entry['dtype']}\0{entry['shape']}\0".encode())
-        digest.update(tensor)
+        digest.update(file.read(end - begin))
     return digest.hexdigest()

@@ -1,22 +1,21 @@
 """Loads a frozen model onto a device: the split U-Net and its noise schedule."""
 
-import json
+import inspect
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from safetensors import SafetensorError
 
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.errors import UserError
 from asyrp.models.folder import ModelFolder
+from asyrp.models.scheduler import read_scheduler
 
 
 @dataclass(frozen=True)
 class Model:
-    """The two things that the diffusion process needs of a model: a net that predicts noise, and its schedule."""
+    """The two things that the diffusion process needs of a model: a net that gives the noise, and its schedule."""
 
     unet: HSpaceUNet
     schedule: NoiseSchedule
@@ -29,46 +28,32 @@ def load_model(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = to
         UserError: if the weights cannot be read or do not fit the config exactly, the net has no h-space, or asyrp
             does not know the schedule.
     """
+    scheduler = read_scheduler(folder.scheduler)
+    _refuse_unknown_fields(folder)
     try:
         unet, loading = UNet2DModel.from_pretrained(
             folder.unet, torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model {folder.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # diffusers builds what the config says, and a config can say anything
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"model {folder.name} cannot be loaded: {reason}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := [str(name) for name in loading[kind]]:
             raise UserError(
                 f"model {folder.name}: its weights do not fit its config.json, {len(names)} {kind.replace('_', ' ')} "
                 f"such as {names[0]}"
             )
-    return Model(HSpaceUNet(unet.to(device)), read_schedule(folder.scheduler))
+    schedule = scheduler.schedule()
+    return Model(HSpaceUNet(unet.to(device), scheduler.prediction_type, schedule), schedule)
 
 
-def schedule_name(scheduler: Path | None) -> str:
-    """The schedule that the scheduler's config names, in words."""
-    if scheduler is None:
-        return "linear (no scheduler_config.json: DDPM's)"
-    config = json.loads((scheduler / "scheduler_config.json").read_text())
-    return f"{config.get('beta_schedule', 'linear')}, {config.get('num_train_timesteps', 1000)} steps"
-
-
-def read_schedule(scheduler: Path | None) -> NoiseSchedule:
-    """The schedule that scheduler_config.json describes, or DDPM's linear one if there is no such file.
-
-    Raises:
-        UserError: if asyrp does not know the schedule, or the model does not predict noise (epsilon).
-    """
-    if scheduler is None:
-        return NoiseSchedule.linear()
-    config = json.loads((scheduler / "scheduler_config.json").read_text())
-    kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
-    steps = config.get("num_train_timesteps", 1000)
-    if prediction != "epsilon":
+def _refuse_unknown_fields(folder: ModelFolder) -> None:
+    """Refuse fields of the net's config that diffusers does not know: it would ignore them with a warning."""
+    known = inspect.signature(UNet2DModel.__init__).parameters
+    if unknown := [name for name in folder.config if not name.startswith("_") and name not in known]:
         raise UserError(
-            f"{scheduler}: this is a model of prediction type {prediction}; asyrp edits with epsilon models"
+            f"model {folder.name}: its config.json has the field {unknown[0]}, which diffusers' UNet2DModel does not "
+            "know: update diffusers, or remove the field if the net does without"
         )
-    if kind == "linear":
-        return NoiseSchedule.linear(config.get("beta_start", 1e-4), config.get("beta_end", 0.02), steps)
-    if kind == "squaredcos_cap_v2":
-        return NoiseSchedule.cosine(steps)
-    raise UserError(f"{scheduler}: asyrp knows the linear schedule and squaredcos_cap_v2 (cosine), not {kind}")

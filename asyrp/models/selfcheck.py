@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from asyrp.diffusion.noise import boosting_noise, noise_key
+from asyrp.diffusion.prediction import Prediction, noise_from, prediction_from
 from asyrp.diffusion.process import predict
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.unet import HSpaceUNet
@@ -39,6 +40,7 @@ The bundled net measures 0.06 to 0.5 on its own domain, and 0.5 to 2 on photogra
 CLEARLY_BETTER, WORKS = 2.0, 1.0
 """A mistake is named if the error without it is less than half as large, and below the linear filter's."""
 
+PREDICTIONS: dict[Prediction, str] = {"epsilon": "the noise", "sample": "x_0", "v_prediction": "v"}
 SCHEDULES = {"linear": NoiseSchedule.linear(), "cosine": NoiseSchedule.cosine()}
 HEAD_WIDTHS = (16, 32, 64, 128)
 
@@ -134,15 +136,8 @@ def _best_explanation(errors: dict[str, float], plain: float) -> str | None:
 def _readings(model: Model, probes: _Probes) -> dict[str, float]:
     """Common mistakes in how a net is fed or its output is read, each with the net's error without it."""
     net = partial(predict, model.unet)
-    a = model.schedule.level(PROBE)
-    noisy, clean = (1 - a) ** 0.5, a**0.5
+    a, said = model.schedule.level(PROBE), model.unet.prediction
     errors = {
-        "it predicts x_0, not the noise: asyrp edits with noise-predicting (epsilon) models": probes.at_probe(
-            lambda x, t: (x - clean * net(x, t)) / noisy
-        ),
-        "it predicts v, not the noise: asyrp edits with noise-predicting (epsilon) models": probes.at_probe(
-            lambda x, t: clean * net(x, t) + noisy * x
-        ),
         "it takes its colours in the order BGR, asyrp gives it RGB: swap the channels of conv_in and conv_out": (
             probes.at_probe(lambda x, t: net(x.flip(1), t).flip(1))
         ),
@@ -150,11 +145,23 @@ def _readings(model: Model, probes: _Probes) -> dict[str, float]:
             _Probes((probes.images + 1) / 2, model.schedule).at_probe(net)
         ),
     }
+    for prediction, name in PREDICTIONS.items():
+        if prediction != said:
+            mistake = (
+                f"it predicts {name}, and its scheduler_config.json says {said}: set prediction_type to {prediction}"
+            )
+            errors[mistake] = probes.at_probe(partial(_read_as, model.unet, prediction, a))
     for name, other in SCHEDULES.items():
         if not other.is_close_to(model.schedule):
             mistake = f"it was trained on the {name} schedule and is given another: mend its scheduler_config.json"
             errors[mistake] = _Probes(probes.images, other).at_probe(net)
     return errors
+
+
+def _read_as(unet: HSpaceUNet, prediction: Prediction, a: float, x: Tensor, t: int) -> Tensor:
+    """eps at level `a` if the net predicts something else than its config says."""
+    predicted = prediction_from(unet.prediction, predict(unet, x, t), x, a)
+    return noise_from(prediction, predicted, x, a)
 
 
 def _other_heads(model: Model, probes: _Probes) -> dict[str, float]:
@@ -169,7 +176,8 @@ def _other_heads(model: Model, probes: _Probes) -> dict[str, float]:
     for made_new, is_new, width in itertools.product((False, True), (False, True), widths):
         if width == now and made_new == is_new:
             continue
-        other = HSpaceUNet(_with_heads(unet, now, made_new, width, is_new))
+        changed = _with_heads(unet, now, made_new, width, is_new)
+        other = HSpaceUNet(changed, model.unet.prediction, model.schedule)
         order = "new" if is_new else "legacy"
         mistake = f"its attention fits heads of {width} channels in the {order} order of qkv: convert it so"
         errors[mistake] = min(probes.at_probe(partial(predict, other)), errors.get(mistake, math.inf))
@@ -199,5 +207,5 @@ def _damage(failing: Sequence[LevelCheck]) -> str:
     worst = max(failing, key=lambda level: level.error / level.allowed)
     return (
         f"at t = {worst.t} its error is {worst.error:.3g}, where a linear filter has {worst.linear_filter:.3g}: its "
-        "weights are damaged, or it is no epsilon model of this schedule, or these images are nothing like its domain"
+        "weights are damaged, or it was not trained on this schedule, or these images are nothing like its domain"
     )

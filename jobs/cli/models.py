@@ -36,10 +36,11 @@ def models_list(as_json: AsJson = False) -> None:
 @models_app.command("show")
 def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> None:
     """Show a model: family, size, the shape of its h, schedule, digest, known intervals and directions."""
-    from asyrp.models.load import load_model, schedule_name
+    from asyrp.models.load import load_model
+    from asyrp.models.scheduler import read_scheduler
 
     folder = fetch_model(name)
-    model = load_model(folder)
+    model, scheduler = load_model(folder), read_scheduler(folder.scheduler)
     hub = HUB_MODELS.get(name)
     facts = {
         "name": name,
@@ -47,7 +48,8 @@ def models_show(name: ModelArgument = "avatars", as_json: AsJson = False) -> Non
         "image_size": folder.image_size,
         "parameters": sum(p.numel() for p in model.unet.unet.parameters()),
         "h": list(folder.h_shape),
-        "schedule": schedule_name(folder.scheduler),
+        "schedule": scheduler.title,
+        "predicts": scheduler.prediction_type,
         "digest": folder.digest,
         "intervals": intervals(hub.data_set) if hub and hub.data_set else None,
         "directions": list(folder.direction_files()),

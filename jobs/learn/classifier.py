@@ -82,7 +82,7 @@ def learn_classifier(request: LearnRequest, asked: ClassifierQuestion) -> Path:
     if asked.extremes is not None:
         table = table.extremes(asked.name, asked.extremes)
     has = dict(zip(table.keys, table.classes(asked.name).tolist(), strict=True))
-    grid = request.some_of_grid(asked.n_timesteps)
+    grid = request.some_of_grid(folder, asked.n_timesteps)
     weights = dict(zip(table.keys, table.weights(asked.name, asked.balanced).tolist(), strict=True))
     collection = request.collection(folder, NoisedH(grid, request.seed), half_rows, {"statistics": "rows"})
     (found, accuracy), images = collect(

@@ -9,7 +9,7 @@ from asyrp.errors import UserError
 from asyrp.measures.clip import default_clip
 from asyrp.measures.intervals import LPIPS, Intervals, thresholds
 from asyrp.measures.perceptual import CLIP_PREFIX, load_measure
-from asyrp.models.load import read_schedule
+from asyrp.models.scheduler import read_scheduler
 from jobs.display import console
 from jobs.learn.collect import Collection, collect
 from jobs.spec.run import EngineSpec
@@ -44,7 +44,7 @@ def learn_intervals(request: IntervalsRequest) -> Intervals:
             not fit the model's schedule.
     """
     folder = fetch_model(request.model)
-    grid = _grid(request.n_inv, len(read_schedule(folder.scheduler)) - 1)
+    grid = _grid(request.n_inv, read_scheduler(folder.scheduler).t_0)
     measure = available_measure(request.measure, request.model)
     collection = Collection(
         source=request.source,

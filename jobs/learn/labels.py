@@ -14,6 +14,7 @@ from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_
 from asyrp.errors import UserError
 from asyrp.learning.labels import LabelStatistics, label_step
 from asyrp.models.folder import ModelFolder
+from asyrp.models.scheduler import read_scheduler
 from jobs.learn.collect import Collection, MakeReducer, collect
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import find_labels
@@ -57,13 +58,13 @@ class LearnRequest:
             engine=self.engine,
         )
 
-    def grid(self) -> tuple[int, ...]:
+    def grid(self, folder: ModelFolder) -> tuple[int, ...]:
         """Returns the generation timesteps that are edited."""
-        return tuple(t for t in timesteps(self.n_steps) if t >= self.t_edit)
+        return tuple(t for t in _timesteps(folder, self.n_steps) if t >= self.t_edit)
 
-    def some_of_grid(self, count: int) -> tuple[int, ...]:
+    def some_of_grid(self, folder: ModelFolder, count: int) -> tuple[int, ...]:
         """Returns up to `count` timesteps, spread evenly over the grid. A single one is in the middle."""
-        whole = self.grid()
+        whole = self.grid(folder)
         last = len(whole) - 1
         places = [last / 2] if count == 1 else np.linspace(0, last, count)
         return tuple(sorted({whole[round(place)] for place in places}))
@@ -120,7 +121,7 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
         table = table.extremes(asked.names[0], asked.extremes)
     labels = dict(zip(table.keys, table.rows.tolist(), strict=True))
     aggregation = label_sums(len(table.columns), labels)
-    reading = NoisedH(request.grid(), request.seed)
+    reading = NoisedH(request.grid(folder), request.seed)
     identity = {"columns": list(table.columns), "labels": table.digest()}
     collection = replace(request.collection(folder, reading, aggregation, identity), keys=labels.keys())
     sums, images = collect(collection, aggregation.merge)
@@ -135,7 +136,7 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
         found_by = f"h of noised images regressed on {len(table.columns)} labels: {', '.join(table.columns)}"
         info = replace(request.info(folder, name, images, unit, found_by), notes=_notes(statistics[index]))
         step = label_step(table.column(name).tolist())
-        form = request.form(step * coefficients[index], request.grid(), folder)
+        form = request.form(step * coefficients[index], request.grid(folder), folder)
         paths.append(request.output / f"{name}.safetensors" if len(asked.names) > 1 else request.output)
         save_direction(Direction(info, form), paths[-1])
     return paths
@@ -147,6 +148,10 @@ def _notes(statistics: LabelStatistics) -> dict[str, str]:
         "effect": f"{statistics.effect.min():.3f} to {statistics.effect.max():.3f} standard deviations of h",
         "t_value": f"{statistics.t_value.min():.2f} to {statistics.t_value.max():.2f} (1 is chance)",
     }
+
+
+def _timesteps(folder: ModelFolder, n_steps: int) -> list[int]:
+    return timesteps(n_steps, read_scheduler(folder.scheduler).t_0)
 
 
 def average_over_images(request: LearnRequest, direction: Path) -> Direction:
@@ -161,7 +166,7 @@ def average_over_images(request: LearnRequest, direction: Path) -> Direction:
     check_model(info, folder.digest, request.model)
     if info.t_edit is None:
         raise UserError(f"direction '{info.name}' suggests no t_edit, so it is not known where to average it")
-    grid = tuple(t for t in timesteps(info.n_steps) if t >= info.t_edit and info.begun(t))
+    grid = tuple(t for t in _timesteps(folder, info.n_steps) if t >= info.t_edit and info.begun(t))
     source = DirectionSource(str(direction.absolute()), file_digest(direction))
     reading = NoisedH(grid, request.seed, source)
     aggregation = mean_sums()

@@ -32,7 +32,7 @@ def learn_pca(request: LearnRequest, components: int, joint: bool, rank: int, n_
         UserError: if there are fewer images or sketch rows than components.
     """
     folder = fetch_model(request.model)
-    grid = request.some_of_grid(n_timesteps)
+    grid = request.some_of_grid(folder, n_timesteps)
     reading, aggregation = NoisedH(grid, request.seed), pca_sketches(rank, joint)
     identity = {"rank": rank, "joint": joint, "statistics": "pca"}
     sketch, images = collect(request.collection(folder, reading, aggregation, identity), aggregation.merge)
@@ -87,7 +87,7 @@ def learn_jacobian(request: LearnRequest, asked: JacobianQuestion) -> list[Path]
         if missing:
             raise UserError(f"there is no image '{min(missing)}' below {request.source}")
     mask = None if asked.mask is None else read_mask(asked.mask, folder.image_size)
-    grid = request.some_of_grid(asked.n_timesteps)
+    grid = request.some_of_grid(folder, asked.n_timesteps)
     reading = JacobianOfH(grid, request.seed, asked.k, asked.keys, mask)
     sums, images = collect(request.collection(folder, reading, JACOBIAN_SUMS, {}), JACOBIAN_SUMS.merge)
     try:

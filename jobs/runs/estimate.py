@@ -11,6 +11,7 @@ from asyrp.diffusion.process import inversion_calls
 from asyrp.diffusion.schedule import timesteps
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
+from asyrp.models.scheduler import read_scheduler
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
 from pipeline.images.codec import ImageRefused, decode, encode
@@ -51,7 +52,8 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     """Counts the images and passes, and times the net on this machine. Writes nothing."""
     spec = resolved.spec
     images = sum(1 for _ in list_images(spec.source, spec.selection()))
-    grid = timesteps(spec.n_gen)
+    folder = fetch_model(spec.model)
+    grid = timesteps(spec.n_gen, read_scheduler(folder.scheduler).t_0)
     computed = resolved.settings.most_draws or len(resolved.settings.edits)
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
     attempts, reconstructions = _inspected(resolved)
@@ -60,7 +62,7 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     encodes = inversion + spec.n_gen * (computed * attempts + reconstructions)
     decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
-    model = load_model(fetch_model(spec.model), device, getattr(torch, spec.dtype))
+    model = load_model(folder, device, getattr(torch, spec.dtype))
     encode_s, decode_s = time_halves(model.unet, resolved.settings.image_size, spec.engine.batch_size or 8)
     latent_bytes = 3 * resolved.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
     kept = sum(len(stage.variants) for stage in resolved.stages if stage.writes == "latents")

@@ -10,6 +10,7 @@ from asyrp.errors import UserError
 from asyrp.measures import intervals
 from asyrp.measures.intervals import Intervals
 from asyrp.models.folder import ModelFolder
+from asyrp.models.scheduler import read_scheduler
 from jobs.runs.inspection import judged_by, resolve_inspection
 from jobs.spec.ends import AUTO
 from jobs.spec.run import RunSpec
@@ -56,6 +57,7 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     folder = fetch_model(spec.model)
     infos, sources = _directions(spec, folder)
     spec = _with_learned_intervals(spec, infos, folder)
+    _refuse_too_many_steps(spec, folder)
     edits = _bind_all(spec, infos)
     size = _image_size(spec, folder, infos)
     staged = spec.stages == "staged" or spec.inversions is not None
@@ -99,7 +101,14 @@ def resolve(spec: RunSpec) -> ResolvedRun:
         latent_dtype=spec.latent_dtype,
         sink=spec.sink,
     )
-    return ResolvedRun(spec, settings, stages, image_format, _identity(spec, settings))
+    return ResolvedRun(spec, settings, stages, image_format, _identity(spec, folder, settings))
+
+
+def _refuse_too_many_steps(spec: RunSpec, folder: ModelFolder) -> None:
+    timesteps = read_scheduler(folder.scheduler).num_train_timesteps
+    for name in ("n_inv", "n_gen"):
+        if getattr(spec, name) > timesteps:
+            raise UserError(f"{name} {getattr(spec, name)}: the model {spec.model} has {timesteps} timesteps")
 
 
 def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionInfo]) -> int:
@@ -121,7 +130,7 @@ def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionIn
     return size
 
 
-def _identity(spec: RunSpec, settings: MethodSettings) -> dict[str, Any]:
+def _identity(spec: RunSpec, folder: ModelFolder, settings: MethodSettings) -> dict[str, Any]:
     """All values that the outputs depend on, with digests instead of names and numbers instead of suggestions."""
     identity = spec.identity() | {
         "edits": [bound.edit.id for bound in settings.edits],
@@ -133,6 +142,8 @@ def _identity(spec: RunSpec, settings: MethodSettings) -> dict[str, Any]:
             for bound in settings.edits
         },
     }
+    if schedule := read_scheduler(folder.scheduler).model_dump(exclude_defaults=True):
+        identity |= {"schedule": schedule}
     if settings.inspection:
         identity |= {"judged_by": judged_by(settings.inspection)}
     return identity

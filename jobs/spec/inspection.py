@@ -34,7 +34,7 @@ class RetrySpec(BaseModel):
 
 
 class ClassifierSpec(BaseModel):
-    """A net that scores images: a .pt, .pt2 or .onnx file, or MODULE:NAME. An image has a label if its
+    """A net that scores images: a .pt or .onnx file, or MODULE:NAME. An image has a label if its
     score is at least `threshold`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

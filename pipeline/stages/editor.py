@@ -8,7 +8,7 @@ from torch import Tensor
 from asyrp.diffusion.noise import boosting_noise, noise_key
 from asyrp.diffusion.process import Shift, Watch, boost, edit, invert, split_at_boost
 from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
-from asyrp.directions.forms import Direction, load_direction
+from asyrp.directions.forms import Direction, check_shape, load_direction
 from asyrp.directions.info import file_digest
 from asyrp.directions.shift import EditShift, MixedShift, make_shift
 from asyrp.errors import UserError
@@ -43,11 +43,13 @@ def load_recorded_model(
 
 
 def load_recorded_direction(folder: ModelFolder, name: str, source: DirectionSource) -> Direction:
-    """The direction that the run began with. Raises UserError if its file has changed since."""
+    """The direction that the run began with. Raises UserError if its file has changed since, or does not fit."""
     path = direction_path(folder, name, source.url)
     if file_digest(path) != source.digest:
         raise UserError(f"direction '{name}' is another here ({path}) than where the run began")
-    return load_direction(path)
+    direction = load_direction(path)
+    check_shape(direction, folder.h_shape, folder.emb_channels)
+    return direction
 
 
 class Editor:

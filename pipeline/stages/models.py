@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from asyrp.digests import json_digest
 from asyrp.errors import UserError
 from asyrp.files import made_once
-from asyrp.measures.names import Judges
+from asyrp.measures.names import NET_GRAMMAR, Judges
 from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names
 from pipeline.images.codec import ImageRefused, decode
@@ -76,7 +76,7 @@ def net_digest(name: str, what: str) -> str:
         return name
     path = Path(file) if is_callable else fetch(name)
     if not path.is_file():
-        raise UserError(f"there is no {what} {name}: give a .pt, .pt2 or .onnx file, or MODULE:NAME")
+        raise UserError(f"there is no {what} {name}: give {NET_GRAMMAR}")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -21,7 +21,7 @@ def score(
     classifier: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME[,NAME...]=FILE: TorchScript, .pt2 or ONNX, or a callable MODULE:NAME or FILE.py:NAME. Repeat."
+            help="NAME[,NAME...]=FILE: TorchScript or ONNX, or a callable MODULE:NAME or FILE.py:NAME. Repeat."
         ),
     ] = None,
     clip: ClipOption = None,

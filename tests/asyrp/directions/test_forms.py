@@ -15,6 +15,7 @@ from asyrp.directions.forms import (
     GlobalDirection,
     HoDeltaBlock,
     TimestepDirection,
+    check_shape,
     load_direction,
     save_direction,
 )
@@ -52,7 +53,7 @@ def test_a_direction_file_gives_back_what_was_saved(form, tmp_path):
     save_direction(direction, tmp_path / "d.safetensors")
     loaded = load_direction(tmp_path / "d.safetensors")
     assert loaded.info == direction.info
-    encoded = Encoded(torch.randn(2, 64, 4, 4), (), torch.randn(2, 32))
+    encoded = Encoded(torch.randn(2, 64, 4, 4), (), torch.randn(2, 32), torch.zeros(2, 3, 8, 8), 0)
     torch.testing.assert_close(loaded.delta_h(encoded, 480, 40), direction.delta_h(encoded, 480, 40))
 
 
@@ -69,6 +70,78 @@ def test_a_file_from_before_directions_could_begin_later_begins_at_T(tmp_path):
         older = {key: value for key, value in file.metadata().items() if key != "t_start"}
     save_file({"delta_h": torch.zeros(2, 1, 1)}, tmp_path / "old.safetensors", metadata=older)
     assert read_info(tmp_path / "old.safetensors") == info("global")
+
+
+METADATA = {
+    "n_steps": ["0", '"forty"', "null", "1e400", "[" * 100_000, "-3", "true"],
+    "name": ["[1]", "{", ""],
+    "model_digest": ["1"],
+    "t_edit": ["0.5", '"500"'],
+    "notes": ["[]", '{"a": []}'],
+}
+
+
+@pytest.mark.parametrize(("field", "text"), [(field, text) for field, texts in METADATA.items() for text in texts])
+def test_metadata_of_another_type_is_one_sentence(tmp_path, field, text):
+    path = tmp_path / "d.safetensors"
+    save_direction(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() | {field: text}
+    save_file({"delta_h": torch.zeros(2, 1, 1)}, path, metadata=metadata)
+    with pytest.raises(UserError, match=r"d\.safetensors is damaged, its metadata") as error:
+        read_info(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["name", "form", "model_digest", "n_steps"])
+def test_metadata_that_lacks_a_field_is_one_sentence(tmp_path, field):
+    path = tmp_path / "d.safetensors"
+    save_direction(Direction(info("global"), GlobalDirection(torch.zeros(2, 1, 1))), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != field}
+    save_file({"delta_h": torch.zeros(2, 1, 1)}, path, metadata=metadata)
+    with pytest.raises(UserError, match=rf"its metadata '{field}' is wrong: Field required"):
+        read_info(path)
+
+
+TENSORS = {
+    "nan": ("global", {"delta_h": torch.full((2, 1, 1), float("nan"))}, "NaN or infinity"),
+    "infinity": ("global", {"delta_h": torch.full((2, 1, 1), float("inf"))}, "NaN or infinity"),
+    "another name": ("global", {"shift": torch.zeros(2, 1, 1)}, "not those of a global direction"),
+    "another rank": ("global", {"delta_h": torch.zeros(2)}, "not those of a global direction"),
+    "no tensors": ("timestep", {}, "not those of a timestep direction"),
+    "a grid that descends": (
+        "timestep",
+        {"delta_h": torch.zeros(2, 1, 1, 1), "grid": torch.tensor([9, 3])},
+        "ascending",
+    ),
+    "a short grid": ("timestep", {"delta_h": torch.zeros(2, 1, 1, 1), "grid": torch.tensor([9])}, "ascending"),
+    "an empty grid": ("timestep", {"delta_h": torch.zeros(0, 1, 1, 1), "grid": torch.tensor([]).long()}, "ascending"),
+    "no block": ("implicit", {"delta_h": torch.zeros(2)}, "no delta block has the tensors"),
+    "half a block": ("implicit", {"temb_proj.weight": torch.zeros(32, 8)}, "not those of a delta block"),
+    "a block of nothing": ("implicit", {"temb_proj.weight": torch.zeros(0)}, "not those of a delta block"),
+    "another form": ("spherical", {"delta_h": torch.zeros(2, 1, 1)}, "its form is 'spherical'"),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_that_are_none_of_a_direction_are_one_sentence(tmp_path, case):
+    form, tensors, message = TENSORS[case]
+    path = tmp_path / "d.safetensors"
+    save_direction(Direction(info(form), GlobalDirection(torch.zeros(2, 1, 1))), path)
+    with safe_open(path, framework="pt") as file:
+        save_file(tensors, path, metadata=file.metadata())
+    with pytest.raises(UserError, match=message) as error:
+        load_direction(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_direction_for_an_h_of_another_shape_is_refused(form):
+    direction = Direction(info(form.split(",")[0]), FORMS[form]())
+    check_shape(direction, (64, 4, 4), 32)
+    with pytest.raises(UserError, match="another shape"):
+        check_shape(direction, (32, 4, 4), 32)
 
 
 @pytest.mark.parametrize(("t", "index"), [(0, 0), (299, 0), (300, 1), (301, 1), (700, 2), (999, 2)])

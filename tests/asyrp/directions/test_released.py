@@ -169,7 +169,7 @@ def test_tensors_per_timestep_import(tmp_path):
     torch.save(trained, tmp_path / "free.pth")
     direction = import_direction(tmp_path / "free.pth", folder, "free", ReleaseDetails(n_steps=40))
     assert (direction.info.form, direction.info.t_edit) == ("timestep", 512)
-    encoded = Encoded(torch.zeros(1, *folder.h_shape), (), torch.zeros(1, 128))
+    encoded = Encoded(torch.zeros(1, *folder.h_shape), (), torch.zeros(1, 128), torch.zeros(1, 3, 16, 16), 0)
     assert direction.delta_h(encoded, 760, 40).unique().tolist() == [768]
 
 

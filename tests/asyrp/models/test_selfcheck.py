@@ -107,7 +107,7 @@ class Reparametrised:
 
     def __init__(self, model: Model, form: Callable) -> None:
         self.unet, self.schedule, self.form = model.unet, model.schedule, form
-        self.device = model.unet.device
+        self.device, self.prediction = model.unet.device, model.unet.prediction
 
     def encode(self, x: torch.Tensor, t: int) -> Encoded:
         self.x, self.t = x, t
