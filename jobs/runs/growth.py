@@ -13,7 +13,8 @@ from pipeline.datasets.known_images import KnownImages, version_text
 from pipeline.images.source import SourceImage, version_of
 from pipeline.images.statuses import OK, STATUSES
 from pipeline.run.additions import Addition, CurrentRows, add, read_everything, read_images
-from pipeline.run.plan import NameCheck, source_image
+from pipeline.run.name_check import NameCheck
+from pipeline.run.plan import source_image
 from pipeline.run.stage import FINAL, SAMPLE_STAGE
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store, open_filesystem
@@ -91,7 +92,7 @@ def extend(root: str, resolved: ResolvedRun) -> Extension:
     """
     store, record = Store(root), read_run(Store(root))
     known = KnownImages((row.key, version_text(row.size, row.etag)) for row in read_everything(store))
-    names = NameCheck()
+    names = NameCheck(store if resolved.image_format.sink == "files" else None)
     for row in read_images(store):
         names.add(row.key, output_names(resolved, row.key))
     new, changed, examples = [], 0, []

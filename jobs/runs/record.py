@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -177,12 +177,17 @@ def _new_plan(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage]
     if images is None:
         images = list_images(resolved.spec.source, resolved.spec.selection())
     if resolved.spec.augmentation is None:
-        return write_plan(store, images, resolved.spec.shard_size, lambda key: output_names(resolved, key))
+        return _write_plan(store, images, resolved)
     augmenter = Augmenter(resolved.spec, resolved.spec.augmentation)
     drawing = augmenter.new_drawing()
     images = augmenter.augmented(images, drawing)
-    plan = write_plan(store, images, resolved.spec.shard_size, lambda key: output_names(resolved, key))
+    plan = _write_plan(store, images, resolved)
     return replace(plan, census=drawing.census.as_json())
+
+
+def _write_plan(store: Store, images: Iterable[SourceImage], resolved: ResolvedRun) -> PlanSummary:
+    names, as_files = partial(output_names, resolved), resolved.image_format.sink == "files"
+    return write_plan(store, images, resolved.spec.shard_size, names, as_files=as_files)
 
 
 def output_names(resolved: ResolvedRun, key: str) -> list[str]:
@@ -213,5 +218,4 @@ def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
     state = StateReader(theirs, {INVERT: sizes[INVERT]}).read()
     if not state.complete:
         raise UserError(f"the inversions at {theirs.url} are not complete: finish that run first")
-    rows = (source_image(row) for row in read_plan(theirs))
-    return write_plan(store, rows, record["plan"]["shard_size"], lambda key: output_names(resolved, key))
+    return _write_plan(store, (source_image(row) for row in read_plan(theirs)), resolved)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 from asyrp.errors import UserError
 from asyrp.models.folder import bundled_names
 from pipeline.storage.credentials import refuse_credentials
+from pipeline.storage.store import absolute_path, is_local_path
 
 
 def absolute_url(url: str) -> str:
@@ -18,7 +19,7 @@ def absolute_url(url: str) -> str:
         UserError: if the URL holds credentials.
     """
     refuse_credentials(url)
-    return url if "://" in url else str(Path(url).expanduser().absolute())
+    return absolute_path(url) if is_local_path(url) else url
 
 
 def absolute_model(model: str) -> str:
@@ -46,8 +47,8 @@ def absolute_if_there(name: str) -> str:
     """The absolute path of an existing file or folder; any other name as it is. Raises UserError as `absolute_url`
     does."""
     refuse_credentials(name)
-    path = Path(name).expanduser()
-    return str(path.absolute()) if path.exists() else name
+    path = absolute_path(name)
+    return path if Path(path).exists() else name
 
 
 def without_credentials(url: str) -> str:

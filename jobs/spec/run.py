@@ -16,10 +16,10 @@ from jobs.spec.mistakes import validated
 from jobs.spec.paths import Url, absolute_model, without_credentials
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
+from pipeline.run.names import NAME_FIELDS, check_template
 from pipeline.run.stage import SinkName
 
 LOGGERS = ("wandb", "mlflow")
-NAME_FIELDS = ("key", "stem", "name", "parent", "edit", "strength")
 MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders and files on any fsspec URL."
 
 
@@ -155,10 +155,9 @@ class RunSpec(BaseModel):
     @classmethod
     def _name_formats(cls, template: str) -> str:
         try:
-            template.format(**dict.fromkeys(NAME_FIELDS, ""))
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            known = ", ".join(f"{{{field}}}" for field in NAME_FIELDS)
-            raise ValueError(f"'{template}' is no output name: {error} is not among {known}") from error
+            check_template(template)
+        except UserError as error:
+            raise ValueError(str(error)) from error
         return template
 
     @field_validator("where")

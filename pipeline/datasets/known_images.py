@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.images.source import SourceImage
-from pipeline.run.plan import hash64
+from pipeline.run.name_check import hash64
 
 Standing = Literal["new", "changed", "same"]
 

@@ -42,12 +42,6 @@ class SourceImage:
     draws: Sequence[Draw] = ()
 
 
-def safe_key(name: str) -> str:
-    """A key made from a name that somebody else chose. It is relative and has no `..`, so it cannot leave a folder."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    return "/".join("_" if part == ".." else part for part in parts) or "_"
-
-
 def version_of(entry: Mapping[str, Any]) -> str | None:
     """The value in a listing's entry that changes with the object's content: an etag, a hash or a time."""
     return next((str(entry[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if entry.get(k)), None)

@@ -3,7 +3,8 @@
 Files in reading order:
 
 - `stage`: the declaration of a stage
-- `names`: the names of outputs, from the template
+- `names`: names that somebody else chose, as keys, paths, tar members and texts for people
+- `name_check`: each output has a name of its own, and the store can hold it
 - `plan`: the list of images, frozen and cut into shards
 - `additions`: shards that are added to a plan later
 - `commit`: an attempt at a shard, and the commit that makes it count

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.run import manifest
+from pipeline.run.names import tar_member
 
 COLUMNS = (
     "key",
@@ -94,10 +95,7 @@ AddSample = Callable[[str, Sample], Place | None]
 
 @contextmanager
 def tar_writer(stream: IO[bytes]) -> Iterator[AddSample]:
-    """A tar of NAME.edited.png, NAME.json and NAME.source.jpg.
-
-    A sample is what comes before the first dot of a file name, so a dot in a sample's own name becomes %2E.
-    """
+    """A tar of NAME.edited.png, NAME.json and NAME.source.jpg. `tar_member` makes NAME of a sample's name."""
     with tarfile.open(fileobj=stream, mode="w") as tar:
 
         def put(name: str, data: bytes) -> Place:
@@ -111,7 +109,7 @@ def tar_writer(stream: IO[bytes]) -> Iterator[AddSample]:
             return None if image is None else put(f"{name}{image.extension}", image.data)
 
         def add(name: str, sample: Sample) -> Place | None:
-            name = _without_dots(name)
+            name = tar_member(name)
             place = put_image(f"{name}.edited", sample.edited)
             put(f"{name}.json", json.dumps(sample.values).encode())
             put_image(f"{name}.source", sample.source)
@@ -169,11 +167,6 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     if pa.types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
     return {"dtype": "float64" if kind == pa.float64() else str(kind), "_type": "Value"}
-
-
-def _without_dots(name: str) -> str:
-    folder, slash, last = name.rpartition("/")
-    return folder + slash + last.replace("%", "%25").replace(".", "%2E")
 
 
 def _cell(name: str, suffix: str, image: EncodedImage | None) -> dict[str, Any] | None:

@@ -12,17 +12,16 @@ import io
 import itertools
 import json
 import uuid
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
 from pipeline.images.source import EXTENSIONS, Draw, SourceImage
+from pipeline.run.name_check import NameCheck, OutputNames
 from pipeline.run.stage import Stage
 from pipeline.storage.store import Store
 
@@ -47,8 +46,6 @@ SCHEMA = pa.schema(
         pa.field("draws", pa.list_(pa.struct({"edit": pa.string(), "strength": pa.float64(), "sets": LABELS}))),
     ]
 )
-OutputNames = Callable[[str], Iterable[str]]
-"""Gives the output names of the image with this key."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +108,16 @@ def stage_sizes(stages: Iterable[Stage], plan: PlanSummary) -> dict[str, tuple[i
     }
 
 
-def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames) -> PlanSummary:
-    """Cut a listing into shards and write the part files.
+def write_plan(
+    store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames, *, as_files: bool = False
+) -> PlanSummary:
+    """Cut a listing into shards and write the part files. `as_files` says that output names are those of files.
 
     Raises:
-        UserError: if there are no images, an output name leaves the output folder, or two images would get the same
-            output name.
+        UserError: if there are no images, or output names are refused by NameCheck.
     """
-    digest, names, folder = hashlib.sha256(), NameCheck(), f"{FOLDER}/{uuid.uuid4().hex[:12]}"
+    names = NameCheck(store if as_files else None)
+    digest, folder = hashlib.sha256(), f"{FOLDER}/{uuid.uuid4().hex[:12]}"
 
     def observed() -> Iterator[SourceImage]:
         for image in images:
@@ -237,41 +236,3 @@ def is_intact(store: Store, plan: PlanSummary) -> bool:
     except (OSError, pa.ArrowException):
         return False
     return digest.hexdigest() == plan.digest
-
-
-class NameCheck:
-    """Finds output names that two images share. It keeps one 64-bit hash per name in memory."""
-
-    def __init__(self) -> None:
-        self.hashes = array("Q")
-
-    def add(self, key: str, names: Iterable[str]) -> None:
-        """Add the output names of an image. Raises UserError if one leaves the output folder."""
-        for name in names:
-            if name.startswith("/") or ".." in name.split("/"):
-                raise UserError(f"the output name '{name}' of image '{key}' leaves the output folder; change --name")
-            self.hashes.append(hash64(name))
-
-    def check(self, keys: Callable[[], Iterable[str]], output_names: OutputNames) -> None:
-        """Raise UserError if two images have the same output name. The message names both.
-
-        `keys` lists the keys of all images again.
-        """
-        values, counts = np.unique(np.frombuffer(self.hashes, dtype=np.uint64), return_counts=True)
-        suspects = set(values[counts > 1].tolist())
-        if not suspects:
-            return
-        first: dict[str, str] = {}
-        for key in keys():
-            for name in (name for name in output_names(key) if hash64(name) in suspects):
-                if name in first:
-                    raise UserError(
-                        f"images '{first[name]}' and '{key}' would both be written as '{name}': tell them apart "
-                        "in the output name, as --name '{key}_{edit}_{strength}' does"
-                    )
-                first[name] = key
-
-
-def hash64(name: str) -> int:
-    """A 64-bit BLAKE2b hash."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

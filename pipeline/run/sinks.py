@@ -15,7 +15,6 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import PurePosixPath
 from threading import Lock
 from typing import IO, Protocol
 
@@ -97,10 +96,10 @@ class ContainerSink:
             return
         with self.attempt.writing(self.name) as (path, stream), self.writer(stream) as add:
             for number, (name, start) in sorted(self._waiting.items()):
-                row, path_in_sink = rows[number], PurePosixPath(name)
+                row, (stem, dot, ending) = rows[number], name.rpartition(".")
                 self._spool.seek(start)
-                image = EncodedImage(self._spool.read(row["output_bytes"]), path_in_sink.suffix)
-                place = add(str(path_in_sink.with_suffix("")), Sample.of(row, image))
+                image = EncodedImage(self._spool.read(row["output_bytes"]), dot + ending)
+                place = add(stem, Sample.of(row, image))
                 assert place is not None
                 row |= {"output_uri": path, "output_member": place.member, "output_offset": place.offset}
 

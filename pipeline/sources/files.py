@@ -10,6 +10,7 @@ from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
 from pipeline.images.source import DENIED, SourceImage, version_of
+from pipeline.run.names import safe_key
 
 WILDCARDS = "*?["
 FileInfo = dict[str, Any]
@@ -52,4 +53,4 @@ def image_of(fs: AbstractFileSystem, root: str, entry: FileInfo) -> SourceImage:
     uri = fs.unstrip_protocol(path)
     if entry.get("islink") and not Path(path).resolve().is_relative_to(Path(root).resolve()):
         uri = f"{DENIED}{path} is a link out of the source"
-    return SourceImage(path[len(root) :].lstrip("/"), uri, entry.get("size"), version_of(entry))
+    return SourceImage(safe_key(path[len(root) :].removeprefix("/")), uri, entry.get("size"), version_of(entry))

@@ -19,6 +19,7 @@ from fsspec.core import has_magic
 from asyrp.errors import UserError
 from pipeline.images.selection import ALL, Selection
 from pipeline.images.source import EXTENSIONS, SourceImage
+from pipeline.run.names import safe_key
 from pipeline.run.plan import RUN
 from pipeline.sources.files import glob_files, image_of, walk
 from pipeline.sources.runs import images_of_run
@@ -91,7 +92,7 @@ def _images_in_files(
         name: str = entry["name"]
         suffix = _suffix(name)
         if suffix in LISTED_IN_FOLDERS:
-            inside = name[len(root) :].lstrip("/")[: -len(suffix)]
+            inside = safe_key(name[len(root) :].removeprefix("/")[: -len(suffix)])
             yield from READERS[suffix](fs, name, f"{inside}/", selection)
         elif suffix in EXTENSIONS:
             yield image_of(fs, root, entry)

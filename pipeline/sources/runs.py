@@ -9,7 +9,7 @@ from pipeline.images.source import SourceImage
 from pipeline.images.statuses import OK
 from pipeline.run.additions import CurrentRows
 from pipeline.run.commit import committed
-from pipeline.run.names import output_name
+from pipeline.run.names import check_template, output_name
 from pipeline.run.plan import RUN
 from pipeline.run.sinks import output_image
 from pipeline.run.stage import FINAL, variant_name
@@ -28,6 +28,7 @@ def images_of_run(url: str, selection: Selection) -> Iterator[SourceImage]:  # n
     if not committed(store, FINAL):
         raise UserError(f"the run at {url} has no edited images yet: finish it first")
     spec = store.read_json(RUN)["spec"]
+    check_template(spec["name"])
     for row in CurrentRows(store).of_stage(FINAL):
         if row["status"] == OK:
             name = output_name(spec["name"], spec["codec"], row["key"], *variant_name(row))

@@ -17,7 +17,8 @@ from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
 from pipeline.images.selection import Selection
-from pipeline.images.source import DENIED, SourceImage, safe_key, version_of
+from pipeline.images.source import DENIED, SourceImage, version_of
+from pipeline.run.names import safe_key
 from pipeline.storage.credentials import names_user, redacted
 
 URL_COLUMNS = ("url", "uri", "image_url", "image_uri", "URL")
@@ -137,7 +138,7 @@ def key_of_url(url: str, number: int) -> str:
     parts = urlsplit(url)
     if not parts.scheme or not (parts.netloc + parts.path).strip("/"):
         return f"{number:08d}"
-    key = safe_key(f"{parts.netloc}/{parts.path}")
+    key = safe_key(parts.netloc + parts.path)
     if not parts.query:
         return key
     folder, slash, base = key.rpartition("/")

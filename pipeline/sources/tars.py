@@ -12,7 +12,8 @@ from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
 from pipeline.images.selection import Selection
-from pipeline.images.source import EXTENSIONS, SourceImage, safe_key, version_of
+from pipeline.images.source import EXTENSIONS, SourceImage, version_of
+from pipeline.run.names import safe_key
 
 HEADER_BYTES = 4096
 

@@ -20,7 +20,7 @@ from asyrp.learning.pca import PcaSketch
 from asyrp.measures.image_sets import FeatureSums
 from asyrp.measures.interval_curves import CurveSums
 from asyrp.mergeable import Sums, merge_stored
-from pipeline.run.plan import hash64
+from pipeline.run.name_check import hash64
 from pipeline.run.stage import Reducer
 
 KEYS = "keys"

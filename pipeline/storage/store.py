@@ -7,6 +7,7 @@ and path stay together, so a listed path is never opened again through its bare 
 import errno
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -33,20 +35,78 @@ EXTRAS = {
 TRANSIENT_STATUSES = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+WRAPPERS = re.compile(
+    r"(zip|tar|libarchive|dir|reference|simplecache|filecache|blockcache|cached)(://|::).*://", re.DOTALL
+)
+"""A URL whose filesystem lies on another one, which the URL names behind `::`."""
+
+HTTP_URL = re.compile(r"(https?://)([^/?#]*)(.*)", re.DOTALL)
+UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^!#$%&'()*+,./0-9:;=?@A-Z\[\]_a-z~-]")
+"""What a URL must not hold unquoted: all but its own signs and the escapes that it has already."""
+
+
 def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a URL or local path, and the path on it.
 
+    Names are literal. One without a scheme is a local path, whatever signs it holds (a `~` at its beginning is the
+    home folder). `::` chains filesystems only behind one that lies on another, as in `zip://a.png::s3://bucket/a.zip`.
+    So for every path that a filesystem lists, `open_filesystem(fs.unstrip_protocol(path))` gives this path.
+
     Raises:
-        UserError: if the protocol is unknown or its driver is not installed.
+        UserError: if the name is no text that a store can hold, the protocol is unknown or its driver is not installed.
     """
     try:
-        return fsspec.core.url_to_fs(url, use_listings_cache=False)
+        if "\0" in url or not _is_text(url):
+            raise ValueError("its name holds a NUL or is not UTF-8 text, and could not be recorded: rename it")
+        if WRAPPERS.match(url):
+            return fsspec.core.url_to_fs(url, use_listings_cache=False)
+        if is_local_path(url):
+            return fsspec.filesystem("file", use_listings_cache=False), absolute_path(url)
+        return _direct_filesystem(url)
     except ImportError as error:
         extra = EXTRAS.get(url.partition("://")[0])
         remedy = f"its driver is not installed: pip install 'asyrp[{extra}]'" if extra else str(error)
         raise UserError(f"cannot open {url}: {remedy}") from error
     except ValueError as error:
         raise UserError(f"cannot open {url}: {error}") from error
+
+
+def is_local_path(url: str) -> bool:
+    """Whether a name has no scheme and so is a path on the local disk."""
+    return SCHEME.match(url) is None
+
+
+def absolute_path(path: str) -> str:
+    """A local path, taken literally but for a home folder at its beginning, as an absolute one."""
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111  # Path.expanduser raises where none is meant
+
+
+def _direct_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URL's scheme, and the path on it. Raises ValueError or ImportError if it cannot be had."""
+    protocol = url.partition("://")[0]
+    kind = fsspec.get_filesystem_class(protocol)
+    options = {**kind._get_kwargs_from_urls(url), "use_listings_cache": False}
+    if http := HTTP_URL.match(url):
+        fs = fsspec.filesystem(protocol, encoded=True, **options)
+        return fs, quoted_url(*http.groups())
+    return fsspec.filesystem(protocol, **options), kind._strip_protocol(url)
+
+
+def quoted_url(scheme: str, host: str, rest: str) -> str:
+    """A URL with escapes for the signs that it must not hold. Escapes that are there already stay as they are."""
+    host = host if host.isascii() else host.encode("idna").decode()
+    return scheme + host + UNQUOTED.sub(lambda sign: quote(sign.group(), safe=""), rest)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8. One from a disk with another encoding cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager
