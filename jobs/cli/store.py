@@ -22,7 +22,7 @@ from pipeline.run.progress import RunState
 from pipeline.run.stage import FINAL
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import CollectedGarbage, Garbage, collect_garbage
-from pipeline.upkeep.retention import Retired, retire
+from pipeline.upkeep.retention import RUNS, Retired, retire
 from pipeline.upkeep.verify import Verification, counted
 from pipeline.upkeep.verify import verify as verify_run
 
@@ -235,6 +235,9 @@ def _print_retired(retired: Retired, dry_run: bool) -> None:
     amounts = (len(retired.versions), len(retired.runs), len(retired.indexes))
     text = ", ".join(map(counted, amounts, ("version", "run", "index file")))
     out.print(f"{'would delete' if dry_run else 'deleted'} {text}", highlight=False)
+    for run in retired.elsewhere:
+        text = f"not deleted, because it is no run below {RUNS}/: {run}, which no version needs: delete it by hand"
+        out.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _seconds(age: str) -> float:

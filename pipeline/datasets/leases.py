@@ -54,6 +54,12 @@ class Lease:
     outcome: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def run(self) -> str | None:
+        """The name of the run that its tick made or makes, as versions have it; None if none is noted."""
+        run = self.facts.get("run")
+        return run if isinstance(run, str) and run else None
+
 
 @dataclass(frozen=True)
 class SkippedTick:

@@ -96,9 +96,15 @@ def read_rows(store: Store, version: Version, columns: Collection[str] | None = 
 
 
 def run_store(store: Store, run: str) -> Store:
-    """The root of a run that rows and versions name."""
-    is_location = "://" in run or run.startswith("/")
-    return Store(run if is_location else f"{store.url.rstrip('/')}/{run}")
+    """The root of a run that rows and versions name: a location, or a folder below the data set's root.
+
+    Raises:
+        OutsideRoot: if it is a relative name that leads out of the root.
+    """
+    if "://" in run or run.startswith("/"):
+        return Store(run)
+    store.path(run)
+    return Store(f"{store.url.rstrip('/')}/{run}")
 
 
 def run_name(store: Store, url: str) -> str:

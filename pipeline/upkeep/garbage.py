@@ -138,7 +138,7 @@ def _named(store: Store, stage: str) -> tuple[set[str], set[str]]:
 
 
 def _measure(store: Store, entries: list[Entry]) -> Garbage:
-    files = [file for entry in entries for file in ([entry] if entry.is_file else store.files(entry.name))]
+    files = [file for entry in entries for file in (store.files(entry.name) if entry.is_folder else [entry])]
     times = [file.modified for file in files or entries]
     modified = None if None in times else max(time for time in times if time is not None)
     names = tuple(entry.name for entry in entries)
