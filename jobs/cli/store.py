@@ -13,11 +13,10 @@ from rich.progress import track
 from asyrp.errors import UserError
 from jobs.cli.options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
-from jobs.runs.record import read_run, recorded_sizes, recorded_stages
+from jobs.runs.record import read_run, recorded_plan, recorded_sizes, recorded_stages
 from jobs.schedule.tick import is_job
 from jobs.spec.paths import absolute_url
 from pipeline.run.additions import grown, read_additions
-from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState
 from pipeline.run.stage import FINAL
 from pipeline.storage.store import Store
@@ -50,7 +49,7 @@ def verify(
     """
     store = Store(absolute_url(root))
     record = read_run(store)
-    plan = PlanSummary(**record["plan"])
+    plan = recorded_plan(record)
     images = plan.images + sum(addition.images for addition in read_additions(store))
     stages, sizes = recorded_stages(record), grown(store, recorded_sizes(record))
     found = verify_run(store, plan, stages, sizes, deep=deep, watch=_bar("verifying", images))

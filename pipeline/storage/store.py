@@ -5,7 +5,6 @@ and path stay together, so a listed path is never opened again through its bare 
 """
 
 import errno
-import json
 import os
 import shutil
 import stat
@@ -104,10 +103,6 @@ class Entry:
         return not self.is_file and not self.is_link
 
 
-class DamagedRecord(UserError):
-    """A small JSON file that a run keeps about itself does not hold a JSON object."""
-
-
 class OutsideRoot(UserError):
     """A name leads out of the root of a store. Names come from records, and a record is trusted with its root alone."""
 
@@ -167,20 +162,13 @@ class Store:
         """The bytes of a file. Raises FileNotFoundError."""
         return self.fs.cat_file(self.path(name))
 
-    def read_json(self, name: str, remedy: str = "bring it back from a copy") -> dict[str, Any]:
-        """The object in a JSON file.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            DamagedRecord: if it does not hold a JSON object; the message ends with `remedy`.
-        """
+    def size(self, name: str) -> int | None:
+        """The size of a file in bytes; None if there is no such file."""
         try:
-            record = json.loads(self.read(name))
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise DamagedRecord(f"{name} at {self.url} is damaged, it is not a JSON object: {remedy}")
-        return record
+            details = self.fs.info(self.path(name))
+        except FileNotFoundError:
+            return None
+        return (details.get("size") or 0) if details["type"] == "file" else None
 
     def exists(self, name: str) -> bool:
         return self.fs.exists(self.path(name))
@@ -224,12 +212,27 @@ class Store:
         Raises:
             UserError: if nothing can be written to the store.
         """
-        name = f".probe-{uuid.uuid4().hex}"
+        name = _probe_name()
         with explained(f"cannot write to {self.url}"):
             self._create(name, b"first")
             refused = not self._create(name, b"second")
             self.fs.rm_file(self.path(name))
         return refused
+
+    def clock(self) -> float | None:
+        """The time by the clock of the store, in POSIX seconds, as it gives it to a file that is written now; None if
+        it gives none. It can be compared with the times of other files of this store, and with nothing else.
+
+        Raises:
+            UserError: if nothing can be written to the store.
+        """
+        name = _probe_name()
+        with explained(f"cannot write to {self.url}"):
+            self.write(name, b"")
+            try:
+                return _modified(self.fs.info(self.path(name)))
+            finally:
+                self.fs.rm_file(self.path(name))
 
     def _create(self, name: str, data: bytes) -> bool:
         try:
@@ -308,6 +311,10 @@ class Store:
             publish(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _probe_name() -> str:
+    return f".probe-{uuid.uuid4().hex}"
 
 
 def is_below(path: Path, real_folder: Path) -> bool:

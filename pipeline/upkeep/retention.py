@@ -11,18 +11,25 @@ A run that had made a version by then is therefore seen in that version. While t
 of old versions are deleted, and no index that is not named. After that, such an index stays until it is old.
 """
 
-import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from asyrp.errors import UserError
 from pipeline.datasets.leases import read_leases
 from pipeline.datasets.versions import INDEXES, Version, forget, read_versions
 from pipeline.run.plan import RUN
-from pipeline.storage.store import DamagedRecord, Entry, Store
+from pipeline.storage.records import DamagedRecord, read_as
+from pipeline.storage.store import Entry, Store
+from pipeline.upkeep.garbage import store_time
 
 RUNS = "runs"
 """The folder of a job's runs, unless its spec says where they go."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The part of run.json that says what a run is."""
+
+    identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def _place(store: Store, run: str) -> Literal["runs", "elsewhere", "nowhere"]:
 def _is_run(store: Store, entry: Entry) -> bool:
     """Whether a folder is the root of a run: it has a run.json that says how the run was made."""
     try:
-        return entry.is_folder and "identity" in store.read_json(f"{entry.name}/{RUN}")
+        return entry.is_folder and bool(read_as(store, f"{entry.name}/{RUN}", _Run).identity)
     except (FileNotFoundError, DamagedRecord):
         return False
 
@@ -101,10 +108,7 @@ def _runs(versions: list[Version]) -> set[str]:
 def _unnamed_indexes(store: Store, versions: list[Version], older_than: float) -> list[str]:
     named = {version.index for version in versions}
     unnamed = [entry for entry in store.entries(INDEXES) if entry.name not in named]
-    if older_than and any(entry.modified is None for entry in unnamed):
-        raise UserError(
-            f"{store.url} does not say when its files were written, so the index of a driver at work cannot be told "
-            "from garbage: wait until none is at work, and give --older-than 0"
-        )
-    now = time.time()
-    return [entry.name for entry in unnamed if now - (entry.modified or 0) >= older_than]
+    if not older_than or not unnamed:
+        return [entry.name for entry in unnamed]
+    oldest = store_time(store) - older_than
+    return [entry.name for entry in unnamed if entry.modified is not None and entry.modified <= oldest]
