@@ -29,7 +29,7 @@ from pipeline.images.source import SourceImage
 from pipeline.images.statuses import OK
 from pipeline.run.commit import Attempt
 from pipeline.run.manifest import Row
-from pipeline.run.plan import read_planned, write_plan
+from pipeline.run.plan import current_plan, read_planned, write_plan
 from pipeline.storage.store import Store
 from tests.support.browser import chromium
 
@@ -98,7 +98,7 @@ def write_shard(
 ) -> None:
     attempt, stage, now = Attempt(store, resolved.final.name, shard), resolved.final, datetime.now(UTC)
     folder = Path(store.path(attempt.folder))
-    plan = read_planned(store, shard)
+    plan = read_planned(store, current_plan(store), shard)
     rows: list[Row] = []
     for image in plan:
         number = int(Path(image.uri).stem)

@@ -200,10 +200,10 @@ def status(job: SpecOrRoot, as_json: AsJson = False) -> None:
     from pipeline.datasets.versions import latest, run_store
 
     store = Store(_root(job))
-    name = read_job(store)["name"]
+    name = read_job(store).name
     version, lease = latest(store), last_lease(store)
     at_work = lease if lease is not None and lease.ended_at is None else None
-    run = read_state(run_store(store, at_work.facts["run"])) if at_work and "run" in at_work.facts else None
+    run = read_state(run_store(store, at_work.run)) if at_work and at_work.run else None
     facts: dict[str, Any] = {
         "name": name,
         "root": store.url,

@@ -13,16 +13,15 @@ from rich.progress import track
 from asyrp.errors import UserError
 from jobs.cli.options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
-from jobs.runs.record import read_run, recorded_sizes, recorded_stages
+from jobs.runs.record import read_run, recorded_plan, recorded_sizes, recorded_stages
 from jobs.schedule.tick import is_job
 from jobs.spec.paths import absolute_url
 from pipeline.run.additions import grown, read_additions
-from pipeline.run.plan import PlanSummary
 from pipeline.run.progress import RunState
 from pipeline.run.stage import FINAL
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import CollectedGarbage, Garbage, collect_garbage
-from pipeline.upkeep.retention import Retired, retire
+from pipeline.upkeep.retention import RUNS, Retired, retire
 from pipeline.upkeep.verify import Verification, counted
 from pipeline.upkeep.verify import verify as verify_run
 
@@ -50,7 +49,7 @@ def verify(
     """
     store = Store(absolute_url(root))
     record = read_run(store)
-    plan = PlanSummary(**record["plan"])
+    plan = recorded_plan(record)
     images = plan.images + sum(addition.images for addition in read_additions(store))
     stages, sizes = recorded_stages(record), grown(store, recorded_sizes(record))
     found = verify_run(store, plan, stages, sizes, deep=deep, watch=_bar("verifying", images))
@@ -235,6 +234,9 @@ def _print_retired(retired: Retired, dry_run: bool) -> None:
     amounts = (len(retired.versions), len(retired.runs), len(retired.indexes))
     text = ", ".join(map(counted, amounts, ("version", "run", "index file")))
     out.print(f"{'would delete' if dry_run else 'deleted'} {text}", highlight=False)
+    for run in retired.elsewhere:
+        text = f"not deleted, because it is no run below {RUNS}/: {run}, which no version needs: delete it by hand"
+        out.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _seconds(age: str) -> float:

@@ -1,7 +1,7 @@
 """Reads all that a report tells of a run, from the storage of the run alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +17,27 @@ from pipeline.run.additions import read_additions
 from pipeline.run.commit import committed
 from pipeline.run.progress import DISPENSABLE, RunState, read_heartbeats
 from pipeline.storage.credentials import redacted
+from pipeline.storage.records import read_checked
 from pipeline.storage.store import Store
 from pipeline.upkeep.verify import counted
 
 PICTURED_ROWS = 600
 PICTURE_BYTES = 6_000_000
 """The most bytes of all pictures of a report together. With 100,000 rows it is still a file that can be mailed."""
+
+
+@dataclass(frozen=True)
+class _Session:
+    """The fields of the summary of a session that a report reads."""
+
+    tripped: str | None = None
+    drained: bool = False
+    quarantined: list[tuple[str, int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    session: _Session | None
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,10 @@ class ReportReader:
 
     def _last_session(self) -> dict[str, Any]:
         """The summary of the last session that had something to do; empty if no session has ended."""
-        if not self.store.exists(SUMMARY):
+        try:
+            return read_checked(self.store, SUMMARY, _Summary, remedy=DISPENSABLE)["session"] or {}
+        except FileNotFoundError:
             return {}
-        return self.store.read_json(SUMMARY, remedy=DISPENSABLE)["session"] or {}
 
 
 def verdict(state: RunState, session: Mapping[str, Any]) -> str:

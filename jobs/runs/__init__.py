@@ -3,6 +3,7 @@
 resolve         a spec becomes a resolved run: its model, directions, edits and stages, found and checked
 inspection      the texts, labels and nets that measuring needs
 draws           the labels of a source's images, and the edits that they draw
+run_file        the shape of run.json
 record          run.json: written at plan time, compared by every later session
 run             a run from end to end: resolve, plan or resume, compute, report
 growth          `asyrp retry` and `asyrp extend`: more shards for an existing run

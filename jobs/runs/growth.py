@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from pydantic import ValidationError
+
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
 from jobs.runs.record import output_names, read_run, recorded_sizes, recorded_stages
@@ -14,7 +16,7 @@ from pipeline.images.source import SourceImage, version_of
 from pipeline.images.statuses import OK, STATUSES
 from pipeline.run.additions import Addition, CurrentRows, add, read_everything, read_images
 from pipeline.run.name_check import NameCheck
-from pipeline.run.plan import source_image
+from pipeline.run.plan import RUN, source_image
 from pipeline.run.stage import FINAL, SAMPLE_STAGE
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store, open_filesystem
@@ -42,7 +44,13 @@ def spec_of(root: str, engine: EngineSpec) -> RunSpec:
     record = read_run(Store(root))
     if FINAL not in recorded_sizes(record):
         raise UserError(f"what is at {root} is no run of edits")
-    return RunSpec.model_validate(record["spec"] | {"output": root}).model_copy(update={"engine": engine})
+    try:
+        spec = RunSpec.model_validate(record["spec"] | {"output": root})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"the spec in {RUN} at {root} cannot be used again, its '{where}': {first['msg']}") from error
+    return spec.model_copy(update={"engine": engine})
 
 
 def retry(root: str, statuses: frozenset[str]) -> Addition | None:

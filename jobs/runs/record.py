@@ -12,18 +12,31 @@ from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from asyrp.digests import json_digest
 from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
 from jobs.runs.resolve import ResolvedRun
+from jobs.runs.run_file import RunFile, shapes
 from jobs.spec.run import RunSpec
 from pipeline.images.source import SourceImage
-from pipeline.run.plan import RUN, PlanSummary, current_plan, read_plan, source_image, stage_sizes, write_plan
+from pipeline.run.plan import (
+    RUN,
+    PlanSummary,
+    current_plan,
+    read_plan,
+    refuse_gone,
+    source_image,
+    stage_sizes,
+    write_plan,
+)
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import INVERT, Stage, Variant, drawn_variants
 from pipeline.sources.listing import list_images
 from pipeline.stages.settings import declare_stages, edit_variant
+from pipeline.storage.records import Record
 from pipeline.storage.store import Store, explained, open_filesystem
 
 log = logging.getLogger(__name__)
@@ -77,7 +90,9 @@ def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]
         "stages": [stage.as_json() for stage in run.stages],
         "versions": {name: version(name) for name in ("asyrp", "torch", "diffusers", "ray")},
     }
-    store.create(RUN, json.dumps(record, indent=1).encode())
+    refuse_gone(store, plan.parts)
+    with explained(f"cannot write {RUN} to {store.url}"):
+        store.create(RUN, json.dumps(record, indent=1).encode())
     if current_plan(store).folder != plan.folder:  # another driver was first
         store.delete(plan.folder)
     return _resume(store, run)
@@ -102,26 +117,32 @@ def read_run(store: Store) -> dict[str, Any]:
     """The contents of run.json.
 
     Raises:
-        UserError: if there is no run at this root, or a later version wrote it, or it cannot be reached.
+        UserError: if there is no run at this root, or run.json is damaged, of a later version, or out of reach.
     """
-    return read_record(store, RUN, (STAGES_DERIVED, FORMAT), f"there is no run at {store.url}: it has no {RUN}")
+    record = open_record(store, RUN, f"there is no run at {store.url}: it has no {RUN}")
+    record.of(RunFile, formats=(STAGES_DERIVED, FORMAT))
+    contents = record.json()
+    for shape in shapes(contents):
+        record.of(shape)
+    return contents
 
 
-def read_record(store: Store, name: str, known_formats: Sequence[int], absent: str) -> dict[str, Any]:
-    """The contents of the record that marks the kind of a root, such as run.json.
+def open_record(store: Store, name: str, absent: str) -> Record:
+    """The record that marks the kind of a root, such as run.json.
 
     Raises:
-        UserError: if the record is not there, with the message `absent`; if it is damaged, of a later version, or out
-            of reach.
+        UserError: if the record is not there, with the message `absent`; if it is too large, or out of reach.
     """
     with explained(f"cannot reach {store.url}"):
-        record = store.read_json(name) if store.exists(name) else None
-    if record is None:
-        raise UserError(absent)
-    if (found := record.get("format")) not in known_formats:
-        known = " and ".join(map(str, known_formats))
-        raise UserError(f"{name} at {store.url} has format {found}, this version knows {known}: update asyrp")
-    return record
+        try:
+            return Record(store, name)
+        except FileNotFoundError:
+            raise UserError(absent) from None
+
+
+def recorded_plan(record: dict[str, Any]) -> PlanSummary:
+    """The plan of a run, as run.json has it."""
+    return TypeAdapter(PlanSummary).validate_python(record["plan"])
 
 
 def recorded_stages(record: dict[str, Any]) -> list[Stage]:
@@ -133,7 +154,7 @@ def recorded_stages(record: dict[str, Any]) -> list[Stage]:
 
 def recorded_sizes(record: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """The planned numbers of shards and images of each stage of a run."""
-    return stage_sizes(recorded_stages(record), PlanSummary(**record["plan"]))
+    return stage_sizes(recorded_stages(record), recorded_plan(record))
 
 
 def _derived_stages(record: dict[str, Any]) -> list[Stage]:
@@ -158,7 +179,7 @@ def _resume(store: Store, run: RunRecord) -> PlanSummary:
         raise UserError(
             f"the run at {store.url} is another one: give another --output, or the values it was made with\n  {lines}"
         )
-    return PlanSummary(**record["plan"])
+    return recorded_plan(record)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -141,6 +141,8 @@ class NextVersion:
             spec_digest=self.job.digest(),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             index=index.path,
+            index_bytes=index.bytes,
+            index_sha256=index.sha256,
             images=index.images,
             rows=dict(index.rows),
             parts=dict(index.parts),

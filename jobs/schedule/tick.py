@@ -10,13 +10,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from types import FrameType
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.runs.record import check_creates, read_record
+from jobs.runs.record import check_creates, open_record
 from jobs.runs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
 from jobs.schedule.next_version import NextVersion, TickResult, tick_text
 from jobs.schedule.notify import notify
@@ -25,6 +25,7 @@ from pipeline.datasets import leases
 from pipeline.datasets.leases import DriverAtWork, Heartbeat, Lease
 from pipeline.datasets.versions import run_name
 from pipeline.run.progress import StateReader
+from pipeline.storage.records import read_as
 from pipeline.storage.store import Store, explained
 
 JOB = "job.json"
@@ -44,7 +45,7 @@ def open_job(job: Job) -> Store:
     check_creates(store)
     with explained(f"cannot reach {store.url}"):
         store.create(JOB, json.dumps({"format": FORMAT, "name": job.name}).encode())
-    name = read_job(store)["name"]
+    name = read_job(store).name
     if name != job.name:
         raise UserError(f"the job at {store.url} is called {name}, not {job.name}: give another root, or that name")
     return store
@@ -55,14 +56,22 @@ def is_job(store: Store) -> bool:
     return store.exists(JOB)
 
 
-def read_job(store: Store) -> dict[str, str]:
+@dataclass(frozen=True)
+class JobRecord:
+    """The record at the root of a job."""
+
+    format: int
+    name: str
+
+
+def read_job(store: Store) -> JobRecord:
     """The record at the root of a job, with its name.
 
     Raises:
         UserError: if there is no job at this root, a later version wrote it, or it cannot be reached.
     """
     absent = f"there is no job at {store.url}: it has no {JOB}, which its first tick writes"
-    return read_record(store, JOB, [FORMAT], absent)
+    return open_record(store, JOB, absent).of(JobRecord, formats=[FORMAT])
 
 
 def run_tick(job: Job, tick: datetime, display: Display = no_display) -> TickResult:
@@ -152,7 +161,10 @@ def _notify(job: Job, result: TickResult) -> None:
 
 def _result_of(store: Store, tick: str) -> TickResult | None:
     """How a tick ended; None if it is not done."""
-    return TickResult(**store.read_json(_record_name(tick))) if store.exists(_record_name(tick)) else None
+    try:
+        return read_as(store, _record_name(tick), TickResult)
+    except FileNotFoundError:
+        return None
 
 
 def _record_name(tick: str) -> str:

@@ -13,6 +13,7 @@ work until then does no harm, because the records that count are never overwritt
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -25,12 +26,17 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.records import numbered, read_as, record_name
 from pipeline.storage.store import Store, os_errors
 
 log = logging.getLogger(__name__)
 
 FOLDER = "leases"
+DIGITS = 8
 SKIPPED = "skipped"
+TICK_RECORD = re.compile(r"[A-Za-z0-9-]+\.json")
+"""The name of a record of a tick."""
+
 HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 30.0
 POLL_SECONDS = 0.5
@@ -53,6 +59,12 @@ class Lease:
     finished: bool = False
     outcome: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str | None:
+        """The name of the run that its tick made or makes, as versions have it; None if none is noted."""
+        run = self.facts.get("run")
+        return run if isinstance(run, str) and run else None
 
 
 @dataclass(frozen=True)
@@ -114,8 +126,8 @@ def skip(store: Store, tick: str, reason: str) -> None:
 
 def read_skipped(store: Store) -> Iterator[SkippedTick]:
     """The ticks that were left out, the latest first."""
-    names = sorted(store.names(SKIPPED), reverse=True)
-    return read_ahead(lambda name: SkippedTick(**store.read_json(f"{SKIPPED}/{name}")), names)
+    names = sorted(filter(TICK_RECORD.fullmatch, store.names(SKIPPED)), reverse=True)
+    return read_ahead(lambda name: read_as(store, f"{SKIPPED}/{name}", SkippedTick), names)
 
 
 def ask_to_stop(store: Store, lease: Lease) -> None:
@@ -215,11 +227,11 @@ def _numbers(store: Store) -> list[int]:
 
 
 def _numbers_in(names: Iterable[str]) -> list[int]:
-    return sorted((int(name.removesuffix(".json")) for name in names if name.endswith(".json")), reverse=True)
+    return numbered(names, DIGITS)[::-1]
 
 
 def _read(store: Store, number: int) -> Lease:
-    return Lease(**store.read_json(_name(number)))
+    return read_as(store, _name(number), Lease)
 
 
 def _write(store: Store, lease: Lease) -> None:
@@ -231,12 +243,12 @@ def _as_json(lease: Lease) -> bytes:
 
 
 def _name(number: int) -> str:
-    return f"{FOLDER}/{number:08d}.json"
+    return f"{FOLDER}/{record_name(number, DIGITS)}"
 
 
 def _stop_name(number: int) -> str:
     """The name of the request to stop. It is in the folder of the leases, so one listing shows both."""
-    return f"{number:08d}.stop"
+    return f"{number:0{DIGITS}d}.stop"
 
 
 def _now() -> str:

@@ -5,7 +5,9 @@ the index. The record is created last, under the next number, if no other has th
 number, so it sees one whole version. Of two drivers only one makes a version. Record and index never change.
 """
 
+import hashlib
 import json
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,12 +19,15 @@ import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
 from pipeline.run import manifest
+from pipeline.run.commit import HashingStream
 from pipeline.run.manifest import Row
 from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.records import RESTORE, Count, DamagedRecord, numbered, read_as, record_name
 from pipeline.storage.store import Store
 
 FOLDER = "versions"
 INDEXES = f"{FOLDER}/index"
+DIGITS = 6
 FORMAT = 1
 BATCH = 10_000
 INDEX = manifest.SCHEMA.append(pa.field("run", pa.string(), nullable=False)).append(
@@ -37,7 +42,8 @@ class Version:
     """The record of a version: what it was made from and how much is in it.
 
     `run` is None if images were only dropped. `changes` counts images by what became of them since the version before.
-    `rows` counts rows by status, `parts` counts them by run, the oldest run first.
+    `rows` counts rows by status, `parts` counts them by run, the oldest run first. An earlier asyrp did not record the
+    size and SHA-256 of the index.
     """
 
     number: int
@@ -46,16 +52,22 @@ class Version:
     spec_digest: str
     created_at: str
     index: str
-    images: int
-    rows: dict[str, int]
-    parts: dict[str, int]
-    changes: dict[str, int]
+    images: Count
+    rows: dict[str, Count]
+    parts: dict[str, Count]
+    changes: dict[str, Count]
     format: int = FORMAT
+    index_bytes: Count | None = None
+    index_sha256: str | None = None
 
     @property
     def last_run(self) -> str | None:
         """The newest run that has rows in the version; None if it has no rows."""
         return list(self.parts)[-1] if self.parts else None
+
+
+class DamagedIndex(UserError):
+    """The index of a version is missing, or not as it was written."""
 
 
 def latest(store: Store) -> Version | None:
@@ -70,13 +82,14 @@ def read_version(store: Store, number: int) -> Version:
     Raises:
         UserError: if there is none, or a later version of asyrp wrote it.
     """
+    name = _name(number)
     try:
-        record = store.read_json(_name(number))
+        version = read_as(store, name, Version, formats=[FORMAT])
     except FileNotFoundError:
         raise UserError(f"the data set at {store.url} has no version {number}") from None
-    if record["format"] != FORMAT:
-        raise UserError(f"version {number} at {store.url} has format {record['format']}, this asyrp knows {FORMAT}")
-    return Version(**record)
+    if version.number != number:
+        raise DamagedRecord(f"{name} at {store.url} is damaged, it is version {version.number}: {RESTORE}")
+    return version
 
 
 def read_versions(store: Store) -> Iterator[Version]:
@@ -96,9 +109,15 @@ def read_rows(store: Store, version: Version, columns: Collection[str] | None = 
 
 
 def run_store(store: Store, run: str) -> Store:
-    """The root of a run that rows and versions name."""
-    is_location = "://" in run or run.startswith("/")
-    return Store(run if is_location else f"{store.url.rstrip('/')}/{run}")
+    """The root of a run that rows and versions name: a location, or a folder below the data set's root.
+
+    Raises:
+        OutsideRoot: if it is a relative name that leads out of the root.
+    """
+    if "://" in run or run.startswith("/"):
+        return Store(run)
+    store.path(run)
+    return Store(f"{store.url.rstrip('/')}/{run}")
 
 
 def run_name(store: Store, url: str) -> str:
@@ -108,9 +127,12 @@ def run_name(store: Store, url: str) -> str:
 
 @dataclass(frozen=True)
 class Index:
-    """An index that was written: its path, and its counts of images, of rows by status and of rows by run."""
+    """An index that was written: its path, size and SHA-256, and its counts of images, of rows by status and of rows by
+    run."""
 
     path: str
+    bytes: int
+    sha256: str
     images: int
     rows: Counter[str]
     parts: Counter[str]
@@ -121,14 +143,16 @@ def write_index(store: Store, base: Version | None, keeps: Callable[[str], bool]
     columns of INDEX. An image must not have rows in both, and its rows must follow each other."""
     path = f"{INDEXES}/{uuid.uuid4().hex[:12]}.parquet"
     images, rows, parts, last = 0, Counter[str](), Counter[str](), None
-    with store.writing(path) as stream, pq.ParquetWriter(stream, INDEX, compression="zstd") as writer:
-        for batch in chain(_kept(store, base, keeps), _batches_of(added)):
-            for key in batch["key"].to_pylist():
-                images, last = images + (key != last), key
-            rows.update(batch["status"].to_pylist())
-            parts.update(batch["run"].to_pylist())
-            writer.write_batch(batch)
-    return Index(path, images, rows, parts)
+    with store.writing(path) as file:
+        stream = HashingStream(file)
+        with pq.ParquetWriter(stream, INDEX, compression="zstd") as writer:
+            for batch in chain(_kept(store, base, keeps), _batches_of(added)):
+                for key in batch["key"].to_pylist():
+                    images, last = images + (key != last), key
+                rows.update(batch["status"].to_pylist())
+                parts.update(batch["run"].to_pylist())
+                writer.write_batch(batch)
+    return Index(path, stream.tell(), stream.digest.hexdigest(), images, rows, parts)
 
 
 def publish(store: Store, version: Version) -> Version:
@@ -152,21 +176,51 @@ def _batches_of(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
 
 
 def _batches(store: Store, version: Version, columns: Collection[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of the index in its order. A column that an earlier asyrp did not write is null."""
+    """The rows of the index in its order. A column that an earlier asyrp did not write is null.
+
+    The index is held against the record by its size and its number of rows. If all columns are read, it is held against
+    its SHA-256 too, which reads it once more.
+
+    Raises:
+        DamagedIndex: if it is missing, or not as it was written.
+    """
     schema = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
-    with store.fs.open(store.path(version.index), "rb") as file:
-        parquet = pq.ParquetFile(file)
-        for batch in parquet.iter_batches(BATCH, columns=schema.names):
-            arrays = [
-                batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
-                for field in schema
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    try:
+        file = store.fs.open(store.path(version.index), "rb")
+    except FileNotFoundError:
+        raise _damaged(store, version, "is missing") from None
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        if version.index_bytes not in (None, size):
+            raise _damaged(store, version, f"has {size} bytes and was written with {version.index_bytes}")
+        if columns is None and version.index_sha256 is not None:
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").hexdigest() != version.index_sha256:
+                raise _damaged(store, version, "is not as it was written")
+        try:
+            parquet = pq.ParquetFile(file)
+            batches = parquet.iter_batches(
+                BATCH, columns=[name for name in schema.names if name in parquet.schema_arrow.names]
+            )
+            if version.rows and parquet.metadata.num_rows != sum(version.rows.values()):
+                raise _damaged(store, version, f"has {parquet.metadata.num_rows} rows, and its version has others")
+            for batch in batches:
+                arrays = [
+                    batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
+                    for field in schema
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        except pa.ArrowException as error:
+            raise _damaged(store, version, f"cannot be read ({type(error).__name__})") from error
+
+
+def _damaged(store: Store, version: Version, fault: str) -> DamagedIndex:
+    return DamagedIndex(f"{version.index}, the index of version {version.number} at {store.url}, {fault}: {RESTORE}")
 
 
 def _numbers(store: Store) -> list[int]:
-    return [int(name.removesuffix(".json")) for name in store.names(FOLDER)]
+    return numbered(store.names(FOLDER), DIGITS)
 
 
 def _name(number: int) -> str:
-    return f"{FOLDER}/{number:06d}.json"
+    return f"{FOLDER}/{record_name(number, DIGITS)}"

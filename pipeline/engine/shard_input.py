@@ -5,11 +5,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load
 
 from pipeline.images.codec import Fit, decode
 from pipeline.images.statuses import OK
-from pipeline.run.arrays import LATENTS, read_latents
-from pipeline.run.commit import Commit, commit_digest, read_commit
+from pipeline.run.arrays import LATENTS
+from pipeline.run.commit import Commit, commit_digest, read_commit, read_committed, read_manifest
 from pipeline.run.manifest import Row, from_bytes
 from pipeline.run.sinks import read_output
 from pipeline.run.stage import ImageFormat, Stage
@@ -41,7 +42,7 @@ class ShardLatents:
 
     def __init__(self, store: Store, stage: str, commit: Commit, file: str) -> None:
         self.rows, self.digest = _rows(store, commit), commit_digest(store, stage, commit.shard)
-        self.latents = read_latents(store, file)
+        self.latents = load(read_committed(store, commit, file))
 
     def outputs(self, row: int) -> NDArray[np.float32]:
         names = [r["output_member"] for r in self.rows[row]]
@@ -67,6 +68,7 @@ def read_input(store: Store, stage: Stage, shard: int, image_format: ImageFormat
 
     Raises:
         FileNotFoundError: if the input stage has not committed the shard.
+        DamagedCommit: if its manifest or latents are missing, or not what was committed.
     """
     if stage.reads is None:
         return None
@@ -80,7 +82,7 @@ def read_input(store: Store, stage: Stage, shard: int, image_format: ImageFormat
 
 def _rows(store: Store, commit: Commit) -> Rows:
     rows: dict[int, list[Row]] = {}
-    for row in from_bytes(store.read(commit.manifest)):
+    for row in from_bytes(read_manifest(store, commit)):
         rows.setdefault(row["row"], []).append(row)
     return rows
 

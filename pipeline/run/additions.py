@@ -11,21 +11,50 @@ import uuid
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from asyrp.errors import UserError
 from pipeline.images.source import SourceImage
-from pipeline.run.commit import committed, committed_rows
+from pipeline.run.commit import FOLDER as COMMITS
+from pipeline.run.commit import commit_name, committed, committed_rows
 from pipeline.run.manifest import Row
-from pipeline.run.plan import SHARDS_PER_PART, PlanRow, read_group, read_part, read_plan, read_planned, write_parts
+from pipeline.run.plan import (
+    SHARDS_PER_PART,
+    Part,
+    PlanRow,
+    counted_rows,
+    current_plan,
+    read_group,
+    read_plan,
+    read_planned,
+    refuse_gone,
+    write_parts,
+)
 from pipeline.run.stage import SAMPLE_STAGE
-from pipeline.storage.store import Store
+from pipeline.storage.records import (
+    RESTORE,
+    Count,
+    DamagedRecord,
+    ShardCount,
+    numbered,
+    read_as,
+    record_name,
+)
+from pipeline.storage.store import Store, explained
 
 FOLDER = "additions"
+DIGITS = 5
 PARTS = f"{FOLDER}/parts"
 Kind = Literal["extend", "retry"]
-Statuses = dict[str, dict[str, int]]
+Statuses = dict[str, dict[str, Count]]
 """The number of manifest rows by status, for each stage."""
+
+
+def _part(recorded: Any) -> Any:
+    """A part as it is recorded now; an earlier asyrp recorded its path alone."""
+    return {"path": recorded} if isinstance(recorded, str) else recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +63,10 @@ class Addition:
 
     number: int
     kind: Kind
-    first_shard: int
-    shards: int
-    images: int
-    parts: tuple[str, ...]
+    first_shard: ShardCount
+    shards: ShardCount
+    images: Count
+    parts: tuple[Annotated[Part, BeforeValidator(_part)], ...]
     replaces: Statuses
 
     @property
@@ -46,9 +75,24 @@ class Addition:
 
 
 def read_additions(store: Store) -> list[Addition]:
-    """All additions of a run, oldest first."""
-    records = [store.read_json(f"{FOLDER}/{name}") for name in sorted(store.names(FOLDER))]
-    return [Addition(**{**record, "parts": tuple(record["parts"])}) for record in records]
+    """All additions of a run, oldest first.
+
+    Raises:
+        DamagedRecord: if the record of one is missing or damaged.
+    """
+    numbers = numbered(store.names(FOLDER), DIGITS)
+    return [_read(store, number) for number in range(1, max(numbers, default=0) + 1)]
+
+
+def _read(store: Store, number: int) -> Addition:
+    name = f"{FOLDER}/{record_name(number, DIGITS)}"
+    try:
+        addition = read_as(store, name, Addition)
+    except FileNotFoundError:
+        raise DamagedRecord(f"{name} is missing at {store.url}, and later ones are there: {RESTORE}") from None
+    if addition.number != number:
+        raise DamagedRecord(f"{name} at {store.url} is damaged, it is addition {addition.number}: {RESTORE}")
+    return addition
 
 
 def add(
@@ -57,12 +101,13 @@ def add(
     """Add images to a run whose plan has `planned` shards. They are edited when the run continues.
 
     Raises:
-        UserError: if another addition was made at the same time.
+        UserError: if another addition was made at the same time, or the record of one is missing.
     """
     before = read_additions(store)
     last = max([planned, *(addition.shard_ids.stop for addition in before)])
     # A reader can tell shards of an addition from those of the plan by their numbers.
     first = -(-last // SHARDS_PER_PART) * SHARDS_PER_PART
+    _refuse_commits_beyond(store, first)
     folder = f"{PARTS}/{uuid.uuid4().hex[:12]}"
     written = write_parts(store, images, shard_size, folder, first)
     addition = Addition(
@@ -74,22 +119,43 @@ def add(
         parts=tuple(written.parts),
         replaces=replaces,
     )
-    if not store.create(f"{FOLDER}/{addition.number:05d}.json", json.dumps(asdict(addition), indent=1).encode()):
+    refuse_gone(store, written.parts)
+    name = f"{FOLDER}/{record_name(addition.number, DIGITS)}"
+    with explained(f"cannot write {name} to {store.url}"):
+        created = store.create(name, json.dumps(asdict(addition), indent=1).encode())
+    if not created:
         store.delete(folder)
         raise UserError(f"another command was adding to the run at {store.url} at the same time: try again")
     return addition
 
 
+def _refuse_commits_beyond(store: Store, first: int) -> None:
+    """Raise UserError if a shard is committed that a new addition would have: the addition that had it is missing."""
+    for folder in store.entries(COMMITS):
+        stage = folder.name.rpartition("/")[2]
+        if beyond := [shard for shard in committed(store, stage) if shard >= first]:
+            raise UserError(
+                f"{commit_name(stage, min(beyond))} at {store.url} is of an addition whose record is missing below "
+                f"{FOLDER}/: {RESTORE}"
+            )
+
+
 def read_shard(store: Store, shard: int) -> list[PlanRow]:
-    """The rows of one shard of the plan or of an addition. Raises FileNotFoundError if neither has the shard."""
-    try:
-        return read_planned(store, shard)
-    except FileNotFoundError:
-        for addition in read_additions(store):
-            if shard in addition.shard_ids:
-                part, group = divmod(shard - addition.first_shard, SHARDS_PER_PART)
-                return read_group(store, addition.parts[part], group)
-        raise
+    """The rows of one shard of the plan or of an addition.
+
+    Raises:
+        DamagedPlan: if its part is missing or not as it was written.
+        FileNotFoundError: if neither has the shard.
+    """
+    plan = current_plan(store)
+    if shard < plan.shards:
+        return read_planned(store, plan, shard)
+    for addition in read_additions(store):
+        if shard in addition.shard_ids:
+            part, group = divmod(shard - addition.first_shard, SHARDS_PER_PART)
+            if part < len(addition.parts):
+                return read_group(store, addition.parts[part], group, shard)
+    raise FileNotFoundError(f"neither the plan nor an addition at {store.url} has shard {shard}")
 
 
 def read_everything(store: Store) -> Iterator[PlanRow]:
@@ -108,9 +174,9 @@ def read_images(store: Store) -> Iterator[PlanRow]:
 
 
 def read_addition(store: Store, addition: Addition) -> Iterator[PlanRow]:
-    """All rows of an addition, with one shard in memory at a time."""
-    for part in addition.parts:
-        yield from read_part(store, part)
+    """All rows of an addition, with one part in memory at a time. Raises DamagedPlan as `counted_rows` does."""
+    record = f"{FOLDER}/{record_name(addition.number, DIGITS)}"
+    return counted_rows(store, addition.parts, addition.shards, addition.images, record)
 
 
 class CurrentRows:

@@ -1,13 +1,11 @@
-"""Reads and writes the arrays of an attempt, latents or statistics, as one safetensors file per shard."""
+"""The arrays of an attempt, latents or statistics: one safetensors file per shard."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
-
-from pipeline.storage.store import Store
+from safetensors.numpy import save
 
 LATENTS = "latents.safetensors"
 STATISTICS = "statistics.safetensors"
@@ -24,8 +22,3 @@ def to_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """A safetensors file of arrays by name."""
     # safetensors writes an array's buffer as it is in memory, so a strided array would be read back scrambled.
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-
-
-def read_latents(store: Store, file: str) -> Latents:
-    """The latents in a file. Raises FileNotFoundError."""
-    return load(store.read(file))

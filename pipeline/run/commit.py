@@ -19,7 +19,20 @@ import pyarrow as pa
 
 from asyrp.errors import UserError
 from pipeline.run import manifest
-from pipeline.storage.store import DamagedRecord, Store
+from pipeline.storage.records import (
+    Count,
+    DamagedRecord,
+    ShardCount,
+    StageName,
+    numbered,
+    read_as,
+    record_name,
+)
+from pipeline.storage.store import Store
+
+FOLDER = "commit"
+SHARD_DIGITS = 6
+VERIFY = "asyrp verify says what to do"
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class FileEntry:
     """A file of an attempt. `path` is relative to the run's root."""
 
     path: str
-    bytes: int
+    bytes: Count
     sha256: str
 
 
@@ -39,18 +52,26 @@ class Commit:
     read, if any.
     """
 
-    stage: str
-    shard: int
+    stage: StageName
+    shard: ShardCount
     attempt: str
-    images: int
-    statuses: dict[str, int]
+    images: Count
+    statuses: dict[str, Count]
     manifest: str
     files: list[FileEntry]
     input_digest: str | None
 
+    def file(self, path: str) -> FileEntry | None:
+        """The entry of one of its files; None if it does not name it."""
+        return next((file for file in self.files if file.path == path), None)
+
 
 class DamagedCommit(UserError):
-    """The file of a commit does not hold a commit."""
+    """The file of a commit does not hold a commit, or a file that it names is not as it was committed."""
+
+
+class AttemptGone(OSError):
+    """Files of an attempt were deleted before it could commit."""
 
 
 class Attempt:
@@ -88,7 +109,11 @@ class Attempt:
         If another attempt counts, this one is deleted, unless its create succeeded. That happens on a store without
         conditional create, where another commit then replaced ours. A repetition of our create may still be on its way
         and name this attempt again.
+
+        Raises:
+            AttemptGone: if somebody has deleted files of the attempt. It takes one listing of its folder to see that.
         """
+        self._refuse_gone()
         self._write(self.manifest, manifest.to_bytes(rows))
         statuses = dict(Counter(row["status"] for row in rows))
         files = sorted(self.files, key=lambda file: file.path)
@@ -113,6 +138,15 @@ class Attempt:
         """Give the attempt up and delete its files, unless a commit may name them because a store's answer was lost."""
         if not self._may_be_committed:
             self._delete()
+
+    def _refuse_gone(self) -> None:
+        if not self.files:
+            return
+        listed = {entry.name: entry.bytes for entry in self.store.files(self.folder)}
+        missed = [file for file in self.files if listed.get(file.path) != file.bytes]
+        # A listing may be late. A file that it does not show is asked for by its name.
+        if gone := [file.path for file in missed if self.store.size(file.path) != file.bytes]:
+            raise AttemptGone(f"{gone[0]} was deleted at {self.store.url} before its shard was committed")
 
     def _delete(self) -> None:
         self.store.delete(self.folder)
@@ -146,8 +180,7 @@ class HashingStream(io.BufferedIOBase, IO[bytes]):
 
 def committed(store: Store, stage: str) -> set[int]:
     """The committed shards of a stage, from one listing."""
-    stems = (name.removesuffix(".json") for name in store.names(f"commit/{stage}"))
-    return {int(stem) for stem in stems if stem.isdecimal()}
+    return set(numbered(store.names(f"{FOLDER}/{stage}"), SHARD_DIGITS))
 
 
 def read_commit(store: Store, stage: str, shard: int) -> Commit:
@@ -155,14 +188,16 @@ def read_commit(store: Store, stage: str, shard: int) -> Commit:
 
     Raises:
         FileNotFoundError: if the shard is not committed.
-        DamagedCommit: if the file does not hold a commit.
+        DamagedCommit: if the file does not hold the commit of this shard.
     """
     name = commit_name(stage, shard)
     try:
-        record = store.read_json(name)
-        return Commit(**{**record, "files": [FileEntry(**entry) for entry in record["files"]]})
-    except (DamagedRecord, KeyError, TypeError):
-        raise DamagedCommit(f"{name} at {store.url} cannot be read: asyrp verify says what to do") from None
+        commit = read_as(store, name, Commit)
+    except DamagedRecord:
+        commit = None
+    if commit is None or (commit.stage, commit.shard) != (stage, shard):
+        raise DamagedCommit(f"{name} at {store.url} cannot be read: {VERIFY}")
+    return commit
 
 
 def commit_digest(store: Store, stage: str, shard: int) -> str:
@@ -170,21 +205,46 @@ def commit_digest(store: Store, stage: str, shard: int) -> str:
     return hashlib.sha256(store.read(commit_name(stage, shard))).hexdigest()
 
 
+def read_committed(store: Store, commit: Commit, path: str) -> bytes:
+    """The bytes of a file of a commit, which are held against its size and SHA-256.
+
+    Raises:
+        DamagedCommit: if they are missing, or others than were committed.
+    """
+    entry = commit.file(path)
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
+        raise DamagedCommit(f"{path} is missing at {store.url}: {VERIFY}") from None
+    if entry is None or (entry.bytes, entry.sha256) != (len(data), hashlib.sha256(data).hexdigest()):
+        raise DamagedCommit(f"{path} at {store.url} is not what was committed: {VERIFY}")
+    return data
+
+
+def read_manifest(store: Store, commit: Commit) -> bytes:
+    """The manifest of a commit. Raises DamagedCommit as `read_committed` does."""
+    return read_committed(store, commit, commit.manifest)
+
+
 def committed_rows(store: Store, stage: str, shards: Iterable[int]) -> Iterator[manifest.Row]:
-    """The manifest rows of committed shards. Attempts that no commit names are never read."""
+    """The manifest rows of committed shards. Attempts that no commit names are never read.
+
+    Raises:
+        DamagedCommit: if a commit cannot be read, or its manifest is missing or not the committed one.
+    """
     for shard in shards:
-        yield from manifest.from_bytes(store.read(read_commit(store, stage, shard).manifest))
+        yield from manifest.from_bytes(read_manifest(store, read_commit(store, stage, shard)))
 
 
 def committed_table(store: Store, stage: str, shard: int, columns: Sequence[str]) -> pa.Table:
-    """The given columns of the manifest of a committed shard."""
-    return manifest.table_from_bytes(store.read(read_commit(store, stage, shard).manifest), columns)
+    """The given columns of the manifest of a committed shard. Raises DamagedCommit as `committed_rows` does."""
+    return manifest.table_from_bytes(read_manifest(store, read_commit(store, stage, shard)), columns)
 
 
 def commit_name(stage: str, shard: int) -> str:
-    return f"commit/{stage}/{shard_name(shard)}.json"
+    return f"{FOLDER}/{stage}/{record_name(shard, SHARD_DIGITS)}"
 
 
 def shard_name(shard: int) -> str:
     """The number of a shard as it appears in file names."""
-    return f"{shard:06d}"
+    return f"{shard:0{SHARD_DIGITS}d}"

@@ -11,8 +11,10 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +25,8 @@ from asyrp.errors import UserError
 from pipeline.images.source import EXTENSIONS, Draw, SourceImage
 from pipeline.run.name_check import NameCheck, OutputNames
 from pipeline.run.stage import Stage
-from pipeline.storage.store import Store
+from pipeline.storage.records import Count, ShardCount, read_as
+from pipeline.storage.store import Store, explained
 
 RUN = "run.json"
 """The file that defines a run. Planning writes it last."""
@@ -84,19 +87,42 @@ def source_image(row: PlanRow) -> SourceImage:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part file, as the record that names it says it was written. An earlier asyrp recorded no more than the path."""
+
+    path: str
+    shards: ShardCount | None = None
+    images: Count | None = None
+    bytes: Count | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class PlanSummary:
     """The size and identity of a plan.
 
-    `digest` covers keys, sizes, etags and draws in order. `folder` holds the part files. `census` is the JSON of an
-    augmentation's counts of the source's labels.
+    `digest` covers keys, sizes, etags and draws in order. `folder` holds the part files, and `parts` says what is in
+    each, in order. `census` is the JSON of an augmentation's counts of the source's labels.
     """
 
-    images: int
-    shards: int
-    shard_size: int
+    images: Count
+    shards: ShardCount
+    shard_size: Count
     digest: str
     folder: str = FOLDER
     census: Mapping[str, Any] | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def files(self) -> Sequence[Part]:
+        """The part files. They are known from the record alone, so that one that is missing is missed."""
+        if self.parts:
+            return self.parts
+        return [Part(part_name(self.folder, number)) for number in range(-(-self.shards // SHARDS_PER_PART))]
+
+
+class DamagedPlan(UserError):
+    """A part file of a plan or of an addition is missing, or not as it was written."""
 
 
 def stage_sizes(stages: Iterable[Stage], plan: PlanSummary) -> dict[str, tuple[int, int]]:
@@ -129,13 +155,15 @@ def write_plan(
     if not written.images:
         raise UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}")
     names.check(lambda: (row.key for part in written.parts for row in read_part(store, part)), output_names)
-    return PlanSummary(written.images, written.shards, shard_size, digest.hexdigest(), folder)
+    return PlanSummary(
+        written.images, written.shards, shard_size, digest.hexdigest(), folder, parts=tuple(written.parts)
+    )
 
 
 class WrittenParts(NamedTuple):
-    """The paths of the part files that were written, and the numbers of shards and images in them."""
+    """The part files that were written, and the numbers of shards and images in them."""
 
-    parts: list[str]
+    parts: list[Part]
     shards: int
     images: int
 
@@ -144,15 +172,29 @@ def write_parts(
     store: Store, images: Iterable[SourceImage], shard_size: int, folder: str, first_shard: int = 0
 ) -> WrittenParts:
     """Cut images into shards, number them from `first_shard` on, and write them as part files of a folder."""
-    parts: list[str] = []
-    shard, total = first_shard, 0
+    parts: list[Part] = []
+    shard = first_shard
     shards = iter(_shards(images, shard_size))
     while rows := list(itertools.islice(shards, SHARDS_PER_PART)):
-        parts.append(f"{folder}/part-{len(parts):05d}.parquet")
-        store.write(parts[-1], _part_bytes(rows, shard))
+        path, data = part_name(folder, len(parts)), _part_bytes(rows, shard)
+        with explained(f"cannot write {path} to {store.url}"):
+            store.write(path, data)
+        digest = hashlib.sha256(data).hexdigest()
+        parts.append(Part(path, len(rows), sum(map(len, rows)), len(data), digest))
         shard += len(rows)
-        total += sum(map(len, rows))
-    return WrittenParts(parts, shard - first_shard, total)
+    return WrittenParts(parts, shard - first_shard, sum(part.images or 0 for part in parts))
+
+
+def part_name(folder: str, number: int) -> str:
+    """The path of a part file. `number` counts the parts of a folder."""
+    return f"{folder}/part-{number:05d}.parquet"
+
+
+def refuse_gone(store: Store, parts: Iterable[Part]) -> None:
+    """Raise DamagedPlan if part files that were just written are not there any more, before a record names them."""
+    for part in parts:
+        if store.size(part.path) != part.bytes:
+            raise DamagedPlan(f"{part.path} was deleted at {store.url} before it counted: give the command again")
 
 
 def _digest_line(image: SourceImage | PlanRow) -> bytes:
@@ -187,32 +229,85 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """The part of run.json that this module reads."""
+
+    plan: PlanSummary
+
+
 def current_plan(store: Store) -> PlanSummary:
     """The plan that run.json names. Raises FileNotFoundError if there is no run.json."""
-    return PlanSummary(**store.read_json(RUN)["plan"])
+    return read_as(store, RUN, _Planned).plan
 
 
-def read_planned(store: Store, shard: int) -> list[PlanRow]:
-    """The rows of one shard of the plan, from one row group. Raises FileNotFoundError if the plan lacks the shard."""
+def read_planned(store: Store, plan: PlanSummary, shard: int) -> list[PlanRow]:
+    """The rows of one shard of the plan, from one row group. Raises DamagedPlan as `read_group` does."""
     part, group = divmod(shard, SHARDS_PER_PART)
-    return read_group(store, f"{current_plan(store).folder}/part-{part:05d}.parquet", group)
+    return read_group(store, plan.files[part], group, shard)
 
 
-def read_group(store: Store, part: str, group: int) -> list[PlanRow]:
-    """The rows of one row group of a part file. Raises FileNotFoundError if there is no such file or group."""
-    with store.fs.open(store.path(part), "rb") as file:
+def read_group(store: Store, part: Part, group: int, shard: int) -> list[PlanRow]:
+    """The rows of a shard, from one row group of a part file.
+
+    The file is held against the record by its size and its numbers of shards and images. Its SHA-256 is left to
+    `read_part`, because it would take the whole file.
+
+    Raises:
+        DamagedPlan: if the file is missing, not as it was written, or does not have the shard there.
+    """
+    with _explained(store, part), store.fs.open(store.path(part.path), "rb") as file:
         parquet = pq.ParquetFile(file)
-        if group >= parquet.num_row_groups:
-            raise FileNotFoundError(f"{part} has no row group {group}")
-        return list(_rows(parquet, group))
+        size = file.seek(0, os.SEEK_END)
+        _compare(store, part, size, parquet)
+        rows = list(_rows(parquet, group)) if group < parquet.num_row_groups else []
+    if not rows or [(row.shard, row.row) for row in rows] != [(shard, number) for number in range(len(rows))]:
+        raise _damaged(store, part, f"does not have shard {shard} where it was written")
+    return rows
 
 
-def read_part(store: Store, part: str) -> Iterator[PlanRow]:
-    """All rows of a part file, with one shard in memory at a time."""
-    with store.fs.open(store.path(part), "rb") as file:
-        parquet = pq.ParquetFile(file)
-        for group in range(parquet.num_row_groups):
-            yield from _rows(parquet, group)
+def read_part(store: Store, part: Part) -> Iterator[PlanRow]:
+    """All rows of a part file. The file is in memory, and held against the record by its SHA-256 too.
+
+    Raises:
+        DamagedPlan: if it is missing, or not as it was written.
+    """
+    with _explained(store, part):
+        data = store.read(part.path)
+    with _explained(store, part, in_memory=True):
+        if part.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            raise _damaged(store, part, "is not as it was written")
+        parquet = pq.ParquetFile(io.BytesIO(data))
+        _compare(store, part, len(data), parquet)
+    for group in range(parquet.num_row_groups):
+        with _explained(store, part, in_memory=True):
+            rows = list(_rows(parquet, group))
+        yield from rows
+
+
+def _compare(store: Store, part: Part, size: int, parquet: pq.ParquetFile) -> None:
+    found = {"bytes": size, "shards": parquet.num_row_groups, "images": parquet.metadata.num_rows}
+    for name, count in found.items():
+        if (wanted := getattr(part, name)) not in (None, count):
+            raise _damaged(store, part, f"has {count} {name} and was written with {wanted}")
+
+
+@contextmanager
+def _explained(store: Store, part: Part, in_memory: bool = False) -> Iterator[None]:
+    """Turn what a part file that is missing or damaged raises into DamagedPlan. Of a file that is not in memory, an
+    OSError may also come from a store that does not answer, so it is raised as it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise _damaged(store, part, "is missing") from None
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and not in_memory:
+            raise
+        raise _damaged(store, part, f"cannot be read ({type(error).__name__})") from error
+
+
+def _damaged(store: Store, part: Part, fault: str) -> DamagedPlan:
+    return DamagedPlan(f"{part.path} at {store.url} {fault}: bring it back from a copy, or make the run anew elsewhere")
 
 
 def _rows(parquet: pq.ParquetFile, group: int) -> Iterator[PlanRow]:
@@ -221,18 +316,39 @@ def _rows(parquet: pq.ParquetFile, group: int) -> Iterator[PlanRow]:
 
 
 def read_plan(store: Store) -> Iterator[PlanRow]:
-    """All rows of the plan in order, with one shard in memory at a time."""
-    folder = current_plan(store).folder
-    for part in sorted(store.names(folder)):
-        yield from read_part(store, f"{folder}/{part}")
+    """All rows of the plan in order, with one part in memory at a time.
+
+    Raises:
+        DamagedPlan: if a part is missing or not as it was written, or the parts do not add up to the plan.
+    """
+    plan = current_plan(store)
+    return counted_rows(store, plan.files, plan.shards, plan.images, RUN)
+
+
+def counted_rows(store: Store, parts: Iterable[Part], shards: int, images: int, record: str) -> Iterator[PlanRow]:
+    """All rows of some parts. At their end they are held against the numbers of shards and images that `record` says.
+
+    Raises:
+        DamagedPlan: as `read_part` does; also if the numbers are others.
+    """
+    found, last, changes = 0, None, 0
+    for part in parts:
+        for row in read_part(store, part):
+            found, changes, last = found + 1, changes + (row.shard != last), row.shard
+            yield row
+    if (changes, found) != (shards, images):
+        raise DamagedPlan(
+            f"{record} at {store.url} says {images} images in {shards} shards, and its parts have {found} in {changes}:"
+            " bring the record and its parts back from a copy"
+        )
 
 
 def is_intact(store: Store, plan: PlanSummary) -> bool:
     """Whether the part files can be read and still hold the listing from which they were written."""
     digest = hashlib.sha256()
     try:
-        for row in read_plan(store):
+        for row in counted_rows(store, plan.files, plan.shards, plan.images, RUN):
             digest.update(_digest_line(row))
-    except (OSError, pa.ArrowException):
+    except DamagedPlan:
         return False
     return digest.hexdigest() == plan.digest

@@ -1,24 +1,53 @@
 """Reads the state of a run from its storage alone. It works on any machine, during the run or after it."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from pipeline.run.additions import Addition, read_additions, replaced_rows
 from pipeline.run.commit import Commit, committed, read_commit
 from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.records import Count, Seconds, ShardCount, read_as
 from pipeline.storage.store import Store
 
+FOLDER = "progress"
 STALE_SECONDS = 30.0
 DISPENSABLE = "delete it, the run does without"
 TALLY = "report/tally.json"
 
 DEVICE_TIME = {"device": "device", "reader": "wait_for_reader", "writer": "wait_for_writer"}
 """For each thing that a device thread does or waits for, the name under which a heartbeat counts its seconds."""
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A shard that an actor has in flight, with the number of its images that are done."""
+
+    stage: str
+    shard: ShardCount
+    done: Count = 0
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The last words of an actor. Times are in POSIX seconds, by the clock of the actor."""
+
+    closed: bool
+    updated: Seconds
+    in_flight: list[Flight]
+    actor: str = ""
+    host: str = ""
+    pid: int = 0
+    started: Seconds = 0.0
+    batch_size: Count = 0
+    images: Count = 0
+    statuses: dict[str, Count] = field(default_factory=dict)
+    seconds: dict[str, Seconds] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,8 +96,8 @@ class RunState:
 class StageTally:
     """The sums over the commits of one stage. Commits are immutable, so each is read once."""
 
-    shards: set[int] = field(default_factory=set)
-    images: int = 0
+    shards: set[ShardCount] = field(default_factory=set)
+    images: Count = 0
     rows: Counter[str] = field(default_factory=Counter)
 
     def add(self, commit: Commit) -> None:
@@ -107,13 +136,10 @@ class StateReader:
         self.store.write(TALLY, json.dumps(tallies).encode())
 
     def _kept_tallies(self) -> dict[str, StageTally]:
-        if not self.store.exists(TALLY):
+        try:
+            return read_as(self.store, TALLY, dict[str, StageTally], remedy=DISPENSABLE)
+        except FileNotFoundError:
             return {}
-        kept = self.store.read_json(TALLY, remedy=DISPENSABLE)
-        return {
-            name: StageTally(set(tally["shards"]), tally["images"], Counter(tally["rows"]))
-            for name, tally in kept.items()
-        }
 
     def _state(self, name: str, actors: Sequence[dict[str, Any]], additions: Sequence[Addition]) -> StageState:
         tally = self._tallies[name]
@@ -151,5 +177,17 @@ def is_at_work(heartbeat: dict[str, Any]) -> bool:
 
 
 def read_heartbeats(store: Store) -> list[dict[str, Any]]:
-    """The last heartbeat of every actor that has ever worked on the run."""
-    return [store.read_json(f"progress/{name}", remedy=DISPENSABLE) for name in sorted(store.names("progress"))]
+    """The last heartbeat of every actor that has ever worked on the run, as JSON with the fields of `Heartbeat`.
+
+    Raises:
+        DamagedRecord: if a file is no heartbeat.
+    """
+    return [
+        asdict(read_as(store, f"{FOLDER}/{name}", Heartbeat, remedy=DISPENSABLE))
+        for name in sorted(filter(is_heartbeat, store.names(FOLDER)))
+    ]
+
+
+def is_heartbeat(name: str) -> bool:
+    """Whether a file of the folder has the name of a heartbeat: the name of an actor."""
+    return re.fullmatch(r"[\w.-]+\.json", name) is not None

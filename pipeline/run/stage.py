@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.source import Draw
 from pipeline.run.names import output_name
+from pipeline.storage.records import StageName
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np
@@ -113,9 +114,9 @@ class Stage:
         new_reducer: the name of the function that makes a shard's Reducer, for a stage that writes statistics.
     """
 
-    name: str
+    name: StageName
     function: str
-    reads: str | None = None
+    reads: StageName | None = None
     writes: Literal["images", "latents", "statistics", "metrics"]
     variants: tuple[Variant, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ Its settings identify it: a call with the same settings goes on with the evaluat
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asyrp.digests import json_digest
 from pipeline.run.stage import FINAL, BatchFunction, Measured, Stage
 from pipeline.stages.settings import MethodSettings
+from pipeline.storage.records import read_checked
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
@@ -21,6 +23,8 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
 
 FOLDER = "evaluations"
 FUNCTION = "evaluate"
+RECORD = re.compile(r"[0-9a-f]{12}\.json")
+"""The name of the record of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,24 @@ class Evaluation:
         return f"evaluation {self.id} of {self.asked_at[:16].replace('T', ' ')}{clip}"
 
 
+@dataclass(frozen=True)
+class _JudgedBy:
+    clip: str | None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    judged_by: _JudgedBy
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The fields of the record of an evaluation that are read here."""
+
+    settings: _Settings
+    asked_at: str
+
+
 def record_evaluation(store: Store, settings: Mapping[str, Any]) -> Evaluation:
     """Note that an evaluation is asked for now."""
     digest = json_digest(settings)
@@ -54,9 +76,11 @@ def record_evaluation(store: Store, settings: Mapping[str, Any]) -> Evaluation:
 
 def read_evaluations(store: Store) -> list[Evaluation]:
     """All evaluations of a run, the one last asked for at the end."""
-    names = [name.removesuffix(".json") for name in store.names(FOLDER)]
-    records = [(name, store.read_json(f"{FOLDER}/{name}.json")) for name in names]
-    return sorted((Evaluation(name, **record) for name, record in records), key=lambda e: e.asked_at)
+    found = []
+    for name in filter(RECORD.fullmatch, store.names(FOLDER)):
+        record = read_checked(store, f"{FOLDER}/{name}", _Record)
+        found.append(Evaluation(name.removesuffix(".json"), record["settings"], record["asked_at"]))
+    return sorted(found, key=lambda evaluation: evaluation.asked_at)
 
 
 def evaluation_stage(evaluation: Evaluation, final: Stage) -> Stage:

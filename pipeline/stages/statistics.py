@@ -8,7 +8,7 @@ from safetensors.torch import load as tensors_of
 from torch import Tensor
 
 from pipeline.run.arrays import STATISTICS
-from pipeline.run.commit import committed, read_commit
+from pipeline.run.commit import committed, read_commit, read_committed
 from pipeline.run.stage import Reducer, Stage, Variant
 from pipeline.stages.editor import load_recorded_model
 from pipeline.stages.readings import Loaded, Reading
@@ -63,4 +63,4 @@ class Statistics:
         for shard in sorted(committed(self.store, STAGE)):
             commit = read_commit(self.store, STAGE, shard)
             [file] = [entry.path for entry in commit.files if entry.path.endswith(STATISTICS)]
-            yield tensors_of(self.store.read(file))
+            yield tensors_of(read_committed(self.store, commit, file))

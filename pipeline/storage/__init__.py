@@ -3,6 +3,7 @@
 Files in reading order:
 
 - `store`: a folder on any filesystem, with whole writes, create-if-absent and listings
+- `records`: small JSON files, each held against a dataclass when it is read
 - `read_ahead`: parallel reads ahead of the caller
 - `credentials`: secrets in URLs, kept out of files, names and logs
 """

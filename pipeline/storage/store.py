@@ -5,21 +5,24 @@ and path stay together, so a listed path is never opened again through its bare 
 """
 
 import errno
-import json
 import os
 import re
+import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from asyrp.errors import UserError
@@ -144,20 +147,31 @@ def explained(failure: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder as a listing shows it. `modified` is in POSIX seconds, or None if the store does not say."""
+    """A file, folder or symbolic link as a listing shows it. A link is neither file nor folder, and is not followed.
 
-    name: str  # relative to the store's root
+    `name` is relative to the store's root. `modified` is in POSIX seconds, or None if the store does not say.
+    """
+
+    name: str
     is_file: bool
+    is_link: bool
     bytes: int
     modified: float | None
 
+    @property
+    def is_folder(self) -> bool:
+        return not self.is_file and not self.is_link
 
-class DamagedRecord(UserError):
-    """A small JSON file that a run keeps about itself does not hold a JSON object."""
+
+class OutsideRoot(UserError):
+    """A name leads out of the root of a store. Names come from records, and a record is trusted with its root alone."""
 
 
 class Store:
-    """The files below one root URL, named by paths relative to it."""
+    """The files below one root URL, named by paths relative to it.
+
+    No method reads, writes or deletes anything outside the root, whatever name it is given.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -169,26 +183,52 @@ class Store:
         return Store, (self.url,)
 
     def path(self, name: str) -> str:
+        """The path of a file on the filesystem of the store. On a local disk this costs one lstat for each folder below
+        the root.
+
+        Raises:
+            OutsideRoot: if the name is absolute, climbs, or leads through a symbolic link out of the root. The root
+                itself may be a link, or lie behind one.
+        """
+        return self._checked(name, name)
+
+    def _checked(self, name: str, followed: str) -> str:
+        """The path of a file. `followed` is that part of its name whose links are followed."""
+        if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+            raise self._outside(name, "lies")
+        if self.is_local and self._leads_out(followed):
+            raise self._outside(name, "leads through a link")
         return f"{self.root}/{name}"
+
+    def _outside(self, name: str, how: str) -> OutsideRoot:
+        return OutsideRoot(
+            f"{name!r} {how} outside the root {self.url}, and a record there names it: the record was changed by "
+            "somebody, so bring it back from a copy"
+        )
+
+    def _leads_out(self, name: str) -> bool:
+        place = self.root
+        for part in name.split("/"):
+            place = f"{place}/{part}"
+            if _is_link(place):
+                return not is_below(Path(self.root, name), self._real_root)
+        return False
+
+    @cached_property
+    def _real_root(self) -> Path:
+        return Path(self.root or "/").resolve()
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
         return self.fs.cat_file(self.path(name))
 
-    def read_json(self, name: str, remedy: str = "bring it back from a copy") -> dict[str, Any]:
-        """The object in a JSON file.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            DamagedRecord: if it does not hold a JSON object; the message ends with `remedy`.
-        """
+    def size(self, name: str) -> int | None:
+        """The size of a file in bytes; None if there is no such file."""
         try:
-            record = json.loads(self.read(name))
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise DamagedRecord(f"{name} at {self.url} is damaged, it is not a JSON object: {remedy}")
-        return record
+            details = self.fs.info(self.path(name))
+        except FileNotFoundError:
+            return None
+        return (details.get("size") or 0) if details["type"] == "file" else None
 
     def exists(self, name: str) -> bool:
         return self.fs.exists(self.path(name))
@@ -232,12 +272,27 @@ class Store:
         Raises:
             UserError: if nothing can be written to the store.
         """
-        name = f".probe-{uuid.uuid4().hex}"
+        name = _probe_name()
         with explained(f"cannot write to {self.url}"):
             self._create(name, b"first")
             refused = not self._create(name, b"second")
             self.fs.rm_file(self.path(name))
         return refused
+
+    def clock(self) -> float | None:
+        """The time by the clock of the store, in POSIX seconds, as it gives it to a file that is written now; None if
+        it gives none. It can be compared with the times of other files of this store, and with nothing else.
+
+        Raises:
+            UserError: if nothing can be written to the store.
+        """
+        name = _probe_name()
+        with explained(f"cannot write to {self.url}"):
+            self.write(name, b"")
+            try:
+                return _modified(self.fs.info(self.path(name)))
+            finally:
+                self.fs.rm_file(self.path(name))
 
     def _create(self, name: str, data: bytes) -> bool:
         try:
@@ -274,13 +329,30 @@ class Store:
         return [self._entry(details) for details in self.fs.find(self.path(folder), detail=True).values()]
 
     def delete(self, name: str) -> None:
-        """Delete a file or a folder, if it is there."""
-        if self.fs.exists(self.path(name)):
-            self.fs.rm(self.path(name), recursive=True)
+        """Delete a file or a folder, if it is there. Of a link only the link itself is deleted.
+
+        Raises:
+            OutsideRoot: as `path` does, also if the name is that of the root itself.
+        """
+        if not any(part not in ("", ".") for part in name.split("/")):
+            raise OutsideRoot(f"{name!r} is the root {self.url} itself, which is never deleted: delete it by hand")
+        path = self._checked(name, name.rstrip("/").rpartition("/")[0])
+        if self.is_local:
+            _delete_local(Path(path))
+        elif has_magic(path):  # `rm` would take it for a pattern
+            for file in self.fs.find(path):
+                self.fs.rm_file(file)
+        elif self.fs.exists(path):
+            self.fs.rm(path, recursive=True)
 
     def _entry(self, details: dict[str, Any]) -> Entry:
-        name = details["name"].rstrip("/").removeprefix(f"{self.root}/")
-        return Entry(name, details["type"] == "file", details.get("size") or 0, _modified(details))
+        return Entry(
+            name=details["name"].rstrip("/").removeprefix(f"{self.root}/"),
+            is_file=details["type"] == "file",
+            is_link=bool(details.get("islink")) or details["type"] == "link",
+            bytes=details.get("size") or 0,
+            modified=_modified(details),
+        )
 
     @contextmanager
     def _local_file(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[IO[bytes]]:
@@ -299,6 +371,36 @@ class Store:
             publish(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _probe_name() -> str:
+    return f".probe-{uuid.uuid4().hex}"
+
+
+def is_below(path: Path, real_folder: Path) -> bool:
+    """Whether a path leads below a folder, once all links are followed; it does not if its links go round in a
+    circle."""
+    try:
+        return path.resolve().is_relative_to(real_folder)
+    except RuntimeError:  # how pathlib reports a circle
+        return False
+
+
+def _is_link(path: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _delete_local(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        return  # somebody else has deleted it, or a part of it
 
 
 def _is_precondition(error: OSError) -> bool:

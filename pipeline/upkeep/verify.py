@@ -88,7 +88,9 @@ def verify(
         text = "plan/ is not what run.json was written with: bring it back from a copy, or make the run anew elsewhere"
         report.findings.append(Finding("damaged", None, (), text))
         return report
-    if gone := [part for addition in read_additions(store) for part in addition.parts if not store.exists(part)]:
+    if gone := [
+        part.path for addition in read_additions(store) for part in addition.parts if not store.exists(part.path)
+    ]:
         report.findings.append(Finding("damaged", None, (), f"{_these(gone)} missing: bring it back from a copy"))
         return report
     shards = shard_ids(store, plan.shards)

@@ -11,12 +11,11 @@ import fsspec
 import pytest
 
 from asyrp.errors import UserError
-from jobs.runs.record import read_run, recorded_sizes, recorded_stages
+from jobs.runs.record import read_run, recorded_plan, recorded_sizes, recorded_stages
 from pipeline.datasets.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.datasets.versions import Version, latest, publish, read_rows, write_index
 from pipeline.images.fetch import fetch
 from pipeline.run.commit import Attempt, committed, read_commit
-from pipeline.run.plan import PlanSummary
 from pipeline.run.sinks import read_output
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
@@ -102,7 +101,7 @@ def test_images_in_a_tar_or_table_on_a_store_are_the_same_as_on_a_disk(bucket, t
     assert found == {name: read_output(here, row) for name, row in rows(here.url).items()}
     assert [fetch(image) for image in list_images(there.url)] == list(found.values())
     record = read_run(there)
-    plan = PlanSummary(**record["plan"])
+    plan = recorded_plan(record)
     assert verify(there, plan, recorded_stages(record), recorded_sizes(record), deep=True).whole
 
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from jobs.runs.record import open_run, read_run, recorded_sizes, recorded_stages
+from jobs.runs.record import open_run, read_run, recorded_plan, recorded_sizes, recorded_stages
 from jobs.runs.resolve import resolve
 from jobs.runs.run import run
 from jobs.spec.run import RunSpec
-from pipeline.run.plan import PlanSummary
 from pipeline.storage.store import Store
 from pipeline.upkeep.verify import verify
 from tests.support.runs import DATA, SAMPLES, spec
@@ -82,7 +81,7 @@ def test_an_earlier_run_is_resumed_and_nothing_is_computed_again(earlier, name):
     root = earlier(name)
     before = contents(root)
     record = read_run(Store(str(root)))
-    assert open_run(Store(str(root)), resolve(asked(root))) == PlanSummary(**record["plan"])
+    assert open_run(Store(str(root)), resolve(asked(root))) == recorded_plan(record)
     assert run(asked(root)).outcome is None
     assert contents(root) == before
 
@@ -103,7 +102,7 @@ def test_an_earlier_run_is_whole_and_declares_its_stages(earlier, name):
     record = read_run(store)
     stages = recorded_stages(record)
     assert [stage.name for stage in stages] == STAGES[name]
-    assert verify(store, PlanSummary(**record["plan"]), stages, recorded_sizes(record), deep=True).findings == []
+    assert verify(store, recorded_plan(record), stages, recorded_sizes(record), deep=True).findings == []
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -15,7 +15,16 @@ from pipeline.images.fetch import NoDriver, fetch
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
 from pipeline.run.commit import Attempt, committed, committed_rows, read_commit
-from pipeline.run.plan import RUN, SHARDS_PER_PART, PlanSummary, read_plan, read_planned, write_parts, write_plan
+from pipeline.run.plan import (
+    RUN,
+    SHARDS_PER_PART,
+    PlanSummary,
+    current_plan,
+    read_plan,
+    read_planned,
+    write_parts,
+    write_plan,
+)
 from pipeline.run.stage import ImageFormat, Variant
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
@@ -218,7 +227,7 @@ def test_every_image_is_in_one_shard_and_a_shard_is_read_alone(store):
     assert (plan.images, plan.shards) == (len(keys), (len(keys) + 1) // 2)
     assert len(list(store.names(plan.folder))) == 2
     assert [row.key for row in read_plan(store)] == keys
-    assert [(row.shard, row.row, row.key) for row in read_planned(store, 1030)] == [
+    assert [(row.shard, row.row, row.key) for row in read_planned(store, plan, 1030)] == [
         (1030, 0, "02060.png"),
         (1030, 1, "02061.png"),
     ]
@@ -234,7 +243,11 @@ def test_what_other_plannings_left_behind_is_not_part_of_the_plan(store):
 def test_a_plan_from_before_plannings_had_folders_is_read(store):
     write_parts(store, images("a.png"), 1, "plan")
     store.write(RUN, json.dumps({"plan": {"images": 1, "shards": 1, "shard_size": 1, "digest": ""}}).encode())
-    assert [row.key for row in read_plan(store)] == [row.key for row in read_planned(store, 0)] == ["a.png"]
+    assert (
+        [row.key for row in read_plan(store)]
+        == [row.key for row in read_planned(store, current_plan(store), 0)]
+        == ["a.png"]
+    )
 
 
 def test_two_folders_with_the_same_file_names_are_fine(store):

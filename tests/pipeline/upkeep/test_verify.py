@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
-from jobs.runs.record import read_run, recorded_sizes, recorded_stages
+from jobs.runs.record import open_run, read_run, recorded_plan, recorded_sizes, recorded_stages
 from jobs.runs.resolve import resolve
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
 from pipeline.run.additions import Addition, add, read_additions, read_shard
-from pipeline.run.commit import Attempt, read_commit
-from pipeline.run.plan import PlanSummary, write_parts
+from pipeline.run.commit import Attempt, AttemptGone, committed, read_commit
+from pipeline.run.plan import write_parts
 from pipeline.storage.store import Store
+from pipeline.upkeep import garbage
 from pipeline.upkeep.garbage import collect_garbage, find_garbage
 from pipeline.upkeep.verify import Verification, verify
 from tests.support.runs import make_faces, run_here, spec, stand_in_run, stand_in_stages
@@ -50,7 +53,7 @@ def root(made, tmp_path) -> Callable[[str], Path]:
 def check(root: Path | str, deep: bool = False) -> Verification:
     store = Store(str(root))
     record = read_run(store)
-    return verify(store, PlanSummary(**record["plan"]), recorded_stages(record), recorded_sizes(record), deep)
+    return verify(store, recorded_plan(record), recorded_stages(record), recorded_sizes(record), deep)
 
 
 def only(report: Verification) -> str:
@@ -361,13 +364,158 @@ def test_gc_keeps_an_attempt_that_was_written_to_lately(cli, root):
     assert not (run / young.folder).exists() and not (run / almost.folder).exists()
 
 
-def test_gc_leaves_an_actor_at_work_alone_whatever_the_age(root):
+@contextmanager
+def heartbeats(run: Path, actor: str, clock: float, shard: int, interval: float | None = 0.05) -> Iterator[None]:
+    """The heartbeats of an actor that has a shard in flight and whose clock is `clock` seconds ahead. Without an
+    interval there is one heartbeat, and then the actor is dead."""
+    stopped = threading.Event()
+
+    def beat() -> None:
+        flight = {"stage": "boost", "shard": shard, "done": 3}
+        state = {"actor": actor, "closed": False, "updated": time.time() + clock, "in_flight": [flight]}
+        Store(str(run)).write(f"progress/{actor}.json", json.dumps(state).encode())
+
+    def beat_on() -> None:
+        while interval is not None and not stopped.wait(interval):
+            beat()
+
+    beat()
+    thread = threading.Thread(target=beat_on)
+    thread.start()
+    yield
+    stopped.set()
+    thread.join()
+
+
+@pytest.fixture
+def short_watch(monkeypatch):
+    monkeypatch.setattr(garbage, "WATCH_SECONDS", 1.0)
+    monkeypatch.setattr(garbage, "POLL_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("short_watch")
+@pytest.mark.parametrize("clock", [0, -7200, 7200], ids=["right", "two hours behind", "two hours ahead"])
+def test_gc_leaves_an_actor_at_work_alone_whatever_the_age_and_the_clocks(root, clock):
     run = root("fused")
-    busy, dead = leave(run, shard=1), leave(run, shard=2)
-    beat = {"closed": False, "updated": time.time(), "in_flight": [{"stage": "boost", "shard": 1, "done": 3}]}
-    (run / "progress" / "busy.json").write_text(json.dumps(beat))
-    collect_garbage(Store(str(run)), stages_of(run), older_than=0)
-    assert (run / busy.folder).exists() and not (run / dead.folder).exists()
+    busy, dead, other = leave(run, shard=1), leave(run, shard=2), leave(run, shard=0)
+    with heartbeats(run, "busy", clock, shard=1), heartbeats(run, "dead", clock, shard=2, interval=None):
+        collect_garbage(Store(str(run)), stages_of(run), older_than=0)
+    assert (run / busy.folder).exists()
+    assert not (run / dead.folder).exists() and not (run / other.folder).exists()
+
+
+@pytest.mark.parametrize("clock", [-7200, 7200], ids=["two hours behind", "two hours ahead"])
+def test_the_age_of_an_attempt_is_told_by_the_clock_of_the_store_alone(root, clock, monkeypatch):
+    run = root("fused")
+    now = time.time
+    young, old = leave(run, age=60), leave(run, age=5000)
+    monkeypatch.setattr(time, "time", lambda: now() + clock)
+    collect_garbage(Store(str(run)), stages_of(run), older_than=3600)
+    assert (run / young.folder).exists() and not (run / old.folder).exists()
+    assert not list(run.glob(".probe-*"))
+
+
+@pytest.mark.parametrize("clock", [-7200, 7200], ids=["two hours behind", "two hours ahead"])
+def test_gc_with_a_wrong_clock_costs_a_run_at_work_nothing(made, tmp_path, clock, monkeypatch):
+    now, run = time.time, tmp_path / "out"
+    resolved = resolve(spec(made / "faces", run, edits=EDITS, shard_size=2))
+    store = Store(str(run))
+    open_run(store, resolved)
+    write, collected = Store.write, []
+
+    def collecting(self: Store, name: str, data: bytes) -> None:
+        write(self, name, data)
+        if name.startswith("data/") and len(collected) < 6:
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda: now() + clock)
+                collected.append(collect_garbage(Store(str(run)), stages_of(run), older_than=3600).freed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", collecting)
+        patch.setattr(garbage, "WATCH_SECONDS", 0.0)  # the heartbeats count for nothing here
+        run_here(resolved, make=stand_in_stages)
+    assert len(collected) == 6 and not any(collected)
+    assert check(run, deep=True).whole
+
+
+def test_an_attempt_whose_files_were_deleted_is_not_committed_and_leaves_nothing(made, tmp_path):
+    resolved = resolve(spec(made / "faces", tmp_path / "out", edits=EDITS, shard_size=IMAGES))
+    store = Store(resolved.spec.output)
+    open_run(store, resolved)
+
+    def deleting() -> dict[str, Any]:
+        functions = stand_in_stages()
+
+        def fused(batch, keys):
+            for file in (tmp_path / "out" / "data" / "boost").glob("*/0000_*.png"):
+                file.unlink()
+            return functions["fused"](batch, keys)
+
+        return {**functions, "fused": fused}
+
+    with pytest.raises(AttemptGone, match=r"was deleted at .* before its shard was committed"):
+        run_here(resolved, batch_size=4, make=deleting)
+    assert not committed(store, "boost") and not store.files("data") and not store.files("manifest")
+    run_here(resolved, make=stand_in_stages)
+    assert check(tmp_path / "out", deep=True).whole
+
+
+def test_a_listing_that_is_late_does_not_cost_an_attempt(root, monkeypatch):
+    run = root("fused")
+    store = Store(str(run))
+    store.delete("commit/boost/000001.json")
+    attempt = Attempt(store, "boost", 1)
+    attempt.write("x.png", b"pixels")
+    monkeypatch.setattr(store, "files", lambda _: [])
+    assert attempt.commit([{"key": "x", "shard": 1, "row": 0, "stage": "boost", "status": "ok"}], 1, None)
+
+
+def test_gc_deletes_the_hidden_files_of_writes_that_were_killed(cli, root):
+    run = root("fused")
+    places = ["", "report/", "progress/", "commit/boost/", "commit/reconstruct/"]
+    torn = [run / f"{place}.{uuid.uuid4().hex}.tmp" for place in places] + [run / f".probe-{uuid.uuid4().hex}"]
+    for path in torn:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"torn")
+    assert json.loads(cli("gc", run, "--json")[1])["young"]["files"] == len(torn)
+    for path in torn:
+        set_age(path, 7200)
+    assert json.loads(cli("gc", run, "--json")[1])["freed"]["files"] == len(torn)
+    assert not any(path.exists() for path in torn) and check(run, deep=True).whole
+
+
+def test_gc_deletes_a_link_and_not_what_it_leads_to(cli, root, tmp_path):
+    run, victim = root("fused"), tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_bytes(b"mine")
+    (run / "data" / "boost" / "000001.0123").symlink_to(victim)
+    code, out, _ = cli("gc", run, "--older-than", "0")
+    assert code == 0 and "data/boost/000001.0123" in out
+    assert (victim / "file").exists() and not (run / "data" / "boost" / "000001.0123").is_symlink()
+
+
+def test_gc_refuses_a_folder_that_is_a_link_out_of_the_root(cli, root, tmp_path):
+    run = root("fused")
+    (run / "data" / "boost").rename(tmp_path / "victim")
+    before = set((tmp_path / "victim").rglob("*"))
+    (run / "data" / "boost").symlink_to(tmp_path / "victim")
+    code, _, err = cli("gc", run, "--older-than", "0")
+    assert code == 2 and "outside the root" in err.replace("\n", " ")
+    assert set((tmp_path / "victim").rglob("*")) == before
+
+
+@pytest.mark.parametrize("stage", ["../../victim", "/victim", "", ".", "boost/..", "a b"])
+def test_gc_deletes_nothing_for_a_stage_that_is_no_name(cli, root, tmp_path, stage):
+    run, victim = root("fused"), tmp_path / "victim" / "file"
+    victim.parent.mkdir()
+    victim.write_bytes(b"mine")
+    record = read_run(Store(str(run)))
+    for stages in ({stage: [10, 40], "boost": [3, 12]}, [*record["stages"], {**record["stages"][0], "name": stage}]):
+        (run / "run.json").write_text(json.dumps({**record, "format": 1 + isinstance(stages, list), "stages": stages}))
+        before = sorted(tmp_path.rglob("*"))
+        code, _, err = cli("gc", run, "--older-than", "0")
+        assert code == 2 and "run.json" in err and "is damaged" in err
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_gc_honours_a_commit_that_is_made_while_it_looks(root, monkeypatch):
@@ -409,7 +557,7 @@ def test_gc_deletes_the_parts_of_an_addition_without_a_record_and_keeps_those_of
     run = root("fused")
     store = Store(str(run))
     kept = add(store, "extend", [SourceImage("kept.png", "/nowhere/kept.png")], planned=3, shard_size=5, replaces={})
-    set_age(run / kept.parts[0], 7200)
+    set_age(run / kept.parts[0].path, 7200)
     dead = add_parts(run)
     (run / "additions" / ".0123.tmp").write_bytes(b"torn")
     set_age(run / "additions" / ".0123.tmp", 7200)
@@ -429,7 +577,7 @@ def test_gc_deletes_a_plan_that_lost_and_keeps_the_one_that_counts(root, flat):
         for part in (run / record["plan"]["folder"]).iterdir():
             part.rename(run / "plan" / part.name)
         (run / record["plan"]["folder"]).rmdir()
-        record["plan"]["folder"] = "plan"
+        record["plan"] |= {"folder": "plan", "parts": []}
         (run / "run.json").write_text(json.dumps(record))
         assert collect_garbage(store, stages_of(run), older_than=0).freed == []
     else:
@@ -462,7 +610,7 @@ def test_gc_leaves_an_addition_alone_that_is_being_made(root, monkeypatch):
 
     monkeypatch.setattr(store, "entries", entries_then_record)
     collect_garbage(store, stages_of(run), older_than=0)
-    assert not young.exists() and (run / late[0].parts[0]).exists()
+    assert not young.exists() and (run / late[0].parts[0].path).exists()
 
 
 def test_parts_of_an_addition_that_are_gone_are_told(root):
@@ -470,8 +618,8 @@ def test_parts_of_an_addition_that_are_gone_are_told(root):
     added = add(
         Store(str(run)), "extend", [SourceImage("new.png", "/nowhere/new.png")], planned=3, shard_size=5, replaces={}
     )
-    (run / added.parts[0]).unlink()
-    assert only(check(run)) == f"{added.parts[0]} is missing: bring it back from a copy"
+    (run / added.parts[0].path).unlink()
+    assert only(check(run)) == f"{added.parts[0].path} is missing: bring it back from a copy"
 
 
 def test_a_dry_run_of_gc_deletes_nothing(cli, root):

@@ -1,0 +1,115 @@
+"""The shape of run.json: the types of the fields that commands read. It is checked whenever run.json is read."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.augmentation.draws import Census
+from pipeline.images.codec import Codec, Fit
+from pipeline.run.plan import PlanSummary
+from pipeline.run.stage import Stage
+from pipeline.storage.records import Count, StageName
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """What every run has. The format before stages were recorded has only their sizes."""
+
+    format: int
+    spec: dict[str, Any]
+    identity: dict[str, Any]
+    identity_hash: str
+    plan: PlanSummary
+    stages: list[Stage] | dict[StageName, tuple[Count, Count]]
+    created_at: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Source:
+    source: str
+
+
+@dataclass(frozen=True)
+class AnyRun:
+    """What every spec has."""
+
+    spec: _Source
+
+
+@dataclass(frozen=True)
+class _EditSpec:
+    model: str
+    edits: list[str]
+    name: str
+    codec: Codec
+    stages: Literal["fused", "staged"]
+    preview: Count
+    inversions: str | None
+    augmentation: dict[str, Any] | None = None
+    inspection: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _EditIdentity:
+    image_size: Count
+    fit: Fit
+    model_digest: str
+    directions: dict[str, str]
+    intervals: dict[str, tuple[Any, int]]
+
+
+@dataclass(frozen=True)
+class EditingRun:
+    """What a run of edits has besides."""
+
+    spec: _EditSpec
+    identity: _EditIdentity
+
+
+@dataclass(frozen=True)
+class _Uniform:
+    uniform: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Option:
+    edit: str
+    strength: _Uniform | list[float] | float
+    weight: float
+    where: list[str]
+
+
+@dataclass(frozen=True)
+class _Augmentation:
+    edits: list[_Option]
+    draws: Count
+    balance: list[str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _AugmentationSpec:
+    augmentation: _Augmentation
+
+
+@dataclass(frozen=True)
+class _AugmentationPlan:
+    census: Census
+
+
+@dataclass(frozen=True)
+class AugmentingRun:
+    """What a run that draws its edits has besides."""
+
+    spec: _AugmentationSpec
+    plan: _AugmentationPlan
+
+
+def shapes(record: Mapping[str, Any]) -> Iterator[type[Any]]:
+    """The shapes that a run.json must have besides that of RunFile, by the kind of its run."""
+    yield AnyRun
+    if "edits" in record["spec"]:
+        yield EditingRun
+        if record["spec"].get("augmentation"):
+            yield AugmentingRun
