@@ -11,6 +11,7 @@ from jobs.spec.augmentation import AugmentationSpec, OptionSpec, UniformSpec
 from jobs.spec.run import RunSpec
 from pipeline.augmentation.balance import balanced, group_sizes
 from pipeline.augmentation.draws import Augmentation, Census, Drawing, Labels, OneOf, Option, Uniform
+from pipeline.images.selection import typed
 from pipeline.images.source import SourceImage
 from pipeline.sources.labels import read_labels
 from pipeline.sources.listing import list_images
@@ -59,6 +60,8 @@ class ColumnLabels:
 
     def _number(self, image: SourceImage, name: str) -> float:
         value = image.columns[name]
+        if isinstance(value, str):
+            value = typed(value)
         if not isinstance(value, int | float):
             raise UserError(
                 f"{self.origin}: the label '{name}' of '{image.key}' is {value!r}: labels are numbers, such as 0 and 1"

@@ -100,6 +100,7 @@ def resolve(spec: RunSpec) -> ResolvedRun:
         name=spec.name,
         latent_dtype=spec.latent_dtype,
         sink=spec.sink,
+        max_image_bytes=spec.max_image_bytes,
     )
     return ResolvedRun(spec, settings, stages, image_format, _identity(spec, folder, settings))
 

@@ -23,7 +23,10 @@ from pipeline.storage.store import Store
 
 EXIT_OK = 0
 TICK_TEXT = "%Y%m%dT%H%M%SZ"
-NOT_OF_RECIPE = {"limit", "sample", "where", "image_column", "inversions", "stages", "shard_size", "preview"}
+NOT_OF_RECIPE = {
+    *("limit", "sample", "where", "image_column", "max_image_bytes"),
+    *("inversions", "stages", "shard_size", "preview"),
+}
 """The settings of a run's identity that choose its images or say how they are processed, and change no image."""
 
 

@@ -16,6 +16,7 @@ from jobs.spec.mistakes import validated
 from jobs.spec.paths import Url, absolute_model, without_credentials
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
+from pipeline.images.source import MAX_IMAGE_BYTES
 from pipeline.run.names import NAME_FIELDS, check_template
 from pipeline.run.stage import SinkName
 
@@ -72,7 +73,14 @@ class RunSpec(BaseModel):
         description="Conditions on the source's columns: column=value, or with !=, <, <=, >, >=. All must hold.",
     )
     columns: list[str] = Field(default_factory=list, description="Columns of the source that the manifest carries.")
-    image_column: str | None = Field(None, description="Of a table: the column with its images or their URLs.")
+    image_column: str | None = Field(
+        None,
+        description="Of a table: the column with its images or their URLs. Of a tar: the ending of its images, such as "
+        "jpg or seg.png.",
+    )
+    max_image_bytes: int = Field(
+        MAX_IMAGE_BYTES, ge=1, description="An image file of more bytes is not read: its status is rejected_size."
+    )
     model: Annotated[str, AfterValidator(absolute_model)] = Field("avatars", description=MODEL_HELP)
     directions: dict[str, Url] = Field(
         default_factory=dict, description="Direction files, by the names that edits use for them."
@@ -189,6 +197,8 @@ class RunSpec(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The part of the spec that the outputs depend on, as JSON."""
         absent = {name for name in ("inspection", "augmentation") if getattr(self, name) is None}
+        if self.max_image_bytes == MAX_IMAGE_BYTES:
+            absent.add("max_image_bytes")
         return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals"} | absent)
 
 

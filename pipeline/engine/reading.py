@@ -11,7 +11,8 @@ from pipeline.engine.shard_input import ShardInput
 from pipeline.engine.threads import Meter
 from pipeline.images.codec import ImageRefused, decode
 from pipeline.images.fetch import Changed, fetch
-from pipeline.images.statuses import FETCH_ERROR
+from pipeline.images.objects import TooLarge
+from pipeline.images.statuses import FETCH_ERROR, REJECTED_SIZE
 from pipeline.run.sinks import DamagedOutput
 from pipeline.run.stage import ImageFormat
 
@@ -34,9 +35,10 @@ class ItemReader:
         start = time.perf_counter()
         try:
             with self.meter.time("fetch"):
-                data = fetch(item.plan)
+                data = fetch(item.plan, max_bytes=self.image_format.max_image_bytes)
         except (OSError, EOFError) as error:
-            item.failure = Failure.from_error(FETCH_ERROR, error)
+            status = REJECTED_SIZE if isinstance(error, TooLarge) else FETCH_ERROR
+            item.failure = Failure.from_error(status, error)
             return
         edited_from, item.sha256 = item.sha256, hashlib.sha256(data).hexdigest()
         if edited_from not in (None, item.sha256):

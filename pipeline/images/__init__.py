@@ -4,6 +4,7 @@ Files in reading order:
 
 - `source`: one image of a source, with its key and location
 - `selection`: the images of a source that are selected, by limit, share or conditions
-- `fetch`: the bytes of one image, with retries and deadlines
+- `objects`: the bytes of one object of a filesystem, within a deadline and a largest size
+- `fetch`: the bytes of one image, from an object, a tar or a Parquet file, with retries
 - `codec`: bytes to a square array and back, and the refusal of images that cannot be edited
 """

@@ -1,9 +1,10 @@
 """Selects images of a source: by a limit, a random share, or conditions on their columns."""
 
 import hashlib
+import json
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +16,46 @@ OPERATORS = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
 CONDITION = re.compile(r"\s*([^\s=!<>]+)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
+EQUALITIES = ("==", "=", "!=")
+INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
+NUMBER = re.compile(r"[+-]?([0-9]{1,300}(\.[0-9]{0,300})?|\.[0-9]{1,300})([eE][+-]?[0-9]{1,9})?")
+SHOWN_NAMES = 30
+
+
+class Cell(str):
+    """A cell of a CSV file, which has no types. It is compared as the number that it may be, and carried as written."""
+
+    __slots__ = ()
+
+    def carried(self) -> Any:
+        """The number or truth value that JSON writes with the same signs, else the text: 7 is a number, 007 is not."""
+        value = typed(self)
+        same = not isinstance(value, str) and json.dumps(value) == self and abs(value) < 2**63
+        return value if same else str(self)
+
+
+def number(text: str) -> int | float | None:
+    """The number that a text is; None if it is none."""
+    text = text.strip()
+    if INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if NUMBER.fullmatch(text) else None
+
+
+def typed(text: str) -> int | float | bool | str:
+    """The number or truth value that a text is, else the text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    value = number(text)
+    return text if value is None else value
 
 
 @dataclass(frozen=True)
 class Condition:
     """A condition `column operator value`.
 
-    The type of the column decides how it is compared: numbers as numbers, truth values and texts as text.
+    The type of the column decides how it is compared: numbers as numbers, truth values and texts as text. A cell of a
+    CSV file is compared as a number if both sides are one, else as text.
     """
 
     column: str
@@ -46,19 +80,29 @@ class Condition:
             UserError: if there is no such column, or it holds numbers and the value is none.
         """
         if self.column not in columns:
-            have = ", ".join(columns) or "none"
-            raise UserError(f"the source has no column '{self.column}' to select by: it has {have}")
-        found = columns[self.column]
-        if found is None:
+            raise _no_column(self.column, "select by", columns)
+        found, compare = columns[self.column], OPERATORS[self.operator]
+        if found is None or found == "":
             return False
+        if isinstance(found, Cell):
+            return self._holds_for(found)
         if isinstance(found, bool):
-            return OPERATORS[self.operator](str(found).lower(), self.value.lower())
+            return compare(str(found).lower(), self.value.lower())
         if isinstance(found, int | float):
-            try:
-                return OPERATORS[self.operator](found, float(self.value))
-            except ValueError:
-                raise UserError(f"'{self.column}' holds numbers, and '{self.value}' is none") from None
-        return OPERATORS[self.operator](str(found), self.value)
+            value = number(self.value)
+            if value is None:
+                raise UserError(f"'{self.column}' holds numbers, and '{self.value}' is none")
+            return compare(found, value)
+        return compare(str(found), self.value)
+
+    def _holds_for(self, cell: Cell) -> bool:
+        found, value, compare = typed(cell), number(self.value), OPERATORS[self.operator]
+        if isinstance(found, bool):
+            return compare(cell.lower(), self.value.lower())
+        if not isinstance(found, str) and value is not None:
+            return compare(found, value)
+        # A word is neither more nor less than a number.
+        return compare(cell, self.value) if value is None or self.operator in EQUALITIES else False
 
 
 @dataclass(frozen=True)
@@ -67,7 +111,7 @@ class Selection:
 
     `share`, in 0..1, is a random share of the images. The keys decide it, so the same images are selected wherever and
     in whatever order they are listed. `columns` are carried along to the output. `image_column` is the column in which
-    a table has its images or URLs.
+    a table has its images or URLs, or the ending of the images in a tar.
     """
 
     limit: int | None = None
@@ -81,6 +125,15 @@ class Selection:
         """Whether the selection needs columns, which cost a read."""
         return bool(self.where or self.columns)
 
+    def columns_of(self, names: Collection[str]) -> list[str]:
+        """The columns that the selection needs, of a table with columns `names`. Raises UserError if it lacks one."""
+        selects = {condition.column: "select by" for condition in self.where}
+        wanted = selects | dict.fromkeys(self.columns, "carry along")
+        for name, purpose in wanted.items():
+            if name not in names:
+                raise _no_column(name, purpose, names)
+        return list(wanted)
+
     def chosen(self, images: Iterable[SourceImage]) -> Iterator[SourceImage]:
         """The selected images, without the limit, each with the columns that are carried along.
 
@@ -93,14 +146,26 @@ class Selection:
 
     def _carried(self, image: SourceImage) -> dict[str, Any]:
         """The columns that are carried along. Raises UserError if the image lacks one."""
+        carried = {}
         for name in self.columns:
             if name not in image.columns:
-                have = ", ".join(image.columns) or "none"
-                raise UserError(f"the source has no column '{name}' to carry along: it has {have}")
-        return {name: image.columns[name] for name in self.columns}
+                raise _no_column(name, "carry along", image.columns)
+            value = image.columns[name]
+            carried[name] = value.carried() if isinstance(value, Cell) else value
+        return carried
 
     def _sampled(self, key: str) -> bool:
         return self.share is None or is_sampled(key, self.share, "sample")
+
+
+def some_names(names: Collection[str]) -> str:
+    """Names in a sentence, which may be those of the thousands of columns of a table."""
+    more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+    return (", ".join(list(names)[:SHOWN_NAMES]) or "none") + more
+
+
+def _no_column(name: str, purpose: str, names: Collection[str]) -> UserError:
+    return UserError(f"the source has no column '{name}' to {purpose}: it has {some_names(names)}")
 
 
 def is_sampled(key: str, share: float, purpose: str) -> bool:

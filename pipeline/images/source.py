@@ -1,10 +1,13 @@
 """Describes one image of a source, before it is planned."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+MAX_IMAGE_BYTES = 256_000_000
+"""The most bytes of one encoded image, where a spec does not say."""
 
 DENIED = "denied://"
 """The prefix of a location that a source names and must not name. After it comes a sentence that says why.
@@ -40,6 +43,28 @@ class SourceImage:
     columns: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, float] | None = None
     draws: Sequence[Draw] = ()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8. Names of files that are not UTF-8 reach Python with surrogates."""
+    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def recordable(image: SourceImage) -> SourceImage:
+    """The image as records can hold it: with backslashes for what is not UTF-8, and denied if its location is not."""
+    if is_utf8(f"{image.uri}{image.member}{image.etag}"):
+        return image
+    uri = image.uri if is_utf8(image.uri) else f"{DENIED}its name is not UTF-8: rename it"
+    member, etag = (escaped(text) if text else text for text in (image.member, image.etag))
+    return replace(image, uri=uri, member=member, etag=etag)
+
+
+def escaped(text: str) -> str:
+    """The text with a backslash and a number for each byte that is not UTF-8: `caf\\xe9` for a name in Latin-1."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that stand for no byte, as JSON may hold
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def version_of(entry: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pipeline.images.codec import Codec, Fit
-from pipeline.images.source import Draw
+from pipeline.images.source import MAX_IMAGE_BYTES, Draw
 from pipeline.run.names import output_name
 from pipeline.storage.records import StageName
 
@@ -167,7 +167,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How images are read to squares of `size` pixels, and written."""
+    """How images are read to squares of `size` pixels, and written. `max_image_bytes` is the most that one may have."""
 
     size: int
     fit: Fit = "crop"
@@ -176,6 +176,7 @@ class ImageFormat:
     name: str = "{stem}_{edit}_{strength}"
     latent_dtype: Literal["float32", "float16"] = "float32"
     sink: SinkName = "files"
+    max_image_bytes: int = MAX_IMAGE_BYTES
 
     def output_name(self, key: str, variant: Variant) -> str:
         """The name of the output of one variant."""

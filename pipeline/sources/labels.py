@@ -150,25 +150,68 @@ def read_labels(url: str) -> LabelTable:
         UserError: if there is no such table, it has no keys or no numeric column, or cells are empty.
     """
     fs, path = open_filesystem(url)
+    is_parquet = path.endswith(".parquet")
+    text_keys = pa.csv.ConvertOptions(column_types={KEY: pa.string()})
     try:
         with fs.open(path, "rb") as file:
-            table = pa.parquet.read_table(file) if path.endswith(".parquet") else pa.csv.read_csv(file)
+            table = pa.parquet.read_table(file) if is_parquet else pa.csv.read_csv(file, convert_options=text_keys)
+            names = table.column_names
     except FileNotFoundError:
         raise UserError(f"there is no table of labels {url}") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{url} is neither CSV nor Parquet: {error}") from error
-    if KEY not in table.column_names:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"{url} is neither CSV in UTF-8 nor Parquet: {error}") from error
+    if twins := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{url} has several columns '{twins[0]}': rename all but one")
+    if KEY not in names:
         raise UserError(f"{url} has no column '{KEY}' with the images' paths relative to the source")
+    if not table.num_rows:
+        raise UserError(f"{url} has no rows: give a row with labels for each image")
     numeric = [
         f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
         or pa.types.is_boolean(f.type)
     ]  # fmt: skip
+    numeric = [name for name in numeric if name != KEY]
     if not numeric:
         raise UserError(f"{url} has no numeric column: labels are numbers, such as 0 and 1")
-    rows = np.stack([pc.cast(table[name], pa.float64()).to_numpy() for name in numeric], axis=1)
-    if np.isnan(rows).any():
-        raise UserError(f"{url} has empty cells: every image needs every label")
-    return LabelTable(url, tuple(numeric), tuple(table[KEY].to_pylist()), rows)
+    try:
+        columns = [pc.cast(table[name], pa.float64()).to_numpy() for name in numeric]
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{url} has a label that is no float64: {error}") from error
+    rows = np.stack(columns, axis=1)
+    first_row = 1 if is_parquet else 2  # the first line of a CSV file is its header
+    if not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise UserError(
+            f"{url}: '{numeric[column]}' in row {row + first_row} is empty or not finite: every image needs every label"
+        )
+    keys = _keys(table[KEY], first_row, url)
+    _refuse_contradictions(keys, rows, first_row, url)
+    return LabelTable(url, tuple(numeric), keys, rows)
+
+
+def _keys(column: pa.ChunkedArray, first_row: int, url: str) -> tuple[str, ...]:
+    """The keys as text. Raises UserError if one is empty or not UTF-8."""
+    try:
+        found = column.to_pylist()
+        keys = [key.decode() if isinstance(key, bytes) else key for key in found]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{url} has a key that is not UTF-8: {error}") from error
+    for row, key in enumerate(keys, first_row):
+        if key is None or key == "":
+            raise UserError(f"{url} has no key in row {row}: every row of labels needs the key of its image")
+    return tuple(map(str, keys))
+
+
+def _refuse_contradictions(keys: Sequence[str], rows: NDArray[np.float64], first_row: int, url: str) -> None:
+    """Raise UserError if a key has two rows that differ. The message names both."""
+    first: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        before = first.setdefault(key, row)
+        if not np.array_equal(rows[before], rows[row]):
+            raise UserError(
+                f"{url} has other labels for '{key}' in row {before + first_row} than in row {row + first_row}: "
+                "keep one of them"
+            )
 
 
 def write_labels(table: LabelTable, url: str) -> None:

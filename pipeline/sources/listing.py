@@ -18,7 +18,7 @@ from fsspec.core import has_magic
 
 from asyrp.errors import UserError
 from pipeline.images.selection import ALL, Selection
-from pipeline.images.source import EXTENSIONS, SourceImage
+from pipeline.images.source import EXTENSIONS, SourceImage, recordable
 from pipeline.run.names import safe_key
 from pipeline.run.plan import RUN
 from pipeline.sources.files import glob_files, image_of, walk
@@ -55,7 +55,7 @@ def _all_images(url: str, selection: Selection) -> Iterator[SourceImage]:
     with explained(failure):
         is_folder = fs.isdir(path)
     try:
-        yield from _images(fs, path, url, is_folder, selection)
+        yield from map(recordable, _images(fs, path, url, is_folder, selection))
     except OSError as error:
         raise UserError(f"{failure}: {error}") from error
 

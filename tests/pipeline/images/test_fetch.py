@@ -8,6 +8,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipeline.images import fetch as fetching
+from pipeline.images import objects
 from pipeline.images.fetch import ATTEMPTS, Changed, fetch
 from pipeline.images.source import SourceImage
 
@@ -85,7 +86,7 @@ def test_a_body_that_breaks_off_is_fetched_again():
 
 
 def test_a_body_that_does_not_come_costs_its_deadline_and_no_more(httpserver, monkeypatch):
-    monkeypatch.setattr(fetching, "DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr(objects, "DEADLINE_SECONDS", 0.3)
     monkeypatch.setattr(fetching, "ATTEMPTS", 2)
 
     given_up = threading.Event()

@@ -1,6 +1,8 @@
 """Labels by key: extremes, balance, and what a table refuses."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +66,38 @@ def test_a_table_that_was_written_reads_the_same(tmp_path, name):
 def test_a_column_that_is_not_there_is_named_with_those_that_are():
     with pytest.raises(UserError, match="has no numeric column 'age': it has smile, hair"):
         table(smile=[0, 1], hair=[1, 0]).column("age")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("key,smile\na.png,1\nb.png,0\na.png,0\n", "other labels for 'a.png' in row 2 than in row 4: keep one of them"),
+        ("key,smile\na.png,1\n,0\n", "has no key in row 3"),
+        ("key,smile\na.png,1\nb.png,\n", "'smile' in row 3 is empty or not finite"),
+        ("key,smile\na.png,1.5\nb.png,inf\n", "'smile' in row 3 is empty or not finite"),
+        ("key,smile\n", "has no rows"),
+        ("key,smile,smile\na,1,0\n", "has several columns 'smile': rename all but one"),
+        ("key,smile\na,9007199254740993\n", "has a label that is no float64"),
+        ("", "is neither CSV in UTF-8 nor Parquet"),
+    ],
+)
+def test_a_table_of_labels_that_makes_no_sense_is_one_sentence(tmp_path, content, sentence):
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_labels(str(tmp_path / "labels.csv"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_of_labels_that_is_not_utf8_is_one_sentence(tmp_path, encoding):
+    (tmp_path / "labels.csv").write_bytes("key,smile\ncafé.png,1\n".encode(encoding))
+    with pytest.raises(UserError, match="is neither CSV in UTF-8 nor Parquet"):
+        read_labels(str(tmp_path / "labels.csv"))
+
+
+def test_the_keys_of_labels_are_text_as_it_is_written(tmp_path):
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbfkey,smile\n007,1\n7,0\n00000,1\n7,0\n")
+    found = read_labels(str(tmp_path / "labels.csv"))
+    assert found.keys == ("007", "7", "00000", "7") and found.columns == ("smile",)
+    pq.write_table(pa.table({"key": [7, 8], "smile": [1, 0]}), tmp_path / "labels.parquet")
+    found = read_labels(str(tmp_path / "labels.parquet"))
+    assert found.keys == ("7", "8") and found.columns == ("smile",)
