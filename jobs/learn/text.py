@@ -27,8 +27,8 @@ from asyrp.measures.clip import Clip, default_clip
 from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
 from jobs.display import console
-from pipeline.images.codec import ImageRefused, decode, encode
-from pipeline.images.fetch import fetch
+from pipeline.images.codec import ImageRefused, encode
+from pipeline.images.read import read_image
 from pipeline.sources.listing import list_images
 from pipeline.stages.editor import self_check
 from pipeline.stages.models import fetch_model
@@ -301,8 +301,8 @@ def _selected(request: TextRequest, size: int, clip: Clip) -> Iterator[tuple[str
 def _readable(source: str, size: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
     for image in list_images(source):
         try:
-            yield image.key, decode(fetch(image), size, "crop").pixels
-        except (OSError, ImageRefused) as error:
+            yield image.key, read_image(image, size, "crop").pixels
+        except ImageRefused as error:
             console.print(f"left out {image.key}: {error}", highlight=False)
 
 

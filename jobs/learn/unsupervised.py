@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from asyrp.directions.forms import Direction, GlobalDirection, save_direction
 from asyrp.errors import UserError
@@ -13,6 +13,9 @@ from asyrp.learning.jacobian import KEPT_ROWS
 from asyrp.learning.labels import HALVES
 from jobs.learn.collect import collect
 from jobs.learn.labels import LearnRequest
+from pipeline.images.codec import ImageRefused, refusing
+from pipeline.images.source import FORMATS
+from pipeline.images.statuses import DECODE_ERROR
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import JacobianOfH, NoisedH
@@ -120,12 +123,12 @@ def read_mask(path: Path, size: int) -> tuple[tuple[float, ...], ...]:
         UserError: if there is no such image, or all of it is black.
     """
     try:
-        with Image.open(path) as image:
+        with refusing(DECODE_ERROR), Image.open(path, formats=tuple(FORMATS)) as image:
             grey = image.convert("L").resize((size, size), Image.Resampling.BOX)
-    except FileNotFoundError:
-        raise UserError(f"there is no mask {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"the mask {path} is no image: {error}") from error
+    except ImageRefused as refusal:
+        if isinstance(refusal.__cause__, FileNotFoundError):
+            raise UserError(f"there is no mask {path}") from None
+        raise UserError(f"the mask {path} is no image: {refusal}") from refusal
     rows = torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)
     if not rows.any():
         raise UserError(f"the mask {path} is empty: paint the region that is to change white, the rest black")

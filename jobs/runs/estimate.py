@@ -14,8 +14,8 @@ from asyrp.models.load import load_model
 from asyrp.models.scheduler import read_scheduler
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
-from pipeline.images.codec import ImageRefused, decode, encode
-from pipeline.images.fetch import fetch
+from pipeline.images.codec import ImageRefused, encode
+from pipeline.images.read import read_image
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 
@@ -118,8 +118,8 @@ def _bytes_per_output(resolved: ResolvedRun) -> float:
     image_format, sizes = resolved.image_format, []
     for image in itertools.islice(list_images(resolved.spec.source, resolved.spec.selection()), 8):
         try:
-            decoded = decode(fetch(image), image_format.size, image_format.fit)
-        except (OSError, ImageRefused):
+            decoded = read_image(image, image_format.size, image_format.fit)
+        except ImageRefused:
             continue  # the run will record it in the image's row
         sizes.append(len(encode(decoded.pixels, image_format.codec, image_format.quality)))
     return sum(sizes) / len(sizes) if sizes else 0.0

@@ -1,16 +1,14 @@
 """Reads the samples of a data set: rows of a manifest with the images that commits name."""
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
 
-from PIL import Image
-
 from asyrp.errors import UserError
-from pipeline.images.codec import FORMATS
+from pipeline.images.codec import format_of
 from pipeline.images.fetch import Changed, ParquetCells
+from pipeline.images.source import FORMATS
 from pipeline.run.containers import EncodedImage, Sample
 from pipeline.run.manifest import Row
 from pipeline.run.sinks import read_output, read_source
@@ -83,8 +81,5 @@ def _extension(name: str) -> str:
 
 def _extension_of(data: bytes) -> str:
     """The extension that fits the bytes of an image. A cell of a table has no name that would tell it."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return f".{(image.format or 'png').lower()}"
-    except (OSError, Image.DecompressionBombError):
-        return ".png"
+    name = format_of(data)
+    return ".png" if name is None else FORMATS[name][0]

@@ -1,8 +1,10 @@
 """Carries one shard through a worker: collects the result of each image, then writes the manifest and the commit."""
 
+import errno
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -14,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.shard_input import ShardInput, read_input
-from pipeline.images import codec
-from pipeline.images.statuses import NONFINITE, OK
+from pipeline.images.codec import ImageRefused, encode, refusing
+from pipeline.images.statuses import NONFINITE, OK, WRITE_ERROR
 from pipeline.run import arrays, manifest
 from pipeline.run.additions import read_shard
 from pipeline.run.commit import Attempt
@@ -28,6 +30,19 @@ from pipeline.storage.store import Store
 Columns = Sequence[Mapping[str, Any]]
 """Manifest columns that were computed along with an image, one mapping per variant; empty if there are none."""
 
+NAME_ERRORS = frozenset(
+    (
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.EILSEQ,
+        errno.ELOOP,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+    )
+)
+"""The errors of a store that are about the name of a file. All others are about the store."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -38,9 +53,14 @@ class Failure:
     error: str
 
     @classmethod
-    def from_error(cls, status: str, error: Exception) -> "Failure":
-        """The failure that an error causes; its text is redacted and cut at 500 characters."""
-        return cls(status, type(error).__name__, redacted(str(error))[:500])
+    def of(cls, refusal: ImageRefused) -> "Failure":
+        """The failure that a refusal means. Its text is redacted, cut at 500 characters, and fit for a manifest."""
+        text = redacted(str(refusal)).encode(errors="replace").decode()
+        return cls(refusal.status, refusal.error_type, text[:500])
+
+    def columns(self) -> manifest.Row:
+        """The columns of a manifest row that say it."""
+        return {"status": self.status, "error_type": self.error_type, "error": self.error}
 
 
 @dataclass
@@ -137,7 +157,7 @@ class ShardAttempt:
         if failure is None and item.outputs is not None and not np.isfinite(self._output(item, index)).all():
             failure = Failure(NONFINITE, "FloatingPointError", "the output holds NaN or infinity")
         if failure is not None:
-            return row | {"status": failure.status, "error_type": failure.error_type, "error": failure.error}
+            return row | failure.columns()
         if row["status"] != OK:
             return row
         assert item.outputs is not None
@@ -145,7 +165,10 @@ class ShardAttempt:
             return row
         if self.stage.writes == "latents":
             return row | self._keep_latent(item.plan.row, index, item.outputs[index])
-        return row | self._put_image(item, index, number)
+        try:
+            return row | self._put_image(item, index, number)
+        except ImageRefused as refusal:
+            return row | Failure.of(refusal).columns()
 
     def _output(self, item: Item, index: int) -> NDArray[np.float32]:
         """The output that one manifest row stands for: that of a variant, or all outputs of a statistics stage."""
@@ -216,12 +239,16 @@ class ShardAttempt:
         return {"output_member": name}
 
     def _put_image(self, item: Item, index: int, number: int) -> manifest.Row:
+        """Write an image. Raises ImageRefused if it cannot be encoded, or its name cannot be that of a file."""
         output, start = self._output(item, index), perf_counter()
-        data = codec.encode(output, self.image_format.codec, self.image_format.quality)
-        encode_ms = 1000 * (perf_counter() - start)
-        name = self.image_format.output_name(item.plan.key, self.stage.variants[index])
-        size = {"width": output.shape[2], "height": output.shape[1]}
-        return {**self._sink.put(number, name, data), **size, "encode_ms": encode_ms}
+        with refusing(WRITE_ERROR):
+            data = encode(output, self.image_format.codec, self.image_format.quality)
+            encode_ms = 1000 * (perf_counter() - start)
+            name = self.image_format.output_name(item.plan.key, self.stage.variants[index])
+            name.encode()  # the manifest holds UTF-8
+        with _refusing_name():
+            written = self._sink.put(number, name, data)
+        return {**written, "width": output.shape[2], "height": output.shape[1], "encode_ms": encode_ms}
 
     def _commit(self) -> None:
         rows = [row for index in sorted(self._rows) for row in self._rows[index]]
@@ -241,6 +268,17 @@ class ShardAttempt:
         won = self.attempt.commit(rows, len(self.plan), input_digest)
         statuses = dict(Counter(row["status"] for row in rows))
         self.future.set_result(ShardReport(self.stage.name, self.shard, len(self.plan), statuses, won))
+
+
+@contextmanager
+def _refusing_name() -> Iterator[None]:
+    """Raise ImageRefused if a store does not take the name of an image. Its other errors are raised as they are."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NAME_ERRORS:
+            raise
+        raise ImageRefused(WRITE_ERROR, str(error), type(error).__name__) from error
 
 
 def _labels(plan: PlanRow, planned: Planned) -> dict[str, float] | None:

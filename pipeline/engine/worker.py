@@ -5,7 +5,8 @@ device should ever wait. Who owns what:
 
 - `run(stage, shard)` is called from one thread per shard in flight. It reads the shard's plan rows, hands every
   image to the readers, and waits until the shard is committed.
-- reader threads fetch, decode and resize one image each (`ItemReader`), and put it into `Batches`.
+- reader threads fetch, decode and resize one image each (`ItemReader`), and put it into `Batches`. They decode in child
+  processes (`Decoders`), because a codec that crashes would take the worker along.
 - the device thread, alone, touches the net (`Device`). It takes a batch, whichever shards its images belong to,
   and hands the results to the writers. It runs a batch that is not full only when no image is on its way.
 - writer threads encode and write; the one that finishes the last image of a shard commits the shard.
@@ -161,6 +162,7 @@ class Worker:
         self._batches.close()
         device.join()
         self._readers.shutdown()
+        self.reader.close()
         self._writers.shutdown()
         heartbeat.join()
         return self.state()

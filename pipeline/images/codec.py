@@ -1,31 +1,68 @@
 """Decodes image bytes to a square float array and encodes such arrays, and refuses images that cannot be edited."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
+from pipeline.images.pixels import to_rgb, upright
+from pipeline.images.source import FORMATS
 from pipeline.images.statuses import DECODE_ERROR, REJECTED_SIZE
 
 Fit = Literal["crop", "exact"]
 Codec = Literal["png", "jpeg", "webp"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 EXTENSION = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MAX_PIXELS = 100_000_000
 MAX_UPSCALE = 8
 """An image that would have to grow by a larger factor is refused: it holds too little detail to edit."""
 
+OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+"""The formats that a build of Pillow can lack, and what it calls the feature."""
+
+# A profile or a text of megabytes is no reason to refuse an image, and 64 MB of text can do no harm.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
 
 class ImageRefused(Exception):
-    """An image cannot be edited. The error holds a manifest status and a sentence that says why."""
+    """An image cannot be edited. The error holds a manifest status, a sentence that says why, and the type of the
+    error behind it."""
 
-    def __init__(self, status: str, reason: str) -> None:
+    def __init__(self, status: str, reason: str, error_type: str = "ImageRefused") -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.error_type = status, error_type
+
+
+@contextmanager
+def refusing(status: str) -> Iterator[None]:
+    """The wall around one image: whatever is raised inside becomes its refusal, with a manifest status.
+
+    It does not ask what error it is. Bytes that somebody else wrote can make a library raise anything.
+
+    Raises:
+        ImageRefused: for every error of the image.
+        MemoryError: as it is, because it is the error of the process.
+    """
+    try:
+        yield
+    except (ImageRefused, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageRefused(status, str(error) or type(error).__name__, type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class Square:
+    """A decoded image: `pixels` uint8 [size, size, 3], and the original width and height in pixels."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -36,9 +73,27 @@ class Decoded:
     width: int
     height: int
 
+    @classmethod
+    def of(cls, square: Square) -> "Decoded":
+        """The decoded image with its pixels as floats."""
+        pixels = np.asarray(square.pixels, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+        return cls(pixels, square.width, square.height)
+
 
 def decode(data: bytes, size: int, fit: Fit) -> Decoded:
-    """Decode an image, upright and in RGB, to a square of `size` pixels.
+    """Decode an image in this process; `decode_square` says how.
+
+    It is for images that were decoded before, or that are decoded while somebody waits. The worker uses a `Decoder`,
+    which a crash of a codec cannot leave.
+
+    Raises:
+        ImageRefused: as `decode_square` does.
+    """
+    return Decoded.of(decode_square(data, size, fit))
+
+
+def decode_square(data: bytes, size: int, fit: Fit) -> Square:
+    """Decode an image, upright and in sRGB, to a square of `size` pixels.
 
     `fit` "crop" takes the centre square and resizes it (Lanczos); "exact" refuses images of another size. Transparent
     images are laid on white. The first frame of an animation is taken.
@@ -47,26 +102,42 @@ def decode(data: bytes, size: int, fit: Fit) -> Decoded:
         ImageRefused: with status decode_error if the bytes are not a readable image, or rejected_size if the image is
             too large to decode safely, too small to edit, or of another size although `fit` is "exact".
     """
+    with refusing(DECODE_ERROR), _open(data) as image:
+        _check_pixels(image)
+        _check_size(*image.size, size, fit)  # a turn changes nothing here
+        image.load()
+        turned = upright(image)
+        square = _centre_square(to_rgb(turned), size)
+        return Square(np.asarray(square), *turned.size)
+
+
+def format_of(data: bytes) -> str | None:
+    """Which of FORMATS an image has; None if it has none of them."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image)
-            upright = _upright(image)
-            width, height = upright.size
-            _check_size(width, height, size, fit)
-            rgb = _to_rgb(upright)
+        with refusing(DECODE_ERROR), _open(data) as image:
+            return image.format if image.format in FORMATS else "JPEG"  # MPO: a JPEG with more behind it
     except ImageRefused:
-        raise
+        return None
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header of an image. Raises ImageRefused if there is none, or it announces too many pixels."""
+    try:
+        return Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:
-        raise ImageRefused(REJECTED_SIZE, str(error)) from error
+        raise ImageRefused(REJECTED_SIZE, str(error), type(error).__name__) from error
     except UnidentifiedImageError as error:
-        what = "the file is empty" if not data else f"not one of the formats {', '.join(FORMATS)}"
-        raise ImageRefused(DECODE_ERROR, what) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
-        # Pillow's decoders raise these errors on damaged bytes. Any other error is a bug here and must be seen.
-        raise ImageRefused(DECODE_ERROR, f"{type(error).__name__}: {error}") from error
-    square = _centre_square(rgb, size)
-    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
-    return Decoded(pixels, width, height)
+        raise ImageRefused(DECODE_ERROR, _unidentified(data), type(error).__name__) from error
+
+
+def _unidentified(data: bytes) -> str:
+    """Says what is wrong with bytes of which Pillow knows nothing."""
+    if not data:
+        return "the file is empty"
+    lacking = [name for name, feature in OPTIONAL.items() if not features.check(feature)]
+    known = ", ".join(name for name in FORMATS if name not in lacking)
+    said = f"not one of the formats {known}"
+    return f"{said} (this build of Pillow does not read {', '.join(lacking)})" if lacking else said
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -79,24 +150,6 @@ def _check_size(width: int, height: int, size: int, fit: Fit) -> None:
         raise ImageRefused(REJECTED_SIZE, f"{width} x {height} is not {size} x {size}, which fit 'exact' demands")
     if min(width, height) * MAX_UPSCALE < size:
         raise ImageRefused(REJECTED_SIZE, f"{width} x {height} is too small: {size} px is over {MAX_UPSCALE} times")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; the same object, not a copy, if there is nothing to turn."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return image if orientation == 1 else ImageOps.exif_transpose(image)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # For 16-bit grey, Pillow's own conversion clips at 255 instead of scaling.
-        grey = np.asarray(image, dtype=np.float64) / 257
-        return Image.fromarray(np.clip(grey.round(), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _centre_square(image: Image.Image, size: int) -> Image.Image:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from asyrp.errors import UserError
-from pipeline.images.codec import Fit, ImageRefused, decode, to_uint8
+from pipeline.images.codec import Fit, ImageRefused, decode_square, refusing
 from pipeline.images.fetch import Changed
-from pipeline.images.statuses import OK
+from pipeline.images.statuses import FETCH_ERROR, OK
 from pipeline.results.rows import Results
 from pipeline.run.commit import committed_rows
 from pipeline.run.manifest import Row
@@ -72,33 +72,40 @@ class Thumbnails:
 
     def _before(self, row: Row) -> Thumbnail:
         try:
-            pixels = decode(read_source(row), self.size, self.fit).pixels
-        except Changed:
-            return Thumbnail(None, "the source is another by now than when it was edited")
-        except FileNotFoundError:
-            return Thumbnail(None, "the source is gone")
-        except OSError as error:
-            return Thumbnail(None, f"the source cannot be read: {redacted(str(error))}")
+            with refusing(FETCH_ERROR):
+                data = read_source(row)
+            return Thumbnail(_webp(data, self.size, self.fit))
         except ImageRefused as refusal:
-            return Thumbnail(None, f"the source is no image to edit: {refusal}")
-        return Thumbnail(_webp(Image.fromarray(to_uint8(pixels))))
+            return Thumbnail(None, _why_no_source(refusal))
 
     def _after(self, row: Row) -> Thumbnail:
         if row["status"] != OK:
             return Thumbnail(None, f"no image was made: {row['status']}")
         try:
-            return Thumbnail(_webp(Image.open(io.BytesIO(read_output(self.store, row))).convert("RGB")))
-        except UserError as error:
-            return Thumbnail(None, redacted(str(error)))
-        except OSError as error:
-            return Thumbnail(None, f"the output cannot be read: {redacted(str(error))}")
+            with refusing(FETCH_ERROR):
+                data = read_output(self.store, row)
+            return Thumbnail(_webp(data, row["width"], "exact"))
+        except ImageRefused as refusal:
+            is_told = isinstance(refusal.__cause__, UserError)
+            return Thumbnail(None, redacted(f"{'' if is_told else 'the output cannot be read: '}{refusal}"))
+
+
+def _why_no_source(refusal: ImageRefused) -> str:
+    if isinstance(refusal.__cause__, Changed):
+        return "the source is another by now than when it was edited"
+    if isinstance(refusal.__cause__, FileNotFoundError):
+        return "the source is gone"
+    what = "cannot be read" if refusal.status == FETCH_ERROR else "is no image to edit"
+    return redacted(f"the source {what}: {refusal}")
 
 
 def _address(results: Results, row: int) -> RowAddress:
     return results.stages.names[results.stages.codes[row]], int(results.shards[row]), int(results.numbers[row])
 
 
-def _webp(image: Image.Image) -> bytes:
+def _webp(data: bytes, size: int, fit: Fit) -> bytes:
+    """A picture of an image, decoded as it is for an edit. Raises ImageRefused."""
+    image = Image.fromarray(decode_square(data, size, fit).pixels)
     image.thumbnail((PIXELS, PIXELS), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY, method=4)

@@ -17,9 +17,9 @@ from asyrp.files import made_once
 from asyrp.measures.names import NET_GRAMMAR, Judges
 from asyrp.models.find import find_model
 from asyrp.models.folder import BUNDLED, PICKLED_WEIGHTS, WEIGHTS, ModelFolder, bundled_names
-from pipeline.images.codec import ImageRefused, decode
-from pipeline.images.fetch import fetch as fetch_image
+from pipeline.images.codec import ImageRefused
 from pipeline.images.fetch import with_retries
+from pipeline.images.read import read_image
 from pipeline.sources.listing import list_images
 from pipeline.storage.credentials import redacted
 from pipeline.storage.store import open_filesystem, os_errors
@@ -165,8 +165,8 @@ def _first_images(source: str, count: int, size: int) -> list[NDArray[np.float32
     found: list[NDArray[np.float32]] = []
     for image in list_images(source):
         try:
-            found.append(decode(fetch_image(image), size, "crop").pixels)
-        except (OSError, ImageRefused) as error:
+            found.append(read_image(image, size, "crop").pixels)
+        except ImageRefused as error:
             log.warning("left out of the self-check: %s: %s", redacted(image.uri), redacted(str(error)))
         if len(found) == count:
             break

@@ -1,0 +1,32 @@
+"""Reads one image of a source: its bytes, or its pixels for a command that looks at a few images itself."""
+
+from pipeline.images.codec import Decoded, Fit, ImageRefused, refusing
+from pipeline.images.decoder import Decoders
+from pipeline.images.fetch import ImageLocation, TooLarge, fetch
+from pipeline.images.source import MAX_IMAGE_BYTES
+from pipeline.images.statuses import FETCH_ERROR, REJECTED_SIZE
+
+_decoders = Decoders()
+
+
+def read_image(image: ImageLocation, size: int, fit: Fit) -> Decoded:
+    """Fetch an image and decode it in a child process, which ends with this process.
+
+    Raises:
+        ImageRefused: if it cannot be fetched (status fetch_error), or as `Decoder.decode` does.
+        OSError: if no child can be started.
+    """
+    return _decoders.decode(fetched_bytes(image), size, fit)
+
+
+def fetched_bytes(image: ImageLocation, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    """The bytes of an image.
+
+    Raises:
+        ImageRefused: with status rejected_size if it has more than `max_bytes` bytes, or else fetch_error.
+    """
+    with refusing(FETCH_ERROR):
+        try:
+            return fetch(image, max_bytes=max_bytes)
+        except TooLarge as error:
+            raise ImageRefused(REJECTED_SIZE, str(error), TooLarge.__name__) from error
