@@ -138,7 +138,7 @@ def load_job(path: Path) -> Job:
     Raises:
         UserError: with a sentence for each mistake in the file, and its line.
     """
-    document = read_document(path)
+    document = read_document(path, "the job", "name: nightly-glasses")
     mistakes = [(line, f"'{name}' is there twice: leave one out") for line, name in document.repeated()]
     try:
         job = Job.model_validate(document.data)

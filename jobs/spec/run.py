@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -14,6 +13,7 @@ from jobs.spec.ends import Ends, OneEnd
 from jobs.spec.inspection import InspectionSpec
 from jobs.spec.mistakes import validated
 from jobs.spec.paths import Url, absolute_model, without_credentials
+from jobs.spec.yaml_lines import read_mapping, read_value
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import MAX_IMAGE_BYTES
@@ -21,6 +21,7 @@ from pipeline.run.names import NAME_FIELDS, check_template
 from pipeline.run.stage import SinkName
 
 LOGGERS = ("wandb", "mlflow")
+SHOWN_CHARACTERS = 60
 MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders and files on any fsspec URL."
 
 
@@ -217,7 +218,7 @@ def load_inspection(config: Path | None, flags: dict[str, Any], settings: list[s
 
 
 def _gathered(config: Path | None, flags: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    data = _read_yaml(config) if config else {}
+    data = read_mapping(config, "the config", "source: photos/") if config else {}
     for name, value in flags.items():
         if value is not None:
             _put(data, name, value)
@@ -225,7 +226,7 @@ def _gathered(config: Path | None, flags: dict[str, Any], settings: list[str]) -
         name, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: write it as name=value, as in --set engine.batch_size=16")
-        _put(data, name.strip(), yaml.safe_load(value))
+        _put(data, name.strip(), _value(setting, value))
     return data
 
 
@@ -234,16 +235,12 @@ def load_engine(knobs: dict[str, Any]) -> EngineSpec:
     return validated(EngineSpec, knobs)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _value(setting: str, value: str) -> Any:
+    """The value of a `--set`."""
     try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"the config {path} is not YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"the config {path} must be a mapping of names to values, such as 'source: photos/'")
-    return data
+        return read_value(value)
+    except UserError as error:
+        raise UserError(f"--set {setting[:SHOWN_CHARACTERS]}: {error}") from None
 
 
 def _put(data: dict[str, Any], dotted: str, value: Any) -> None:

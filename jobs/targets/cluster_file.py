@@ -10,9 +10,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asyrp.errors import UserError
+from jobs.spec.yaml_lines import read_mapping
 
 RAY_ONLY = {"SubnetIds"}  # keys of a node_config that only Ray reads: it passes one of the ids on as SubnetId
 PLACEHOLDER = "ami-00000000000000000"
@@ -53,7 +52,7 @@ def check_cluster(path: Path) -> Cluster:
     Raises:
         UserError: for the first mistake; the sentence says what is wrong, where in the file, and what to do.
     """
-    raw = _read(path)
+    raw: Config = read_mapping(path, "the cluster file", "cluster_name: asyrp")
     try:
         _check_schema(raw)
         config = _prepare(raw)
@@ -69,23 +68,6 @@ def check_cluster(path: Path) -> Cluster:
         node_types=types,
         notes=notes,
     )
-
-
-def _read(path: Path) -> Config:
-    try:
-        config = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read the cluster file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the cluster file {path} is not text") from error
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"the cluster file {path} is not YAML: {line}{error.problem}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"the cluster file {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"the cluster file {path} must be a mapping that begins with 'cluster_name:'")
-    return config
 
 
 # Mistakes that Ray finds

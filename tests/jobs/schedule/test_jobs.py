@@ -279,8 +279,8 @@ def test_a_webhook_and_a_command_are_told_and_their_failure_is_only_reported(htt
     assert notify(told, {**facts, "outcome": "unchanged"}) == []
     broken = Notifications(webhook=httpserver.url_for("/none"), command=["sh", "-c", "echo no room >&2; exit 3"])
     assert notify(broken, facts) == [
-        "the webhook was not told: HTTP Error 500: INTERNAL SERVER ERROR",
-        "the command sh was not told: exit code 3: no room",
+        "the webhook at http://localhost was not told: it answered 500",
+        "the command 'sh' was not told: exit code 3: no room",
     ]
     gone = Notifications(webhook="$NOWHERE", command=["no-such-program"])
     assert len(notify(gone, facts)) == 2

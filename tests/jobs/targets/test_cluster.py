@@ -128,7 +128,7 @@ def test_a_local_cluster_needs_its_addresses_and_may_begin_with_fewer_workers(ch
     ("text", "message"),
     [
         (None, "cannot read the cluster file"),
-        (b"a: [1\nb: 2", "is not YAML: line 2"),
+        (b"a: [1\nb: 2", "cluster.yaml:2: this is not YAML"),
         (b"a: \x00", "is not YAML"),
         (b"\xff\xfe\x00", "is not"),
         (b"- a\n- b", "must be a mapping"),
