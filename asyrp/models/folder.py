@@ -63,7 +63,7 @@ class ModelFolder:
                 f"model {self.name}: sample_size in its config.json is {json.dumps(size)}, and must be the side of its "
                 "square images in pixels, such as 256"
             )
-        return sides[0]
+        return int(sides[0])
 
     @cached_property
     def h_shape(self) -> tuple[int, int, int]:

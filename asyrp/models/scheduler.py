@@ -115,7 +115,7 @@ def read_scheduler(folder: Path | None) -> SchedulerConfig:
         UserError: with the name of the field, if asyrp does not know it or cannot honour its value.
     """
     if folder is None:
-        return SchedulerConfig()
+        return SchedulerConfig.model_validate({})
     path = folder / FILE
     fields = read_config(path)
     kind = fields.get("_class_name", "DDPMScheduler")

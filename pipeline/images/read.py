@@ -2,7 +2,8 @@
 
 from pipeline.images.codec import Decoded, Fit, ImageRefused, refusing
 from pipeline.images.decoder import Decoders
-from pipeline.images.fetch import ImageLocation, TooLarge, fetch
+from pipeline.images.fetch import ImageLocation, fetch
+from pipeline.images.objects import TooLarge
 from pipeline.images.source import MAX_IMAGE_BYTES
 from pipeline.images.statuses import FETCH_ERROR, REJECTED_SIZE
 
