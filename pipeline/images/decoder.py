@@ -36,6 +36,11 @@ class Decoder:
         self.starts = 0
         self._child: subprocess.Popen[bytes] | None = None
 
+    @property
+    def child_pid(self) -> int | None:
+        """The process id of the child; None while there is none."""
+        return None if self._child is None else self._child.pid
+
     def decode(self, data: bytes, size: int, fit: Fit) -> Decoded:
         """Decode an image as `codec.decode` does.
 

@@ -1,14 +1,17 @@
 """The worker, in this process, with real stages and with small stand-ins for the net."""
 
+import errno
 import json
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
@@ -18,6 +21,8 @@ from asyrp.errors import UserError
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
 from pipeline.engine.worker import Worker, WorkerOptions
+from pipeline.images.codec import encode
+from pipeline.images.fetch import fetch
 from pipeline.run.commit import committed
 from pipeline.run.stage import BatchFunction
 from pipeline.stages.loading import load_functions
@@ -235,3 +240,118 @@ def test_output_names_keep_the_identity_of_the_source(faces, tmp_path, codec, su
     assert names == [
         f"{stem}_{edit}{suffix}" for stem in ("0000", "0001") for edit in ("glasses_0.5", "smile=1,beard=-1_1")
     ]
+
+
+def run_stand_in(source, output) -> dict[str, dict]:
+    run_here(resolve(spec(source, output)), make=StandIn())
+    return {key: row for (key, _, _), row in rows(output).items()}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("image.bytes"),
+        TypeError("int"),
+        pa.ArrowInvalid("overflow"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
+        RecursionError("deep"),
+        OSError("a name with \udcff"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.usefixtures("no_waiting")
+def test_whatever_is_raised_while_an_image_is_fetched_costs_that_image_alone(monkeypatch, faces, tmp_path, error):
+    def fetch_but_one(image):
+        if image.key == "0002.png":
+            raise error
+        return fetch(image)
+
+    monkeypatch.setattr("pipeline.engine.reading.fetch", fetch_but_one)
+    found = run_stand_in(faces(5), tmp_path / "out")
+    failed = found.pop("0002.png")
+    assert (failed["status"], failed["error_type"]) == ("fetch_error", type(error).__name__) and failed["error"]
+    assert {row["status"] for row in found.values()} == {"ok"} and len(found) == 4
+
+
+def test_a_worker_without_memory_blames_no_image(monkeypatch, faces, tmp_path):
+    def fetch_nothing(_):
+        raise MemoryError
+
+    monkeypatch.setattr("pipeline.engine.reading.fetch", fetch_nothing)
+    with pytest.raises(MemoryError):
+        run_stand_in(faces(2), tmp_path / "out")
+
+
+def test_an_image_that_cannot_be_encoded_is_a_row_of_its_own(monkeypatch, faces, tmp_path):
+    written = []
+
+    def encode_but_one(pixels, *options):
+        written.append(1)
+        if len(written) == 3:
+            raise RuntimeError("the encoder has no idea")
+        return encode(pixels, *options)
+
+    monkeypatch.setattr("pipeline.engine.shard_attempt.encode", encode_but_one)
+    found = run_stand_in(faces(5), tmp_path / "out")
+    assert Counter(row["status"] for row in found.values()) == {"ok": 4, "write_error": 1}
+    failed = next(row for row in found.values() if row["status"] == "write_error")
+    assert failed["error"] == "the encoder has no idea" and failed["output_uri"] is None
+
+
+def refuse_writing(monkeypatch, key: str, error: Exception) -> None:
+    """The store does not take the file of an image."""
+    write = Store.write
+
+    def write_but_one(store, name, data):
+        if Path(name).name.startswith(key):
+            raise error
+        return write(store, name, data)
+
+    monkeypatch.setattr(Store, "write", write_but_one)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENAMETOOLONG, "File name too long"),
+        OSError(errno.EINVAL, "Invalid argument"),
+        OSError(errno.EILSEQ, "Invalid or incomplete multibyte or wide character"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory"),
+        IsADirectoryError(errno.EISDIR, "Is a directory"),
+        ValueError("embedded null byte"),
+        UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"),
+    ],
+    ids=lambda error: getattr(error, "strerror", None) or type(error).__name__,
+)
+def test_a_name_that_the_store_refuses_costs_one_image(monkeypatch, faces, tmp_path, error):
+    refuse_writing(monkeypatch, "0002", error)
+    found = run_stand_in(faces(5), tmp_path / "out")
+    failed = found.pop("0002.png")
+    assert (failed["status"], failed["error_type"]) == ("write_error", type(error).__name__)
+    assert {row["status"] for row in found.values()} == {"ok"} and len(found) == 4
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ECONNRESET])
+def test_a_store_that_cannot_write_at_all_fails_the_shard_and_blames_no_image(monkeypatch, faces, tmp_path, code):
+    refuse_writing(monkeypatch, "0002", OSError(code, "it does not work"))
+    with pytest.raises(OSError, match="it does not work"):
+        run_stand_in(faces(5), tmp_path / "out")
+    assert not rows(tmp_path / "out")
+
+
+def test_an_image_that_crashes_its_decoder_costs_neither_the_worker_nor_its_neighbours(monkeypatch, faces, tmp_path):
+    source = faces(6)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "from PIL import BmpImagePlugin\n"
+        "BmpImagePlugin.BmpImageFile._open = lambda image: os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    Image.new("RGB", (32, 32)).save(source / "0100.bmp")
+    found = run_stand_in(source, tmp_path / "out")
+    failed = found.pop("0100.bmp")
+    assert (failed["status"], failed["error_type"]) == ("decode_error", "DecoderCrashed") and "SIGSEGV" in failed[
+        "error"
+    ]
+    assert {row["status"] for row in found.values()} == {"ok"} and len(found) == 6

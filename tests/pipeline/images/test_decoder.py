@@ -122,8 +122,8 @@ def test_a_signal_that_ends_a_run_does_not_end_its_decoders(decoder):
 
 def test_an_image_is_not_blamed_for_a_child_that_an_earlier_one_has_damaged(decoder):
     decoder.decode(FACE, 32, "crop")
-    assert decoder._child is not None
-    os.kill(decoder._child.pid, signal.SIGKILL)
+    assert decoder.child_pid is not None
+    os.kill(decoder.child_pid, signal.SIGKILL)
     assert decoder.decode(FACE, 32, "crop").width == 32 and decoder.starts == 2
 
 
@@ -145,8 +145,7 @@ def test_a_child_that_cannot_start_is_no_fault_of_the_image(decoder, monkeypatch
 def test_a_child_knows_no_credentials(decoder, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     decoder.decode(FACE, 32, "crop")
-    assert decoder._child is not None
-    assert b"secret" not in Path(f"/proc/{decoder._child.pid}/environ").read_bytes()
+    assert b"secret" not in Path(f"/proc/{decoder.child_pid}/environ").read_bytes()
 
 
 def test_files_in_the_working_folder_are_not_imported(decoder, monkeypatch, tmp_path):
