@@ -68,6 +68,7 @@ def _found_json(found: Verification) -> dict[str, Any]:
         "stages": {name: {**vars(state), "rows": dict(state.rows)} for name, state in found.stages.items()},
         "findings": [asdict(finding) for finding in found.findings],
         "garbage": _totals(found.garbage),
+        "strangers": found.strangers,
         "files": found.files,
         "bytes": found.bytes,
     }
@@ -79,6 +80,10 @@ def _print_found(found: Verification, root: str) -> None:
         out.print(f"{finding.kind}: {finding.message}", soft_wrap=True, highlight=False, markup=False)
     if found.garbage:
         text = f"nothing names {_amount(found.garbage)}: asyrp gc {root} deletes them"
+        out.print(text, soft_wrap=True, highlight=False, markup=False)
+    if found.strangers:
+        files = counted(len(found.strangers), "file")
+        text = f"passed over {files} among the records that asyrp did not write (the first is {found.strangers[0]})"
         out.print(text, soft_wrap=True, highlight=False, markup=False)
     verdict = "whole" if found.whole else "not whole"
     out.print(f"{verdict}: {counted(found.files, 'file')}, {decimal(found.bytes)}", highlight=False)

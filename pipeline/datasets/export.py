@@ -28,6 +28,7 @@ from pipeline.run.containers import Contents, Sample
 from pipeline.run.manifest import Row
 from pipeline.run.names import shown_strength
 from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.records import RESTORE
 from pipeline.storage.store import Store
 
 RECORD = ".asyrp-export.json"
@@ -122,7 +123,13 @@ def version_snapshot(store: Store, version: Version) -> Snapshot:
     roots = {name: run_store(store, name) for name in version.parts}
 
     def read() -> Iterator[tuple[Store, Row]]:
-        return ((roots[row["run"]], row) for row in read_rows(store, version))
+        for row in read_rows(store, version):
+            if (root := roots.get(row["run"])) is None:
+                raise UserError(
+                    f"{version.index} at {store.url} has a row of the run {row['run']!r}, which version "
+                    f"{version.number} does not name: {RESTORE}"
+                )
+            yield root, row
 
     return Snapshot(store.url, Counter(version.rows), version.index, read)
 

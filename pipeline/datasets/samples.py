@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import PurePosixPath
 
 from asyrp.errors import UserError
 from pipeline.images.codec import format_of
 from pipeline.images.fetch import Changed, ParquetCells
-from pipeline.images.source import FORMATS
+from pipeline.images.source import DENIED, FORMATS
 from pipeline.run.containers import EncodedImage, Sample
 from pipeline.run.manifest import Row
 from pipeline.run.sinks import read_output, read_source
+from pipeline.sources.origin import Origin
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 
@@ -38,13 +40,13 @@ def read_samples(rows: Iterable[tuple[Store, Row]], with_source: bool) -> Iterat
         UserError: if the bytes of an image are not those that were committed, or a source cannot be read.
     """
 
-    cells = ParquetCells(KEPT_ROW_GROUPS)
+    cells, origin_of = ParquetCells(KEPT_ROW_GROUPS), cache(Origin)
 
     def read(rows: list[tuple[Store, Row]]) -> Sequence[Sample | ChangedSource]:
-        _, first = rows[0]
+        root, first = rows[0]
         wants_source = with_source and any(row["output_uri"] for _, row in rows)
         try:
-            source = _source(first) if wants_source else None
+            source = _source(origin_of(root).held(first)) if wants_source else None
         except Changed:
             return [ChangedSource(first["key"])]
         return [_sample(store, row, source, cells) for store, row in rows]
@@ -62,7 +64,22 @@ def _sample(store: Store, row: Row, source: EncodedImage | None, cells: ParquetC
 
 
 def _source(row: Row) -> EncodedImage:
-    """The source image of a row. Raises Changed if it is not the one that was edited."""
+    """The source image of a row.
+
+    Raises:
+        Changed: if it is not the one that was edited.
+        UserError: if it cannot be read, or must not be.
+    """
+    if row["source_uri"].startswith(DENIED):
+        raise UserError(
+            f"the manifest row of {row['key']!r} names a source that was not read for it: "
+            f"{row['source_uri'].removeprefix(DENIED)}: export without --with-source"
+        )
+    if row["source_sha256"] is None:
+        raise UserError(
+            f"the manifest row of {row['key']!r} has no SHA-256 of its source, so nothing says that "
+            f"{row['source_uri']} is what was edited: export without --with-source"
+        )
     try:
         data = read_source(row)
     except Changed:

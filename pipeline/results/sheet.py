@@ -14,6 +14,7 @@ from pipeline.run.manifest import Row, source_of
 from pipeline.run.names import edit_title
 from pipeline.run.sinks import read_output
 from pipeline.run.stage import ImageFormat, Stage, variant_name
+from pipeline.sources.origin import Origin
 from pipeline.storage.store import Store
 
 NAME = "report/contact_sheet.png"
@@ -53,11 +54,12 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
     images."""
     columns: list[str] = ["source"]
     outputs: dict[str, dict[str, Row]] = {}
+    origin = Origin(store)
     for stage in sorted(stages, key=lambda s: s.name != "reconstruct"):
         if stage.writes != "images" or 0 not in committed(store, stage.name):
             continue
         columns += [edit_title(variant.edit, variant.strength) for variant in stage.variants]
-        for row in committed_rows(store, stage.name, [0]):
+        for row in map(origin.held, committed_rows(store, stage.name, [0])):
             edit, strength = variant_name(row)
             title = edit_title(edit, stage.planned_strength(edit, strength))
             outputs.setdefault(row["key"], {})[title] = row

@@ -16,6 +16,7 @@ from pipeline.results.rows import Results
 from pipeline.run.commit import committed_rows
 from pipeline.run.manifest import Row
 from pipeline.run.sinks import read_output, read_source
+from pipeline.sources.origin import Origin
 from pipeline.storage.credentials import redacted
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
@@ -46,6 +47,7 @@ class Thumbnails:
 
     def __init__(self, store: Store, size: int, fit: Fit) -> None:
         self.store, self.size, self.fit = store, size, fit
+        self._origin = Origin(store)
         self._pairs: dict[RowAddress, Pair] = {}
 
     def pairs(self, results: Results, chosen: Sequence[int]) -> dict[int, Pair]:
@@ -62,7 +64,10 @@ class Thumbnails:
     def _of_shard(self, addresses: set[RowAddress]) -> dict[RowAddress, Pair]:
         """The pictures of rows of one shard."""
         stage, shard, _ = next(iter(addresses))
-        rows = {(stage, shard, n): row for n, row in enumerate(committed_rows(self.store, stage, [shard]))}
+        rows = {
+            (stage, shard, n): self._origin.held(row)
+            for n, row in enumerate(committed_rows(self.store, stage, [shard]))
+        }
         pairs: dict[RowAddress, Pair] = {}
         for _, same_image in groupby(sorted(addresses), key=lambda address: rows[address]["key"]):
             of_image = list(same_image)

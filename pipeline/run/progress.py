@@ -190,4 +190,4 @@ def read_heartbeats(store: Store) -> list[dict[str, Any]]:
 
 def is_heartbeat(name: str) -> bool:
     """Whether a file of the folder has the name of a heartbeat: the name of an actor."""
-    return re.fullmatch(r"[\w.-]+\.json", name) is not None
+    return re.fullmatch(r"\w[\w.-]*\.json", name) is not None

@@ -7,5 +7,6 @@ Files in reading order:
 - `tars`: images in WebDataset tars
 - `tables`: images in Parquet files, and lists of URLs
 - `runs`: the images that another run has made
+- `origin`: what the manifests of a run may name as a source
 - `labels`: tables of labels by image key
 """

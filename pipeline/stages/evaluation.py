@@ -23,8 +23,6 @@ if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
 
 FOLDER = "evaluations"
 FUNCTION = "evaluate"
-RECORD = re.compile(r"[0-9a-f]{12}\.json")
-"""The name of the record of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,15 @@ def record_evaluation(store: Store, settings: Mapping[str, Any]) -> Evaluation:
     return evaluation
 
 
+def is_record(name: str) -> bool:
+    """Whether a file of the folder has the name of the record of an evaluation."""
+    return re.fullmatch(r"[0-9a-f]{12}\.json", name) is not None
+
+
 def read_evaluations(store: Store) -> list[Evaluation]:
     """All evaluations of a run, the one last asked for at the end."""
     found = []
-    for name in filter(RECORD.fullmatch, store.names(FOLDER)):
+    for name in filter(is_record, store.names(FOLDER)):
         record = read_checked(store, f"{FOLDER}/{name}", _Record)
         found.append(Evaluation(name.removesuffix(".json"), record["settings"], record["asked_at"]))
     return sorted(found, key=lambda evaluation: evaluation.asked_at)

@@ -170,7 +170,8 @@ class OutsideRoot(UserError):
 class Store:
     """The files below one root URL, named by paths relative to it.
 
-    No method reads, writes or deletes anything outside the root, whatever name it is given.
+    No method reads, writes or deletes anything outside the root, whatever name it is given. What a driver raises is
+    raised as an OSError.
     """
 
     def __init__(self, url: str) -> None:
@@ -218,10 +219,12 @@ class Store:
     def _real_root(self) -> Path:
         return Path(self.root or "/").resolve()
 
+    @os_errors()
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
         return self.fs.cat_file(self.path(name))
 
+    @os_errors()
     def size(self, name: str) -> int | None:
         """The size of a file in bytes; None if there is no such file."""
         try:
@@ -230,9 +233,11 @@ class Store:
             return None
         return (details.get("size") or 0) if details["type"] == "file" else None
 
+    @os_errors()
     def exists(self, name: str) -> bool:
         return self.fs.exists(self.path(name))
 
+    @os_errors()
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file and replace an old one. A reader sees all of the new file or none of it."""
         if self.is_local:
@@ -256,6 +261,7 @@ class Store:
             file.flush()
             self.fs.put_file(file.name, self.path(name))
 
+    @os_errors()
     def create(self, name: str, data: bytes) -> bool:
         """Write a whole file if there is none; False if there is one.
 
@@ -314,6 +320,7 @@ class Store:
             if entry.is_file and not name.startswith("."):
                 yield name
 
+    @os_errors()
     def entries(self, folder: str) -> list[Entry]:
         """All entries directly in `folder`, also hidden ones, from one listing; none if there is no such folder."""
         self.fs.invalidate_cache()
@@ -323,11 +330,13 @@ class Store:
             return []
         return [self._entry(details) for details in listed]
 
+    @os_errors()
     def files(self, folder: str) -> list[Entry]:
         """All files below `folder`, also hidden ones. On an object store this takes one listing."""
         self.fs.invalidate_cache()
         return [self._entry(details) for details in self.fs.find(self.path(folder), detail=True).values()]
 
+    @os_errors()
     def delete(self, name: str) -> None:
         """Delete a file or a folder, if it is there. Of a link only the link itself is deleted.
 

@@ -28,6 +28,7 @@ from pipeline.run.stage import Stage
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import Garbage, find_garbage
+from pipeline.upkeep.strangers import strangers
 
 SHOWN = 5
 """How many missing shards a finding names."""
@@ -49,11 +50,13 @@ class Finding:
 
 @dataclass
 class Verification:
-    """The state of a run and its faults. `files` and `bytes` count the files that commits name."""
+    """The state of a run and its faults. `files` and `bytes` count the files that commits name. `strangers` are files
+    among the records that asyrp did not write."""
 
     stages: dict[str, StageState]
     findings: list[Finding] = field(default_factory=list)
     garbage: list[Garbage] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
 
@@ -84,6 +87,7 @@ def verify(
     With `deep` it also reads every file, compares its SHA-256 and decodes it.
     """
     report = Verification({name: StageState(shards, images) for name, (shards, images) in sizes.items()})
+    report.strangers = list(strangers(store, sizes))
     if not is_intact(store, plan):
         text = "plan/ is not what run.json was written with: bring it back from a copy, or make the run anew elsewhere"
         report.findings.append(Finding("damaged", None, (), text))
