@@ -11,6 +11,7 @@ from PIL import Image
 from asyrp.errors import UserError
 from pipeline.images.codec import FORMATS
 from pipeline.images.fetch import Changed, ParquetCells
+from pipeline.images.source import EXTENSIONS
 from pipeline.run.containers import EncodedImage, Sample
 from pipeline.run.manifest import Row
 from pipeline.run.sinks import read_output, read_source
@@ -74,7 +75,8 @@ def _source(row: Row) -> EncodedImage:
             f"cannot read the source {row['source_uri']} ({type(error).__name__}): bring it back, or export without "
             "--with-source"
         ) from error
-    return EncodedImage(data, _extension(row["key"]) or _extension_of(data))
+    extension = _extension(row["key"])
+    return EncodedImage(data, extension if extension in EXTENSIONS else _extension_of(data))
 
 
 def _extension(name: str) -> str:
@@ -82,7 +84,7 @@ def _extension(name: str) -> str:
 
 
 def _extension_of(data: bytes) -> str:
-    """The extension that fits the bytes of an image. A cell of a table has no name that would tell it."""
+    """The extension that fits the bytes of an image. The key of a table's row need not tell it."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return f".{(image.format or 'png').lower()}"

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
+from pipeline.images.keys import safe_key
 from pipeline.images.selection import Selection
 from pipeline.images.source import DENIED, SourceImage, version_of
-from pipeline.run.names import safe_key
 from pipeline.storage.credentials import names_user, redacted
 
 URL_COLUMNS = ("url", "uri", "image_url", "image_uri", "URL")
