@@ -1,28 +1,62 @@
 """Shows a run to a person, and reports what a command found.
 
 Progress and tables go to stderr: in a terminal as a bar, elsewhere as a line every 30 s. Reports go to stdout.
+
+All that is printed goes through `console` or `out`. Names in it were chosen by somebody else, so a text is printed as
+it is: it has no markup, and no character of it reaches the terminal as a command.
 """
 
+import io
 import json
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.run.names import printable
 from pipeline.run.progress import RunState, StateReader
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
 
-console = Console(stderr=True)
-out = Console()
+
+class SafeConsole(Console):
+    """A console whose texts are literal. Only rich itself commands the terminal, for colours and progress bars."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text before it is laid out, so that its escapes get their room."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is about to be printed, from whatever it is made."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+console = SafeConsole(stderr=True, markup=False, emoji=False)
+out = SafeConsole(markup=False, emoji=False)
+
+
+def print_any_text() -> None:
+    """Let stdout and stderr take every text: what their encoding lacks is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def print_marked(mark: str, style: str, text: str) -> None:
+    """Print a line to stderr whose first words stand out."""
+    console.print(Text.assemble((mark, style), text), soft_wrap=True, highlight=False)
 
 
 def report(facts: Any, as_json: bool, show: Callable[[], None]) -> None:
@@ -66,7 +100,7 @@ def _show_bar(reader: StateReader, stop: threading.Event) -> None:
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[statuses]}"),
+        TextColumn("{task.fields[statuses]}", markup=False),
     )
     state = reader.read()
     rate = Rate(state)

@@ -5,7 +5,6 @@ import sys
 
 import typer
 from rich.logging import RichHandler
-from rich.markup import escape
 
 from asyrp.errors import UserError
 from jobs.cli.cluster import cluster_app, submit
@@ -18,7 +17,7 @@ from jobs.cli.models import models_app
 from jobs.cli.report import report_command
 from jobs.cli.runs import demo, extend, plan, retry, run, status
 from jobs.cli.store import export, gc, verify
-from jobs.display import console
+from jobs.display import console, print_any_text, print_marked
 from jobs.runs.run import EXIT_USAGE
 from pipeline.storage.credentials import redacted
 
@@ -40,10 +39,11 @@ app.command("report")(report_command)
 
 def main() -> None:
     """Run the command line. A user's mistake is one sentence and exit code 2, never a traceback."""
+    print_any_text()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
     logging.getLogger("jobs").setLevel(logging.INFO)
     try:
         app(prog_name="asyrp")
     except UserError as error:
-        console.print(f"[bold red]error:[/bold red] {escape(redacted(str(error)))}", soft_wrap=True, highlight=False)
+        print_marked("error:", "bold red", f" {redacted(str(error))}")
         sys.exit(EXIT_USAGE)

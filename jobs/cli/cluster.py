@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from jobs.cli.options import AsJson, Settings, one_of, placement_from_flags, print_paths, takes, write_text
@@ -47,16 +46,16 @@ def cluster_grafana(
 def _print_cluster(cluster: Cluster) -> None:
     out.print(_table(cluster))
     for note in cluster.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
 
 
 def _table(cluster: Cluster) -> Table:
     title = f"{cluster.name} on {cluster.provider}, at most {cluster.max_workers} workers"
-    table = Table("node type", "instance", "resources", "workers", "spot", title=escape(title))
+    table = Table("node type", "instance", "resources", "workers", "spot", title=title)
     for node_type in cluster.node_types:
         resources = ", ".join(f"{count} {name}" for name, count in node_type.resources.items())
         spot = "yes" if node_type.spot else "no"
-        name, instance = escape(node_type.name), escape(node_type.instance or "-")
+        name, instance = node_type.name, node_type.instance or "-"
         table.add_row(name, instance, resources or "counted by Ray", _workers(node_type), spot)
     return table
 

@@ -56,7 +56,7 @@ def evaluate(
     found = evaluate(absolute_url(root), asked, engine, again, live)
     show_summary(found.outcome, found.state, engine)
     for reason, rows in found.unread.items():
-        console.print(f"not measured, {rows} rows: {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"not measured, {rows} rows: {reason}", highlight=False, soft_wrap=True)
     report(evaluated_json(found), as_json, lambda: out.print(_as_shown(measured(found.results))))
     raise typer.Exit(exit_code(found.outcome))
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.markup import escape
 from rich.table import Table
 
 from asyrp.errors import UserError
@@ -20,6 +19,7 @@ from jobs.spec.paths import absolute_url
 from jobs.targets.placement import Placement
 from jobs.targets.render import TARGETS, render
 from pipeline.datasets.leases import Lease, ask_to_stop, last_lease, read_leases, read_skipped
+from pipeline.run.names import printable
 from pipeline.storage.store import Store
 
 jobs_app = typer.Typer(help="Data jobs: edit what is new in a source, on a schedule.", no_args_is_help=True)
@@ -124,7 +124,7 @@ def submit(
     text = f"{submission.id}: {'submitted' if submission.is_new else f'is there already, {submission.status}'}"
     report(asdict(submission), as_json, lambda: out.print(text, soft_wrap=True, highlight=False))
     if follow and not submission.has_succeeded:
-        raise typer.Exit(ray_jobs.follow(submission.id, lambda lines: typer.echo(lines, nl=False, err=True)))
+        raise typer.Exit(ray_jobs.follow(submission.id, lambda lines: typer.echo(printable(lines), nl=False, err=True)))
 
 
 def _parse_tick(job: Job, text: str | None) -> datetime:
@@ -259,7 +259,7 @@ def _history_table(entries: list[dict[str, Any]]) -> Table:
     for entry in entries:
         version, images = entry.get("version"), _counts(entry.get("changes") or {})
         cells = (entry["tick"], entry["outcome"], version and str(version), images, entry["message"])
-        table.add_row(*(escape(cell) if cell else "-" for cell in cells))
+        table.add_row(*(cell or "-" for cell in cells))
     return table
 
 

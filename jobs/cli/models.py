@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from asyrp.directions import presets
 from asyrp.errors import UserError
@@ -95,7 +96,7 @@ def models_check(
 def _print_check(name: str, check: "SelfCheckReport") -> None:
     table = Table("t", "error of eps", "of a linear filter", "passes up to")
     for level in check.levels:
-        error = f"{level.error:.4f}" if level.passes else f"[red]{level.error:.4f}[/red]"
+        error = f"{level.error:.4f}" if level.passes else Text(f"{level.error:.4f}", "red")
         table.add_row(str(level.t), error, f"{level.linear_filter:.4f}", f"{level.allowed:.4f}")
     out.print(table)
     if not check.mistake:

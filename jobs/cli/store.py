@@ -77,14 +77,14 @@ def _found_json(found: Verification) -> dict[str, Any]:
 def _print_found(found: Verification, root: str) -> None:
     out.print(state_table(RunState(found.stages, [])))
     for finding in found.findings:
-        out.print(f"{finding.kind}: {finding.message}", soft_wrap=True, highlight=False, markup=False)
+        out.print(f"{finding.kind}: {finding.message}", soft_wrap=True, highlight=False)
     if found.garbage:
         text = f"nothing names {_amount(found.garbage)}: asyrp gc {root} deletes them"
-        out.print(text, soft_wrap=True, highlight=False, markup=False)
+        out.print(text, soft_wrap=True, highlight=False)
     if found.strangers:
         files = counted(len(found.strangers), "file")
         text = f"passed over {files} among the records that asyrp did not write (the first is {found.strangers[0]})"
-        out.print(text, soft_wrap=True, highlight=False, markup=False)
+        out.print(text, soft_wrap=True, highlight=False)
     verdict = "whole" if found.whole else "not whole"
     out.print(f"{verdict}: {counted(found.files, 'file')}, {decimal(found.bytes)}", highlight=False)
 
@@ -210,8 +210,8 @@ def _print_exported(exported: "Exported", samples: dict[str, int], card: str) ->
     if exported.changed:
         which = ", ".join(exported.examples) + (", ..." if exported.changed > len(exported.examples) else "")
         text = f"left out {counted(exported.changed, 'image')} whose source is not the one that was edited: {which}"
-        out.print(text, soft_wrap=True, highlight=False, markup=False)
-    out.print(card, soft_wrap=True, highlight=False, markup=False)
+        out.print(text, soft_wrap=True, highlight=False)
+    out.print(card, soft_wrap=True, highlight=False)
 
 
 def _bytes(text: str) -> int:
@@ -226,7 +226,7 @@ def _bytes(text: str) -> int:
 
 def _print_collected(collected: CollectedGarbage, dry_run: bool, older_than: str) -> None:
     for garbage in collected.freed:
-        out.print("\n".join(garbage.names), soft_wrap=True, highlight=False, markup=False)
+        out.print("\n".join(garbage.names), soft_wrap=True, highlight=False)
     out.print(f"{'would free' if dry_run else 'freed'} {_amount(collected.freed)}", highlight=False)
     if collected.young:
         out.print(f"kept {_amount(collected.young)}: younger than {older_than}", highlight=False)
@@ -235,13 +235,13 @@ def _print_collected(collected: CollectedGarbage, dry_run: bool, older_than: str
 def _print_retired(retired: Retired, dry_run: bool) -> None:
     lines = [f"version {number}" for number in retired.versions] + retired.runs + retired.indexes
     for line in lines:
-        out.print(line, soft_wrap=True, highlight=False, markup=False)
+        out.print(line, soft_wrap=True, highlight=False)
     amounts = (len(retired.versions), len(retired.runs), len(retired.indexes))
     text = ", ".join(map(counted, amounts, ("version", "run", "index file")))
     out.print(f"{'would delete' if dry_run else 'deleted'} {text}", highlight=False)
     for run in retired.elsewhere:
         text = f"not deleted, because it is no run below {RUNS}/: {run}, which no version needs: delete it by hand"
-        out.print(text, soft_wrap=True, highlight=False, markup=False)
+        out.print(text, soft_wrap=True, highlight=False)
 
 
 def _seconds(age: str) -> float:

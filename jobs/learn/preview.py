@@ -25,7 +25,7 @@ def preview(direction: Path, name: str, source: str, output: Path, rows: int, fl
         images = Path(folder) / "images"
         images.mkdir()
         for index, image in enumerate(itertools.islice(list_images(source), rows)):
-            (images / f"{index:03d}{Path(image.key).suffix}").write_bytes(fetch(image))
+            (images / f"{index:03d}.png").write_bytes(fetch(image))  # whatever its format: its bytes say it
         edits = [f"{name}={strength:g}" for strength in STRENGTHS]
         own = {
             "source": str(images),

@@ -15,6 +15,7 @@ from pipeline.results.highlights import sheets, worst_and_best
 from pipeline.results.rows import Results
 from pipeline.results.sheet import Caption, lay_sheet
 from pipeline.results.thumbnails import PIXELS, Thumbnail
+from pipeline.run.names import markdown_cell
 
 NAME, CHARTS, SHEET = "report.md", "report_charts.png", "report_sheet.png"
 PAIRS, EXTREMES = 8, 3
@@ -31,7 +32,10 @@ def render(report: Report) -> dict[str, bytes]:
 
 def _lines(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
     yield from ("# What the edits did", "")
-    yield from (f"`{report.root}`: {report.verdict}, as of {report.made_at:%Y-%m-%d %H:%M:%S} UTC.", "")
+    yield from (
+        f"{markdown_cell(report.root)}: {markdown_cell(report.verdict)}, as of {report.made_at:%Y-%m-%d %H:%M:%S} UTC.",
+        "",
+    )
     yield from markdown_table(("", ""), headline(report).items())
     yield ""
     if report.time_spent.shares:
@@ -42,7 +46,7 @@ def _lines(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
     for table in tables(report):
         yield from (f"## {table.title}", "")
         yield from (table.note, "") if table.note else ()
-        yield from markdown_table(table.head, (map(_cell, row) for row in table.rows))
+        yield from markdown_table(table.head, table.rows)
         yield ""
     yield from _extremes(report.results)
 
@@ -58,20 +62,13 @@ def _extremes(results: Results) -> Iterator[str]:
     if rows:
         yield from ("## Worst and best", "", "Of a classifier's scores: the lowest and the highest.", "")
         head = ("metric", "", "value", "key", "edit", "output")
-        yield from markdown_table(head, (map(_cell, row) for row in rows))
+        yield from markdown_table(head, rows)
 
 
 def _names(results: Results, row: int) -> tuple[str, str, str]:
     key = results.keys.names[results.keys.codes[row]]
     edit = results.edits.names[results.edits.codes[row]]
     return key, edit, results.output_paths[row].as_py() or results.statuses.names[results.statuses.codes[row]]
-
-
-def _cell(text: str) -> str:
-    """A text as a cell of a Markdown table, with signs of Markdown escaped."""
-    for sign in "\\`*[]<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("\n", " ")
 
 
 def charts(results: Results) -> bytes | None:
@@ -81,7 +78,8 @@ def charts(results: Results) -> bytes | None:
     lines = -(-len(results.judgements) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 2.6 * lines), layout="constrained", dpi=90)
     for place, (name, values) in enumerate(results.judgements.items(), 1):
-        axes = figure.add_subplot(lines, COLUMNS, place, title=named(name))
+        axes = figure.add_subplot(lines, COLUMNS, place)
+        axes.set_title(named(name), parse_math=False)
         bins = np.histogram_bin_edges(values[np.isfinite(values)], BINS).tolist()
         for edit in results.edits.names:
             of_edit = values[results.edits.equals(edit) & np.isfinite(values)]

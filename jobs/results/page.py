@@ -22,6 +22,7 @@ from pipeline.images.statuses import OK
 from pipeline.results.highlights import spread
 from pipeline.results.rows import STRENGTH, EncodedTexts, Results
 from pipeline.results.summaries import throughput
+from pipeline.run.names import printable
 
 NAME = "report.html"
 TABLE_ROWS = 100_000
@@ -71,7 +72,7 @@ def row_columns(report: Report, shown: NDArray[np.intp]) -> dict[str, Any]:
     place_of = {int(row): place for place, row in enumerate(shown)}
     coded = {"key": results.keys, "edit": results.edits, "status": results.statuses, "error": results.errors}
     return {
-        **{name: _coded(column, shown) for name, column in coded.items()},
+        **{name: _coded_texts(column, shown) for name, column in coded.items()},
         "place": _coded_places(results, shown),
         "metrics": {name: _rounded(values[shown]) for name, values in results.metrics.items()},
         "pictured": [place_of[row] for row in report.pictures],
@@ -89,9 +90,14 @@ def _coded(column: EncodedTexts, shown: NDArray[np.intp]) -> dict[str, Any]:
     return {"names": names, "codes": codes.tolist()}
 
 
+def _coded_texts(column: EncodedTexts, shown: NDArray[np.intp]) -> dict[str, Any]:
+    coded = _coded(column, shown)
+    return coded | {"names": [name and printable(name) for name in coded["names"]]}
+
+
 def _coded_places(results: Results, shown: NDArray[np.intp]) -> dict[str, Any]:
-    keys = (results.keys.names[code] for code in results.keys.codes[shown])
-    places = results.output_paths.take(shown).to_pylist()
+    keys = (printable(results.keys.names[code]) for code in results.keys.codes[shown])
+    places = [place and printable(place) for place in results.output_paths.take(shown).to_pylist()]
     patterns = [place and place.replace(stem(key), STEM, 1) for key, place in zip(keys, places, strict=True)]
     return _coded(EncodedTexts.encode(pa.chunked_array([patterns], pa.string())), np.arange(len(shown)))
 
@@ -136,10 +142,20 @@ def _metrics(results: Results) -> list[dict[str, str | None]]:
     ]
 
 
+def _literal(value: Any) -> Any:
+    """A text of a run as the page shows it; what the page is made of, which is Markup, stays as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _environment() -> Environment:
     loader = PackageLoader("jobs.results")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_literal,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals["verbatim"] = lambda name: Markup(loader.get_source(environment, name)[0])
     return environment

@@ -5,7 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from asyrp.measures.names import RECONSTRUCTION_PSNR
-from jobs.display import bound_text, console, live, out, report, state_table
+from jobs.display import bound_text, console, live, out, print_marked, report, state_table
 from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.runs.record import read_run, recorded_sizes
 from jobs.runs.run import cost, exit_code, run, summary
@@ -82,8 +82,8 @@ def show_summary(outcome: "Outcome | None", state: RunState, knobs: EngineSpec) 
         console.print(bound_text(shares), highlight=False, soft_wrap=True)
         console.print(cost(outcome, knobs).text, highlight=False)
     for stage, shard, reason in outcome.quarantined:
-        console.print(f"[red]quarantined[/red] {stage} shard {shard}: {reason}", highlight=False)
+        print_marked("quarantined", "red", f" {stage} shard {shard}: {reason}")
     if outcome.tripped:
-        console.print(f"[red]stopped[/red]: {outcome.tripped}", highlight=False)
+        print_marked("stopped", "red", f": {outcome.tripped}")
     if outcome.drained:
         console.print("stopped on request: what was in flight is committed; the same command goes on from here")

@@ -11,6 +11,7 @@ from pipeline.augmentation.tally import augmentation_tables
 from pipeline.datasets.export import Exported, ExportSettings, Snapshot
 from pipeline.datasets.formats import FORMATS
 from pipeline.run.manifest import PIXEL_COLUMNS
+from pipeline.run.names import markdown_cell
 
 TOLD_BY = {
     "edit": "edits",
@@ -72,7 +73,11 @@ def _augmentation(record: Mapping[str, Any], exported: Exported) -> Iterator[str
 
 def _left_out(settings: ExportSettings, snapshot: Snapshot, exported: Exported) -> Iterator[str]:
     """Sentences on the rows and images of the run that are not in the data set, if there are any."""
-    rest = [f"{count:,} {status}" for status, count in snapshot.rows.items() if status not in settings.statuses]
+    rest = [
+        f"{count:,} {markdown_cell(status)}"
+        for status, count in snapshot.rows.items()
+        if status not in settings.statuses
+    ]
     if rest:
         yield f"Rows of the run that were left out, by status: {', '.join(rest)}."
         yield ""
@@ -109,7 +114,7 @@ def _public(model: str) -> str:
 
 
 def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The lines of a Markdown table."""
+    """The lines of a Markdown table, whose cells are texts and not Markdown."""
     head = list(head)
-    for cells in (head, ["---"] * len(head), *rows):
+    for cells in (map(markdown_cell, head), ["---"] * len(head), *(map(markdown_cell, row) for row in rows)):
         yield f"| {' | '.join(cells)} |"

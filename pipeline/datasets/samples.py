@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from asyrp.errors import UserError
 from pipeline.images.codec import format_of
 from pipeline.images.fetch import Changed, ParquetCells
-from pipeline.images.source import DENIED, FORMATS
+from pipeline.images.source import DENIED, EXTENSIONS, FORMATS
 from pipeline.run.containers import EncodedImage, Sample
 from pipeline.run.manifest import Row
 from pipeline.run.sinks import read_output, read_source
@@ -89,7 +89,8 @@ def _source(row: Row) -> EncodedImage:
             f"cannot read the source {row['source_uri']} ({type(error).__name__}): bring it back, or export without "
             "--with-source"
         ) from error
-    return EncodedImage(data, _extension(row["key"]) or _extension_of(data))
+    extension = _extension(row["key"])
+    return EncodedImage(data, extension if extension in EXTENSIONS else _extension_of(data))
 
 
 def _extension(name: str) -> str:
@@ -97,6 +98,6 @@ def _extension(name: str) -> str:
 
 
 def _extension_of(data: bytes) -> str:
-    """The extension that fits the bytes of an image. A cell of a table has no name that would tell it."""
+    """The extension that fits the bytes of an image. The key of a table's row need not tell it."""
     name = format_of(data)
     return ".png" if name is None else FORMATS[name][0]

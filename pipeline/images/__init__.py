@@ -2,6 +2,7 @@
 
 Files in reading order:
 
+- `keys`: keys, made of names that somebody else chose
 - `source`: one image of a source, with its key and location; the formats that are read
 - `statuses`: what can become of an image
 - `selection`: the images of a source that are selected, by limit, share or conditions

@@ -5,7 +5,7 @@
 | a key | `safe_key` | relative text without control characters; what it cannot hold is percent-escaped |
 | an output's path | `output_name` | the template's, then as a key; cut where a store takes no longer name |
 | a tar member | `tar_member` | as WebDataset reads it: without dots and without a folder that it skips |
-| text for people | `shown` | what would steer a terminal, or turn the text around, is written as an escape |
+| text for people | `printable` | what would steer a terminal, or turn the text around, is written as an escape |
 | a table's cell | `markdown_cell` | signs of Markdown are escaped; HTML is escaped where it is rendered |
 
 A name that a store, a tar or a terminal can carry is carried as it is: with spaces, backslashes, `%`, `::`, quotes,
@@ -18,6 +18,7 @@ from string import Formatter
 
 from asyrp.errors import UserError
 from pipeline.images.codec import EXTENSION, Codec
+from pipeline.images.keys import safe_key, without_here
 
 SEARCHED = "auto"
 """Stands for the strength in an output's name if every image has a strength of its own."""
@@ -35,25 +36,8 @@ path."""
 MEMBER_ENDING = ".source.jpeg"
 """The longest ending that a member of a tar gets after its sample's name."""
 
-_UNSAFE = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]|(?<![^/])/|/\Z|(?<![^/])\.\.?(?![^/])")
-_HERE = re.compile(r"(?<![^/])(?:\./)+")
 _STEERING = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
-
-
-def safe_key(name: str) -> str:
-    """A key made from a name: relative, and text that every store, table and tar can hold.
-
-    Percent-escaped are control characters, bytes that are not UTF-8, components `.` and `..`, and a slash that is the
-    first or last sign or follows another. `./` is left out. Any other text is its own key, and so is every key.
-    """
-    return _UNSAFE.sub(lambda found: _escape(found.group()), _HERE.sub("", name)) or "_"
-
-
-def _escape(text: str) -> str:
-    """The percent-escapes of a text's bytes. Python reads a byte that is not UTF-8 as a surrogate."""
-    errors = "surrogateescape" if "\udc80" <= text <= "\udcff" else "surrogatepass"
-    return "".join(f"%{byte:02X}" for byte in text.encode(errors=errors))
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
 def shown_strength(strength: float | None) -> str:
@@ -79,7 +63,7 @@ def check_template(template: str) -> None:
             given = f"{field}{conversion and '!'}{conversion or ''}{form and ':'}{form}"
             raise UserError(f"'{template}' is no output name: {{{given}}} is not among {known}")
     sample = template.format(**dict.fromkeys(NAME_FIELDS, "x"))
-    if safe_key(sample) != _HERE.sub("", sample):
+    if safe_key(sample) != without_here(sample):
         raise UserError(
             f"'{template}' is no output name: it leaves the output folder, ends in no name of a file, or holds "
             "control characters"
@@ -137,7 +121,7 @@ def tar_member(name: str) -> str:
     return f"%5F{member.removeprefix('_')}" if member.startswith("__") else member
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """A text for people, in which no character can steer a terminal, or hide or turn around what is beside it.
 
     Escapes stand for control characters but line breaks and tabs, for marks of the direction of writing, and for what
@@ -148,5 +132,5 @@ def shown(text: str) -> str:
 
 def markdown_cell(text: str) -> str:
     """A text as a cell of a Markdown table, or anywhere in one line of Markdown."""
-    line = shown(text).replace("\n", " ").replace("\t", " ")
+    line = printable(text).replace("\n", " ").replace("\t", " ")
     return _MARKDOWN.sub(lambda sign: f"\\{sign.group()}", line)

@@ -9,8 +9,8 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
+from pipeline.images.keys import safe_key
 from pipeline.images.source import DENIED, SourceImage, version_of
-from pipeline.run.names import safe_key
 
 WILDCARDS = "*?["
 FileInfo = dict[str, Any]

@@ -17,9 +17,9 @@ from fsspec import AbstractFileSystem
 from fsspec.core import has_magic
 
 from asyrp.errors import UserError
+from pipeline.images.keys import safe_key
 from pipeline.images.selection import ALL, Selection
 from pipeline.images.source import EXTENSIONS, SourceImage, recordable
-from pipeline.run.names import safe_key
 from pipeline.run.plan import RUN
 from pipeline.sources.files import glob_files, image_of, walk
 from pipeline.sources.runs import images_of_run

@@ -18,9 +18,9 @@ from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
 from pipeline.images.fetch import plain_array
+from pipeline.images.keys import safe_key
 from pipeline.images.selection import Cell, Selection, some_names
 from pipeline.images.source import DENIED, SourceImage, is_utf8, version_of
-from pipeline.run.names import safe_key
 from pipeline.storage.credentials import names_user, redacted
 
 URL_COLUMNS = ("url", "uri", "image_url", "image_uri", "URL")

@@ -11,9 +11,9 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from asyrp.errors import UserError
+from pipeline.images.keys import safe_key
 from pipeline.images.selection import Selection
 from pipeline.images.source import EXTENSIONS, SourceImage, version_of
-from pipeline.run.names import safe_key
 
 HEADER_BYTES = 4096
 
