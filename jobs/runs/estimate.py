@@ -11,10 +11,13 @@ from asyrp.diffusion.process import inversion_calls
 from asyrp.diffusion.schedule import timesteps
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
+from jobs.runs.record import refuse_output_inside_source
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
 from pipeline.images.codec import ImageRefused, decode, encode
 from pipeline.images.fetch import fetch
+from pipeline.images.skipped import Skipped
+from pipeline.run.plan import no_images
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 
@@ -24,9 +27,11 @@ MEGABYTE = 1_000_000
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The size and cost of a run. Encoder and decoder passes per image are counted, seconds are measured on `device`.
-    If strengths are searched for or edits are drawn, passes and seconds are the most that an image can take."""
+    If strengths are searched for or edits are drawn, passes and seconds are the most that an image can take. `skipped`
+    counts the files that would not be read, by ending."""
 
     images: int
+    skipped: dict[str, int]
     shards: int
     outputs: int
     encodes_per_image: int
@@ -48,9 +53,17 @@ class Estimate:
 
 
 def estimate(resolved: ResolvedRun) -> Estimate:
-    """Counts the images and passes, and times the net on this machine. Writes nothing."""
-    spec = resolved.spec
-    images = sum(1 for _ in list_images(spec.source, spec.selection()))
+    """Counts the images and passes, and times the net on this machine. Writes nothing.
+
+    Raises:
+        UserError: if there are no images, or the output is inside the source.
+    """
+    spec, skipped = resolved.spec, Skipped()
+    if not spec.inversions:
+        refuse_output_inside_source(spec)
+    images = sum(1 for _ in list_images(spec.source, spec.selection(), skipped))
+    if not images:
+        raise no_images(skipped)
     grid = timesteps(spec.n_gen)
     computed = resolved.settings.most_draws or len(resolved.settings.edits)
     inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
@@ -66,6 +79,7 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     kept = sum(len(stage.variants) for stage in resolved.stages if stage.writes == "latents")
     return Estimate(
         images=images,
+        skipped=dict(skipped.counts),
         shards=-(-images // spec.shard_size),
         outputs=images * len(resolved.final.variants),
         encodes_per_image=encodes,
@@ -116,7 +130,7 @@ def _bytes_per_output(resolved: ResolvedRun) -> float:
     image_format, sizes = resolved.image_format, []
     for image in itertools.islice(list_images(resolved.spec.source, resolved.spec.selection()), 8):
         try:
-            decoded = decode(fetch(image), image_format.size, image_format.fit)
+            decoded = decode(fetch(image, max_bytes=image_format.max_image_bytes), image_format.size, image_format.fit)
         except (OSError, ImageRefused):
             continue  # the run will record it in the image's row
         sizes.append(len(encode(decoded.pixels, image_format.codec, image_format.quality)))

@@ -14,7 +14,7 @@ import json
 import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
+from pipeline.images.skipped import Skipped, not_read
 from pipeline.images.source import EXTENSIONS, Draw, SourceImage
 from pipeline.run.stage import Stage
 from pipeline.storage.store import Store
@@ -91,7 +92,8 @@ class PlanSummary:
     """The size and identity of a plan.
 
     `digest` covers keys, sizes, etags and draws in order. `folder` holds the part files. `census` is the JSON of an
-    augmentation's counts of the source's labels.
+    augmentation's counts of the source's labels. `skipped` counts the files of the source that were not read, by their
+    endings.
     """
 
     images: int
@@ -100,6 +102,7 @@ class PlanSummary:
     digest: str
     folder: str = FOLDER
     census: Mapping[str, Any] | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 def stage_sizes(stages: Iterable[Stage], plan: PlanSummary) -> dict[str, tuple[int, int]]:
@@ -111,8 +114,14 @@ def stage_sizes(stages: Iterable[Stage], plan: PlanSummary) -> dict[str, tuple[i
     }
 
 
-def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames) -> PlanSummary:
-    """Cut a listing into shards and write the part files.
+def write_plan(
+    store: Store,
+    images: Iterable[SourceImage],
+    shard_size: int,
+    output_names: OutputNames,
+    skipped: Skipped | None = None,
+) -> PlanSummary:
+    """Cut a listing into shards and write the part files. `skipped` counts what the listing passes over.
 
     Raises:
         UserError: if there are no images, an output name leaves the output folder, or two images would get the same
@@ -128,9 +137,16 @@ def write_plan(store: Store, images: Iterable[SourceImage], shard_size: int, out
 
     written = write_parts(store, observed(), shard_size, folder)
     if not written.images:
-        raise UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}")
+        raise no_images(skipped)
     names.check(lambda: (row.key for part in written.parts for row in read_part(store, part)), output_names)
-    return PlanSummary(written.images, written.shards, shard_size, digest.hexdigest(), folder)
+    counts = dict(skipped.counts) if skipped else {}
+    return PlanSummary(written.images, written.shards, shard_size, digest.hexdigest(), folder, skipped=counts)
+
+
+def no_images(skipped: Skipped | None) -> UserError:
+    """The error of a source in which there is nothing to edit. It says what there is."""
+    there = f"; not read: {not_read(skipped.counts)}" if skipped and skipped.counts else ""
+    return UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}{there}")
 
 
 class WrittenParts(NamedTuple):
