@@ -15,6 +15,7 @@ from jobs.runs.resolve import resolve
 from jobs.runs.session import read_state, run_and_report
 from jobs.spec.paths import absolute_url
 from jobs.spec.run import EngineSpec, RunSpec, load_spec
+from pipeline.images.skipped import not_read
 from pipeline.images.statuses import FETCH_ERROR
 from pipeline.run.progress import RunState
 from pipeline.storage.store import Store
@@ -52,6 +53,8 @@ def plan(spec: RunSpec, as_json: AsJson = False) -> None:
 def cost_table(cost: "Estimate", spec: RunSpec) -> Table:
     table = Table(show_header=False)
     table.add_row("images", f"{cost.images:,}")
+    if cost.skipped:
+        table.add_row("not read", not_read(cost.skipped))
     table.add_row("shards", f"{cost.shards:,} of up to {spec.shard_size} images")
     table.add_row("edited images", f"{cost.outputs:,}")
     table.add_row(

@@ -8,6 +8,7 @@ import numpy as np
 from asyrp.measures.names import METRICS
 from jobs.results.report import Report
 from pipeline.datasets.card import run_facts
+from pipeline.images.skipped import not_read
 from pipeline.images.statuses import OK
 from pipeline.results.rows import OWN, Results
 from pipeline.results.summaries import counts, summaries
@@ -34,6 +35,7 @@ def headline(report: Report) -> dict[str, str]:
     passes = report.state.stages[FINAL].images_done
     facts = {
         "source images": f"{np.unique(results.keys.codes[final]).size:,} of {report.images:,}",
+        "not read": not_read(report.record["plan"].get("skipped", {})),
         "edited images": f"{np.count_nonzero(final & ok):,}",
         "rows without an image": f"{np.count_nonzero(final & ~ok):,}",
         "time at work": duration(spent.seconds),

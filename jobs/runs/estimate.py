@@ -12,10 +12,13 @@ from asyrp.diffusion.schedule import timesteps
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
 from asyrp.models.scheduler import read_scheduler
+from jobs.runs.record import refuse_output_inside_source
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
 from pipeline.images.codec import ImageRefused, encode
 from pipeline.images.read import read_image
+from pipeline.images.skipped import Skipped
+from pipeline.run.plan import no_images
 from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
 
@@ -25,9 +28,11 @@ MEGABYTE = 1_000_000
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The size and cost of a run. Encoder and decoder passes per image are counted, seconds are measured on `device`.
-    If strengths are searched for or edits are drawn, passes and seconds are the most that an image can take."""
+    If strengths are searched for or edits are drawn, passes and seconds are the most that an image can take. `skipped`
+    counts the files that would not be read, by ending."""
 
     images: int
+    skipped: dict[str, int]
     shards: int
     outputs: int
     encodes_per_image: int
@@ -49,9 +54,17 @@ class Estimate:
 
 
 def estimate(resolved: ResolvedRun) -> Estimate:
-    """Counts the images and passes, and times the net on this machine. Writes nothing."""
-    spec = resolved.spec
-    images = sum(1 for _ in list_images(spec.source, spec.selection()))
+    """Counts the images and passes, and times the net on this machine. Writes nothing.
+
+    Raises:
+        UserError: if there are no images, or the output is inside the source.
+    """
+    spec, skipped = resolved.spec, Skipped()
+    if not spec.inversions:
+        refuse_output_inside_source(spec)
+    images = sum(1 for _ in list_images(spec.source, spec.selection(), skipped))
+    if not images:
+        raise no_images(skipped)
     folder = fetch_model(spec.model)
     grid = timesteps(spec.n_gen, read_scheduler(folder.scheduler).t_0)
     computed = resolved.settings.most_draws or len(resolved.settings.edits)
@@ -68,6 +81,7 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     kept = sum(len(stage.variants) for stage in resolved.stages if stage.writes == "latents")
     return Estimate(
         images=images,
+        skipped=dict(skipped.counts),
         shards=-(-images // spec.shard_size),
         outputs=images * len(resolved.final.variants),
         encodes_per_image=encodes,

@@ -5,6 +5,7 @@ It is written once, as the last file of planning. A run with another identity is
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter
 
 from asyrp.digests import json_digest
@@ -21,6 +23,7 @@ from jobs.runs.draws import Augmenter
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run_file import RunFile, shapes
 from jobs.spec.run import RunSpec
+from pipeline.images.skipped import Skipped
 from pipeline.images.source import SourceImage
 from pipeline.run.plan import (
     RUN,
@@ -34,6 +37,7 @@ from pipeline.run.plan import (
 )
 from pipeline.run.progress import StateReader
 from pipeline.run.stage import INVERT, Stage, Variant, drawn_variants
+from pipeline.sources.files import split_glob
 from pipeline.sources.listing import list_images
 from pipeline.stages.settings import declare_stages, edit_variant
 from pipeline.storage.records import Record
@@ -58,14 +62,20 @@ class RunRecord:
     stages: Sequence[Stage]
 
 
-def open_run(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None = None) -> PlanSummary:
+def open_run(
+    store: Store,
+    resolved: ResolvedRun,
+    images: Iterable[SourceImage] | None = None,
+    skipped: Skipped | None = None,
+) -> PlanSummary:
     """The plan of the run at `store`. If there is none, a new one is made of `images`, or of all images of the source.
+    `skipped` counts what the listing of `images` passes over.
 
     Raises:
         UserError: if the run there has another identity. The message lists the differences.
     """
     record = RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity, resolved.stages)
-    return open_root(store, record, lambda: _new_plan(store, resolved, images))
+    return open_root(store, record, lambda: _new_plan(store, resolved, images, skipped or Skipped()))
 
 
 def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
@@ -191,24 +201,28 @@ def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") 
             yield f"{prefix}{name}: {a} there, {b} here"
 
 
-def _new_plan(store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None) -> PlanSummary:
+def _new_plan(
+    store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None, skipped: Skipped
+) -> PlanSummary:
     if resolved.spec.inversions:
         return _plan_of_inversions(store, resolved)
-    _refuse_output_inside_source(resolved.spec)
+    refuse_output_inside_source(resolved.spec)
     if images is None:
-        images = list_images(resolved.spec.source, resolved.spec.selection())
+        images = list_images(resolved.spec.source, resolved.spec.selection(), skipped)
     if resolved.spec.augmentation is None:
-        return _write_plan(store, images, resolved)
+        return _write_plan(store, images, resolved, skipped)
     augmenter = Augmenter(resolved.spec, resolved.spec.augmentation)
     drawing = augmenter.new_drawing()
     images = augmenter.augmented(images, drawing)
-    plan = _write_plan(store, images, resolved)
+    plan = _write_plan(store, images, resolved, skipped)
     return replace(plan, census=drawing.census.as_json())
 
 
-def _write_plan(store: Store, images: Iterable[SourceImage], resolved: ResolvedRun) -> PlanSummary:
+def _write_plan(
+    store: Store, images: Iterable[SourceImage], resolved: ResolvedRun, skipped: Skipped | None = None
+) -> PlanSummary:
     names, as_files = partial(output_names, resolved), resolved.image_format.sink == "files"
-    return write_plan(store, images, resolved.spec.shard_size, names, as_files=as_files)
+    return write_plan(store, images, resolved.spec.shard_size, names, as_files=as_files, skipped=skipped)
 
 
 def output_names(resolved: ResolvedRun, key: str) -> list[str]:
@@ -216,9 +230,16 @@ def output_names(resolved: ResolvedRun, key: str) -> list[str]:
     return [resolved.image_format.output_name(key, variant) for variant in resolved.final.variants]
 
 
-def _refuse_output_inside_source(spec: RunSpec) -> None:
+def refuse_output_inside_source(spec: RunSpec) -> None:
+    """Raise UserError if the edits of a run would be listed as images of its source."""
     (source_fs, source), (output_fs, output) = open_filesystem(spec.source), open_filesystem(spec.output)
-    if type(source_fs) is type(output_fs) and f"{output}/".startswith(f"{source.rstrip('/')}/"):
+    if type(source_fs) is not type(output_fs):
+        return
+    if "/**" in source:
+        source = split_glob(source_fs, source)[0]
+    if isinstance(source_fs, LocalFileSystem):
+        source, output = os.path.realpath(source), os.path.realpath(output)
+    if f"{output}/".startswith(f"{source.rstrip('/')}/"):
         raise UserError(f"the output {spec.output} lies inside the source, so edits would be edited: move it out")
 
 

@@ -10,6 +10,7 @@ from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
 from jobs.runs.record import read_run, recorded_sizes
 from jobs.runs.run import cost, exit_code, run, summary
 from jobs.spec.run import EngineSpec, RunSpec
+from pipeline.images.skipped import not_read
 from pipeline.run.additions import grown
 from pipeline.run.commit import committed, committed_rows
 from pipeline.run.progress import RunState, StateReader, device_time
@@ -32,6 +33,8 @@ def run_and_report(spec: RunSpec, as_json: bool, found: Mapping[str, Any] | None
     state = read_state(store)
     session.ended(lambda: final_numbers(store, state), result.sheet)
     show_summary(result.outcome, state, spec.engine)
+    if result.plan.skipped:
+        console.print(f"not read: {not_read(result.plan.skipped)}", highlight=False, markup=False, soft_wrap=True)
     lost = inversion_loss(store)
     if lost:
         console.print(lost_sentence(lost), highlight=False, soft_wrap=True)
@@ -41,7 +44,8 @@ def run_and_report(spec: RunSpec, as_json: bool, found: Mapping[str, Any] | None
         if sheet:
             out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False)
 
-    facts = {**(found or {}), **summary(result.outcome, state, spec.engine), "reconstruction": lost, "sheet": sheet}
+    ended = summary(result.outcome, state, spec.engine) | {"skipped": dict(result.plan.skipped)}
+    facts = {**(found or {}), **ended, "reconstruction": lost, "sheet": sheet}
     report(facts, as_json, show)
     return exit_code(result.outcome)
 

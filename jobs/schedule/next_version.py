@@ -15,6 +15,7 @@ from jobs.spec.job import Job, Outcome
 from pipeline.datasets.changes import Changes
 from pipeline.datasets.known_images import KeySet
 from pipeline.datasets.versions import Version, latest, publish, run_name, write_index
+from pipeline.images.skipped import Skipped
 from pipeline.run.additions import CurrentRows
 from pipeline.run.manifest import Row
 from pipeline.run.stage import FINAL
@@ -114,11 +115,12 @@ class NextVersion:
     def _edit(self, display: Display) -> RunResult | None:
         """Edits the images that are new or changed; None if there are none."""
         spec = self.resolved.spec
-        to_do = self.changes.to_do(list_images(spec.source, spec.selection()))
+        skipped = Skipped()
+        to_do = self.changes.to_do(list_images(spec.source, spec.selection(), skipped))
         first = next(to_do, None)
         if first is None:
             return None
-        open_run(self.run, self.resolved, chain([first], to_do))
+        open_run(self.run, self.resolved, chain([first], to_do), skipped)
         deque(to_do, maxlen=0)  # a run that had its plan already did not read the listing to its end
         return run(spec, display)
 

@@ -5,6 +5,7 @@ Files in reading order:
 - `keys`: keys, made of names that somebody else chose
 - `source`: one image of a source, with its key and location; the formats that are read
 - `statuses`: what can become of an image
+- `skipped`: the numbers of files of a source that are not read
 - `selection`: the images of a source that are selected, by limit, share or conditions
 - `objects`: the bytes of one object of a filesystem, within a deadline and a largest size
 - `fetch`: the bytes of one image, from an object, a tar or a Parquet file, with retries

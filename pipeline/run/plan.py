@@ -15,13 +15,14 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
+from pipeline.images.skipped import Skipped, not_read
 from pipeline.images.source import EXTENSIONS, Draw, SourceImage
 from pipeline.run.name_check import NameCheck, OutputNames
 from pipeline.run.stage import Stage
@@ -102,7 +103,8 @@ class PlanSummary:
     """The size and identity of a plan.
 
     `digest` covers keys, sizes, etags and draws in order. `folder` holds the part files, and `parts` says what is in
-    each, in order. `census` is the JSON of an augmentation's counts of the source's labels.
+    each, in order. `census` is the JSON of an augmentation's counts of the source's labels. `skipped` counts the files
+    of the source that were not read, by their endings.
     """
 
     images: Count
@@ -112,6 +114,7 @@ class PlanSummary:
     folder: str = FOLDER
     census: Mapping[str, Any] | None = None
     parts: tuple[Part, ...] = ()
+    skipped: Mapping[str, Count] = field(default_factory=dict)
 
     @property
     def files(self) -> Sequence[Part]:
@@ -135,9 +138,17 @@ def stage_sizes(stages: Iterable[Stage], plan: PlanSummary) -> dict[str, tuple[i
 
 
 def write_plan(
-    store: Store, images: Iterable[SourceImage], shard_size: int, output_names: OutputNames, *, as_files: bool = False
+    store: Store,
+    images: Iterable[SourceImage],
+    shard_size: int,
+    output_names: OutputNames,
+    *,
+    as_files: bool = False,
+    skipped: Skipped | None = None,
 ) -> PlanSummary:
-    """Cut a listing into shards and write the part files. `as_files` says that output names are those of files.
+    """Cut a listing into shards and write the part files.
+
+    `as_files` says that output names are those of files. `skipped` counts what the listing passes over.
 
     Raises:
         UserError: if there are no images, or output names are refused by NameCheck.
@@ -153,11 +164,23 @@ def write_plan(
 
     written = write_parts(store, observed(), shard_size, folder)
     if not written.images:
-        raise UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}")
+        raise no_images(skipped)
     names.check(lambda: (row.key for part in written.parts for row in read_part(store, part)), output_names)
     return PlanSummary(
-        written.images, written.shards, shard_size, digest.hexdigest(), folder, parts=tuple(written.parts)
+        written.images,
+        written.shards,
+        shard_size,
+        digest.hexdigest(),
+        folder,
+        parts=tuple(written.parts),
+        skipped=dict(skipped.counts) if skipped else {},
     )
+
+
+def no_images(skipped: Skipped | None) -> UserError:
+    """The error of a source in which there is nothing to edit. It says what there is."""
+    there = f"; not read: {not_read(skipped.counts)}" if skipped and skipped.counts else ""
+    return UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}{there}")
 
 
 class WrittenParts(NamedTuple):
