@@ -33,7 +33,8 @@ from jobs.runs.resolve import ResolvedRun, resolve
 from jobs.runs.run import run
 from jobs.runs.session import read_state
 from jobs.spec.run import RunSpec
-from pipeline.engine.actors import EngineOptions, ray_session
+from pipeline.engine.actors import EngineOptions
+from pipeline.engine.cluster import ray_session
 from pipeline.engine.driver import Engine, pending_units
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.images.codec import decode

@@ -31,7 +31,7 @@ def run(spec: RunSpec, as_json: AsJson = False) -> None:
     """Edit every image of a source. Safe to repeat: what is committed is not done again.
 
     Exit codes: 0 all committed, 2 usage, 3 finished with quarantined shards, 4 too many images failed or the device
-    keeps breaking, 130 stopped.
+    keeps breaking, 5 the machine, the cluster or the store failed (the same command goes on), 130 stopped.
 
     **Example:** asyrp run -s photos/ -o edited/ -e glasses=1 -e "smile=1,beard=-0.5"
     """

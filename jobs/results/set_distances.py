@@ -10,7 +10,7 @@ from jobs.learn.collect import Collection, collect
 from jobs.runs.growth import spec_of
 from jobs.runs.record import read_run, recorded_stages
 from jobs.spec.run import EngineSpec
-from pipeline.engine.actors import ray_session
+from pipeline.engine.cluster import ray_session
 from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import SourceImage
 from pipeline.run.additions import read_images

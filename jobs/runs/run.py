@@ -17,6 +17,7 @@ from pipeline.run.plan import PlanSummary, stage_sizes
 from pipeline.run.progress import RunState, StateReader, device_seconds
 from pipeline.run.stage import ImageFormat, Stage
 from pipeline.stages.loading import load_functions
+from pipeline.storage.failures import machine_failure
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
@@ -24,7 +25,8 @@ if TYPE_CHECKING:  # Ray and torch load only where there is something to compute
 
 SUMMARY = "report/summary.json"
 DEFAULT_SHEET_ROWS = 8
-EXIT_USAGE, EXIT_QUARANTINE, EXIT_BREAKER, EXIT_DRAINED = 2, 3, 4, 130
+EXIT_BUG, EXIT_USAGE, EXIT_QUARANTINE, EXIT_BREAKER, EXIT_MACHINE = 1, 2, 3, 4, 5
+EXIT_DRAINED, EXIT_PIPE = 130, 141
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def compute(
     `load` gives the stages' functions. It is called on every actor with `settings`, a picklable dataclass whose
     `device` is set here.
     """
-    from pipeline.engine.actors import EngineOptions, has_gpu, ray_session
+    from pipeline.engine.actors import EngineOptions
+    from pipeline.engine.cluster import has_gpu, ray_session
     from pipeline.engine.driver import Engine, pending_units
 
     check_creates(store)
@@ -158,3 +161,10 @@ def exit_code(outcome: "Outcome | None") -> int:
     if outcome.tripped:
         return EXIT_BREAKER
     return EXIT_DRAINED if outcome.drained else EXIT_QUARANTINE
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a command that an error has ended: 2 the user's mistake, 5 the machine or a store, 1 a bug."""
+    if isinstance(error, UserError):
+        return EXIT_USAGE
+    return EXIT_BUG if machine_failure(error) is None else EXIT_MACHINE

@@ -17,7 +17,7 @@ from typing import Any
 
 from asyrp.errors import UserError
 from jobs.runs.record import check_creates, open_record
-from jobs.runs.run import EXIT_DRAINED, EXIT_USAGE, Display, no_display
+from jobs.runs.run import EXIT_DRAINED, Display, exit_code_of, no_display
 from jobs.schedule.next_version import NextVersion, TickResult, tick_text
 from jobs.schedule.notify import notify
 from jobs.spec.job import Job
@@ -25,13 +25,14 @@ from pipeline.datasets import leases
 from pipeline.datasets.leases import DriverAtWork, Heartbeat, Lease
 from pipeline.datasets.versions import run_name
 from pipeline.run.progress import StateReader
+from pipeline.storage.credentials import redacted
+from pipeline.storage.failures import machine_failure
 from pipeline.storage.records import read_as
 from pipeline.storage.store import Store, explained
 
 JOB = "job.json"
 TICKS = "ticks"
 FORMAT = 1
-EXIT_ERROR = 1
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -128,8 +129,8 @@ def _do_tick(job: Job, store: Store, lease: Lease, display: Display) -> TickResu
         except (Stopped, KeyboardInterrupt, SystemExit):  # Ray turns a signal into SystemExit
             result = TickResult(lease.tick, "drained", EXIT_DRAINED)
         except Exception as error:
-            code = EXIT_USAGE if isinstance(error, UserError) else EXIT_ERROR
-            end(TickResult(lease.tick, "failed", code, message=str(error) or type(error).__name__))
+            message = redacted(machine_failure(error) or str(error) or type(error).__name__)
+            end(TickResult(lease.tick, "failed", exit_code_of(error), message=message))
             raise
         end(result)
     return result

@@ -4,8 +4,6 @@ import logging
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +12,7 @@ import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from asyrp.errors import UserError
+from pipeline.engine.cluster import Cluster
 from pipeline.engine.shard_attempt import ShardReport
 from pipeline.engine.telemetry import ActorMetrics
 from pipeline.engine.worker import SHARDS_IN_FLIGHT, Worker, WorkerOptions
@@ -22,6 +21,8 @@ from pipeline.run.stage import ImageFormat, MakeFunctions, Stage
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 30
+ASK_SECONDS = 10.0  # between two questions to an actor whether it is there
+LONGEST_STEP = 5.0
 BROKEN_DEVICE = ("CUDA error", "CUDA driver error", "cuDNN error", "HIP error")
 
 
@@ -47,6 +48,19 @@ class Unit(NamedTuple):
 
     stage: str
     shard: int
+
+
+class Clock:
+    """Seconds that the driver was at work. While it stands still (a suspended process, a machine that sleeps) so does
+    the clock: nothing is late only because nobody looked."""
+
+    def __init__(self) -> None:
+        self.now, self._last = 0.0, time.monotonic()
+
+    def tick(self) -> None:
+        """Go on. The driver calls this several times a second."""
+        last, self._last = self._last, time.monotonic()
+        self.now += min(self._last - last, LONGEST_STEP)
 
 
 class EditActor:
@@ -75,6 +89,9 @@ class EditActor:
         self.worker = Worker(root, self.name, make_functions(), image_format, options, observe=self.metrics.heartbeat)
         self.worker.start()
 
+    def answer(self) -> None:
+        """Show that this process is there and not frozen, whatever else it does."""
+
     def run(self, stage: Stage, shard: int) -> ShardReport:
         assert self.worker is not None and self.metrics is not None
         start = time.monotonic()
@@ -92,43 +109,50 @@ class Actor:
     """An actor as the driver sees it.
 
     When an actor's device breaks, another actor takes its place. `broken` counts the devices that broke in this place
-    since a shard was last finished there.
+    since a shard was last finished there. Times are those of the driver's clock. An actor is `placed` when it first
+    answers: it has a node and a process then.
     """
 
     handle: Any
     broken: int
+    since: float
+    question: ray.ObjectRef
+    asked: float
+    answered: float
+    placed: float | None = None
     started: bool = False
     in_flight: set[Unit] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call that an actor works on, since a monotonic time: a unit of work, or its start if `unit` is None."""
+    """A call that an actor works on, since a time of the driver's clock: a unit of work, or its start if `unit` is
+    None."""
 
     actor: Actor
     unit: Unit | None
     since: float
 
-    def seconds(self) -> float:
-        return time.monotonic() - self.since
-
 
 class Actors:
-    """The actors of a run and their calls, oldest first."""
+    """The actors of a run and their calls, oldest first. Each actor gets the `needs` of Ray's resources."""
 
     def __init__(
         self, root: str, make_functions: MakeFunctions, image_format: ImageFormat, options: EngineOptions
     ) -> None:
         self.root, self.make_functions = root, make_functions
         self.image_format, self.options = image_format, options
-        self.count = count_actors(options)
+        self.cluster, self.clock = Cluster(), Clock()
+        self.count = count_actors(options, int(self.cluster.total("GPU")))
+        self.needs: dict[str, float] = {}
         self.alive: list[Actor] = []
         self.calls: dict[ray.ObjectRef, Call] = {}
 
     def start(self, broken: int = 0) -> None:
         """Start one more actor. If there is no node for it yet, it waits for one."""
-        on_gpu, cpus = self.options.device == "cuda", ray.cluster_resources().get("CPU", 1) / self.count
+        on_gpu, cpus = self.options.device == "cuda", (self.cluster.total("CPU") or 1) / self.count
         reserved = 1.0 if on_gpu else cpus if cpus < 1 else float(int(cpus))
+        self.needs = {"GPU": 1.0, "CPU": reserved} if on_gpu else {"CPU": reserved}
         handle: Any = (
             ray.remote(EditActor)
             .options(num_gpus=int(on_gpu), num_cpus=reserved, max_concurrency=SHARDS_IN_FLIGHT + 2)
@@ -136,18 +160,35 @@ class Actors:
         )
         options = WorkerOptions(self.options.batch_size, self.options.readers, self.options.writers)
         threads = None if on_gpu else max(1, int(cpus))
-        actor = Actor(handle, broken)
+        now = self.clock.now
+        actor = Actor(handle, broken, since=now, question=handle.answer.remote(), asked=now, answered=now)
         self.alive.append(actor)
         call = handle.start.remote(self.root, self.make_functions, self.image_format, options, threads)
-        self.calls[call] = Call(actor, None, time.monotonic())
+        self.calls[call] = Call(actor, None, now)
 
     def send(self, actor: Actor, stage: Stage, unit: Unit) -> None:
         actor.in_flight.add(unit)
-        self.calls[actor.handle.run.remote(stage, unit.shard)] = Call(actor, unit, time.monotonic())
+        self.calls[actor.handle.run.remote(stage, unit.shard)] = Call(actor, unit, self.clock.now)
+
+    def seconds(self, call: Call) -> float:
+        """How long an actor has been at work on a call."""
+        return self.clock.now - call.since
+
+    def listen(self) -> None:
+        """Note which actors have answered, and ask them again after a while."""
+        questions = [actor.question for actor in self.alive]
+        answered = set(ray.wait(questions, num_returns=len(questions), timeout=0)[0]) if questions else set()
+        for actor in self.alive:
+            if actor.question in answered:
+                actor.answered = self.clock.now
+                actor.placed = self.clock.now if actor.placed is None else actor.placed
+                if self.clock.now - actor.asked > ASK_SECONDS:
+                    actor.question, actor.asked = actor.handle.answer.remote(), self.clock.now
 
     def done(self, timeout: float) -> list[ray.ObjectRef]:
         """The calls that have ended. It waits at most `timeout` seconds for the first."""
         done, _ = ray.wait(list(self.calls), num_returns=1, timeout=timeout)
+        self.clock.tick()
         return done
 
     def end(self, reference: ray.ObjectRef) -> Call:
@@ -184,19 +225,20 @@ class Actors:
         return seconds
 
     def kill_all(self) -> None:
+        """Kill all actors and look at the cluster no more."""
         for actor in self.alive:
             ray.kill(actor.handle)
+        self.cluster.close()
 
 
-def count_actors(options: EngineOptions) -> int:
-    """The number of actors that a run gets. It stays the same when the cluster grows or shrinks.
+def count_actors(options: EngineOptions, gpus: int) -> int:
+    """The number of actors that a run gets on so many GPUs. It stays the same when the cluster grows or shrinks.
 
     Raises:
         UserError: if the cluster has too few GPUs and may not grow.
     """
     if options.device == "cpu":
         return options.actors or 1
-    gpus = int(ray.cluster_resources().get("GPU", 0))
     count = options.actors or gpus
     if count > gpus and options.may_grow:
         log.warning("the cluster has %d GPUs: the run begins with the first of %d", gpus, count)
@@ -219,38 +261,3 @@ def is_broken_device(error: BaseException) -> bool:
         and "out of memory" not in text
         and "ALLOC_FAILED" not in text
     )
-
-
-@contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
-    """Join the cluster at `address`, or start one on this machine, and leave it when the block ends.
-
-    If this process has already joined a cluster, it is used and not left.
-
-    Raises:
-        UserError: if there is no cluster at the address, or none can be started on this machine.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    dashboard = False if address is None else None
-    try:
-        # Without an address, Ray would join a cluster that somebody else has left running on this machine.
-        ray.init(
-            address=address or "local", include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False
-        )
-    except ConnectionError as error:
-        raise UserError(f"there is no Ray cluster at '{address}': {error}") from error
-    except Exception as error:
-        if type(error) is not Exception:  # Ray raises a bare Exception when a node does not start
-            raise
-        raise UserError(f"Ray did not start on this machine, try again when it has less to do: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def has_gpu() -> bool:
-    """Whether the cluster that this process has joined has a GPU."""
-    return ray.cluster_resources().get("GPU", 0) >= 1

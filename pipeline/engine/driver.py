@@ -19,15 +19,17 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from asyrp.errors import UserError
+from asyrp.errors import MachineError, UserError
 from pipeline.engine.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
 from pipeline.engine.shard_attempt import ShardReport
 from pipeline.engine.telemetry import DriverMetrics
+from pipeline.engine.watchdog import Watchdog
 from pipeline.engine.worker import SHARDS_IN_FLIGHT
 from pipeline.images.statuses import HANDLED
 from pipeline.run.commit import committed
 from pipeline.run.progress import device_time
 from pipeline.run.stage import ImageFormat, MakeFunctions, Stage
+from pipeline.storage.failures import is_full, machine_failure
 from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -83,8 +85,10 @@ class Engine:
         self.store, self.options = store, options
         self.stages = {stage.name: stage for stage in stages}
         self.actors = Actors(store.url, make_functions, image_format, options)
+        self.watchdog = Watchdog(self.actors)
         self.outcome = Outcome()
         self.failures: Counter[Unit | str] = Counter()
+        self.failed_starts = self.failed_in_a_row = 0
         self.bad_images = 0
         self.succeeded = False
         self.seconds: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT_SHARDS))
@@ -97,11 +101,13 @@ class Engine:
 
         Raises:
             UserError: if a worker raises one.
-            Exception: the error of the stages, if the first shards fail alike and none has succeeded, or an actor does
-                not start.
+            MachineError: if the cluster is lost, no actor starts, a disk is full, or a store fails again and again.
+            Exception: the error of the stages, if the first shards fail alike and none has succeeded, or one in the
+                start of an actor.
         """
         self.waiting, self.unfinished = list(units), set(units)
         self.metrics = DriverMetrics(self.store.url, (unit.stage for unit in units))
+        self.actors.cluster.watch()
         try:
             with self._drain_on_signal():
                 for _ in range(min(self.actors.count, len(units))):
@@ -109,6 +115,8 @@ class Engine:
                 while self._has_work():
                     for reference in self.actors.done(WAIT_SECONDS):
                         self._handle(reference)
+                    self.actors.listen()
+                    self._end_stuck()
                     self._end_hung()
                     self._dispatch()
                     self.metrics.actors_alive(len(self.actors.alive))
@@ -192,7 +200,7 @@ class Engine:
             if call.unit in self.unfinished
             and copies[call.unit] == 1
             and not self.failures[call.unit]
-            and is_slow(call.unit, call.seconds())
+            and is_slow(call.unit, self.actors.seconds(call))
         ]
 
     @staticmethod
@@ -216,11 +224,17 @@ class Engine:
         deadlines = {stage: self._deadline(stage) for stage in self.stages}
         hung: defaultdict[Actor, set[Unit]] = defaultdict(set)
         for call in self.actors.calls.values():
-            if call.unit is not None and call.seconds() > deadlines[call.unit.stage]:
+            if call.unit is not None and self.actors.seconds(call) > deadlines[call.unit.stage]:
                 hung[call.actor].add(call.unit)
         for actor, units in hung.items():
             longest = max(deadlines[unit.stage] for unit in units)
             self._lose(actor, f"hung, not done after {longest:.0f} s (engine.shard_deadline)", units)
+
+    def _end_stuck(self) -> None:
+        """Replace the actors whose process stands still."""
+        for actor, reason in self.watchdog.look():
+            self._count_start(actor, reason)
+            self._lose(actor, reason, actor.in_flight)
 
     # Calls that have ended
 
@@ -236,9 +250,11 @@ class Engine:
             self._failed(reference, error)
         else:
             self.actors.end(reference)
-            if call.unit is not None:
+            if call.unit is None:
+                self.failed_starts = 0
+            else:
                 call.actor.broken = 0
-                self.seconds[call.unit.stage].append(call.seconds())
+                self.seconds[call.unit.stage].append(self.actors.seconds(call))
                 self._succeeded(call.unit, report)
 
     def _succeeded(self, unit: Unit, report: ShardReport) -> None:
@@ -246,7 +262,7 @@ class Engine:
             return
         self.unfinished.discard(unit)
         self.metrics.shard_done(unit.stage)
-        self.succeeded = True
+        self.succeeded, self.failed_in_a_row = True, 0
         self.outcome.images += report.images
         rows = sum(report.statuses.values())
         bad_rows = rows - sum(report.statuses.get(status, 0) for status in HANDLED)
@@ -263,11 +279,19 @@ class Engine:
         if getattr(error, "preempted", False):
             self._lose(call.actor, "preempted", blamed=())
             return
-        if call.unit is None:
-            self.failures["start"] += 1
-            if self.failures["start"] >= MAX_ATTEMPTS:
-                raise error
+        self._count_start(call.actor, f"its process died: {str(error).partition(chr(10))[0]}")
         self._lose(call.actor, "its actor died", call.actor.in_flight)
+
+    def _count_start(self, actor: Actor, reason: str) -> None:
+        """Count a start that has failed, if the actor was not started. The run ends if no start succeeds any more."""
+        if actor.started:
+            return
+        self.failed_starts += 1
+        if self.failed_starts >= MAX_ATTEMPTS:
+            raise MachineError(
+                f"an actor did not start, {MAX_ATTEMPTS} times; the last time {reason} (memory may be short: a smaller "
+                "engine.batch_size or fewer engine.actors need less)"
+            )
 
     def _failed(self, reference: ray.ObjectRef, error: RayTaskError) -> None:
         """The worker raised an error. It is raised here if it repeats and no shard has succeeded, otherwise retried."""
@@ -277,16 +301,24 @@ class Engine:
         if is_broken_device(cause):
             self._device_broke(call.actor, reason)
             return
-        if isinstance(cause, UserError):
+        if isinstance(cause, UserError | MachineError):
             raise cause
         if call.unit is None:
             raise error
         self.actors.end(reference)
         log.warning("%s shard %d failed: %s", *call.unit, reason)
+        self._end_without_machine(cause)
         self.failures[reason] += 1
         if not self.succeeded and self.failures[reason] >= FAILURES_ALIKE:
             raise error
         self._retry(call.unit, reason)
+
+    def _end_without_machine(self, cause: Exception) -> None:
+        """End the run if the machine or the store fails so that other shards would fail as well."""
+        said = machine_failure(cause)
+        self.failed_in_a_row = self.failed_in_a_row + 1 if said else 0
+        if said and (is_full(cause) or self.failed_in_a_row >= FAILURES_ALIKE * self.actors.count):
+            raise MachineError(said)
 
     def _device_broke(self, actor: Actor, reason: str) -> None:
         """The actor's process can no longer use its device.

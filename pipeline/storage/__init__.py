@@ -5,5 +5,6 @@ Files in reading order:
 - `store`: a folder on any filesystem, with whole writes, create-if-absent and listings
 - `records`: small JSON files, each held against a dataclass when it is read
 - `read_ahead`: parallel reads ahead of the caller
-- `credentials`: secrets in URLs, kept out of files, names and logs
+- `credentials`: secrets in URLs and messages, kept out of files, names and logs
+- `failures`: errors of the machine, the cluster and stores, told from bugs and said in one sentence
 """
