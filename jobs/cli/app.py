@@ -22,6 +22,8 @@ from jobs.display import console
 from jobs.runs.run import EXIT_USAGE
 from pipeline.storage.credentials import redacted
 
+EXIT_ERROR = 1
+
 app = typer.Typer(
     help="Edit image data sets in the semantic latent space of frozen diffusion models.",
     no_args_is_help=True,
@@ -39,11 +41,19 @@ app.command("report")(report_command)
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one sentence and exit code 2, never a traceback."""
+    """Run the command line. A user's mistake is one sentence and exit code 2, never a traceback. A store that fails is
+    one sentence and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
     logging.getLogger("jobs").setLevel(logging.INFO)
     try:
         app(prog_name="asyrp")
     except UserError as error:
-        console.print(f"[bold red]error:[/bold red] {escape(redacted(str(error)))}", soft_wrap=True, highlight=False)
+        _say(str(error))
         sys.exit(EXIT_USAGE)
+    except OSError as error:
+        _say(f"a file cannot be read or written ({type(error).__name__}: {error}): give the command again when it can")
+        sys.exit(EXIT_ERROR)
+
+
+def _say(sentence: str) -> None:
+    console.print(f"[bold red]error:[/bold red] {escape(redacted(sentence))}", soft_wrap=True, highlight=False)
