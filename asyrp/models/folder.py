@@ -56,7 +56,7 @@ class ModelFolder:
         Raises:
             UserError: if the config names no size, or one that is not square.
         """
-        size = self.config.get("sample_size")
+        size: Any = self.config.get("sample_size")
         sides = size if isinstance(size, list) else [size, size]
         if len(sides) != 2 or sides[0] != sides[1] or not _is_count(sides[0]):
             raise UserError(

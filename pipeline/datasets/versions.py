@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from pipeline.run.commit import HashingStream
 from pipeline.run.manifest import Row
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.records import RESTORE, Count, DamagedRecord, numbered, read_as, record_name
-from pipeline.storage.store import Store
+from pipeline.storage.store import Store, os_errors
 
 FOLDER = "versions"
 INDEXES = f"{FOLDER}/index"
@@ -186,32 +187,38 @@ def _batches(store: Store, version: Version, columns: Collection[str] | None = N
     """
     schema = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
     try:
-        file = store.fs.open(store.path(version.index), "rb")
-    except FileNotFoundError:
-        raise _damaged(store, version, "is missing") from None
-    with file:
-        size = file.seek(0, os.SEEK_END)
-        if version.index_bytes not in (None, size):
-            raise _damaged(store, version, f"has {size} bytes and was written with {version.index_bytes}")
-        if columns is None and version.index_sha256 is not None:
-            file.seek(0)
-            if hashlib.file_digest(file, "sha256").hexdigest() != version.index_sha256:
-                raise _damaged(store, version, "is not as it was written")
-        try:
-            parquet = pq.ParquetFile(file)
-            batches = parquet.iter_batches(
-                BATCH, columns=[name for name in schema.names if name in parquet.schema_arrow.names]
-            )
-            if version.rows and parquet.metadata.num_rows != sum(version.rows.values()):
-                raise _damaged(store, version, f"has {parquet.metadata.num_rows} rows, and its version has others")
-            for batch in batches:
+        with os_errors(), store.fs.open(store.path(version.index), "rb") as file:
+            _compare(store, version, file, deep=columns is None)
+            for batch in _read(store, version, file, schema):
                 arrays = [
                     batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
                     for field in schema
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-        except pa.ArrowException as error:
-            raise _damaged(store, version, f"cannot be read ({type(error).__name__})") from error
+    except FileNotFoundError:
+        raise _damaged(store, version, "is missing") from None
+
+
+def _compare(store: Store, version: Version, file: IO[bytes], deep: bool) -> None:
+    """Hold the bytes of an index against its version: their number and, with `deep`, their SHA-256."""
+    size = file.seek(0, os.SEEK_END)
+    if version.index_bytes not in (None, size):
+        raise _damaged(store, version, f"has {size} bytes and was written with {version.index_bytes}")
+    if deep and version.index_sha256 is not None:
+        file.seek(0)
+        if hashlib.file_digest(file, "sha256").hexdigest() != version.index_sha256:
+            raise _damaged(store, version, "is not as it was written")
+
+
+def _read(store: Store, version: Version, file: IO[bytes], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    try:
+        parquet = pq.ParquetFile(file)
+        if version.rows and parquet.metadata.num_rows != sum(version.rows.values()):
+            raise _damaged(store, version, f"has {parquet.metadata.num_rows} rows, and its version says others")
+        there = [name for name in schema.names if name in parquet.schema_arrow.names]
+        yield from parquet.iter_batches(BATCH, columns=there)
+    except pa.ArrowException as error:
+        raise _damaged(store, version, f"cannot be read ({type(error).__name__})") from error
 
 
 def _damaged(store: Store, version: Version, fault: str) -> DamagedIndex:

@@ -27,7 +27,7 @@ from pipeline.images.source import EXTENSIONS, Draw, SourceImage
 from pipeline.run.name_check import NameCheck, OutputNames
 from pipeline.run.stage import Stage
 from pipeline.storage.records import Count, ShardCount, read_as
-from pipeline.storage.store import Store, explained
+from pipeline.storage.store import Store, explained, os_errors
 
 RUN = "run.json"
 """The file that defines a run. Planning writes it last."""
@@ -279,7 +279,7 @@ def read_group(store: Store, part: Part, group: int, shard: int) -> list[PlanRow
     Raises:
         DamagedPlan: if the file is missing, not as it was written, or does not have the shard there.
     """
-    with _explained(store, part), store.fs.open(store.path(part.path), "rb") as file:
+    with os_errors(), _explained(store, part), store.fs.open(store.path(part.path), "rb") as file:
         parquet = pq.ParquetFile(file)
         size = file.seek(0, os.SEEK_END)
         _compare(store, part, size, parquet)

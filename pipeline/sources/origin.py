@@ -15,8 +15,8 @@ from asyrp.errors import UserError
 from pipeline.images.source import DENIED
 from pipeline.run.manifest import Row
 from pipeline.run.plan import RUN
-from pipeline.sources.files import WILDCARDS
-from pipeline.sources.tables import _may_be_listed
+from pipeline.sources.files import split_glob
+from pipeline.sources.tables import may_be_listed
 from pipeline.storage.records import read_as
 from pipeline.storage.store import Store, is_below, open_filesystem
 
@@ -49,7 +49,7 @@ class Origin:
         return {**row, "source_uri": f"{DENIED}{uri!r} is not below the source of its run, {self.source}"}
 
     def _may_be_named(self, uri: str) -> bool:
-        if _may_be_listed(uri):
+        if may_be_listed(uri):
             return True
         try:
             fs, path = open_filesystem(uri)
@@ -62,10 +62,12 @@ class Origin:
 
     @cached_property
     def _base(self) -> str:
-        """The URL of the source; of a pattern, that of the folder before its first wildcard."""
+        """The URL of the source. For a pattern it is that of the folder in which it begins, and for a Parquet file that
+        of its folder, because such a file may name images beside it."""
         fs, path = open_filesystem(self.source)
-        first = min((path.index(sign) for sign in WILDCARDS if sign in path), default=None)
-        return fs.unstrip_protocol(path if first is None else path[:first].rpartition("/")[0])
+        folder, pattern = split_glob(fs, path)
+        is_table = not pattern and folder.lower().endswith(".parquet")
+        return fs.unstrip_protocol(folder.rpartition("/")[0] if is_table else folder)
 
     @cached_property
     def _folder(self) -> Path | None:

@@ -273,7 +273,7 @@ def _listed(rows: Iterator[Row], column: str, prefix: str) -> Iterator[SourceIma
     for number, row in enumerate(rows):
         url = str(row[column] or "")
         columns = {name: value for name, value in row.items() if name != column}
-        uri, named = (url, url) if _may_be_listed(url) else (_denied(url), redacted(url))
+        uri, named = (url, url) if may_be_listed(url) else (_denied(url), redacted(url))
         yield SourceImage(prefix + _key(row, key_of_url(named, number)), uri, columns=columns)
 
 
@@ -305,7 +305,7 @@ def _split(url: str) -> SplitResult | None:
         return None
 
 
-def _may_be_listed(url: str) -> bool:
+def may_be_listed(url: str) -> bool:
     chained = "::" in url  # chained filesystems of fsspec, which could hide a local one
     parts = _split(url)
     return parts is not None and parts.scheme in LISTED_SCHEMES and not chained and not names_user(url)

@@ -6,7 +6,7 @@ To list a tar, only headers are read: one small ranged read for each member, wha
 import json
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from fsspec import AbstractFileSystem
 
@@ -89,7 +89,7 @@ def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 def _opened(file: IO[bytes], start: int) -> tarfile.TarFile:
     file.seek(start)
     try:
-        return tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8")
+        return tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:", encoding="utf-8")
     except (OSError, tarfile.TarError):
         raise
     except Exception as error:

@@ -89,13 +89,14 @@ class Record:
 
     def of(self, kind: type[Kind], formats: Sequence[int] | None = None) -> Kind:
         """The record as an object of a dataclass. Raises DamagedRecord and UserError as `read_as` does."""
+        shape: Any = kind
         try:
             if formats is not None and (found := _adapter(_Formatted).validate_json(self.data).format) not in formats:
                 known = " and ".join(map(str, formats))
                 raise UserError(
                     f"{self.name} at {self.store.url} has format {found}, this asyrp knows {known}: update asyrp"
                 )
-            record: Kind = _adapter(kind).validate_json(self.data, strict=True)
+            record: Kind = _adapter(shape).validate_json(self.data, strict=True)
         except ValidationError as error:
             raise self.damaged(_fault(error)) from None
         return record

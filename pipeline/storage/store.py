@@ -259,7 +259,8 @@ class Store:
         with tempfile.NamedTemporaryFile() as file:
             yield file
             file.flush()
-            self.fs.put_file(file.name, self.path(name))
+            with os_errors():
+                self.fs.put_file(file.name, self.path(name))
 
     @os_errors()
     def create(self, name: str, data: bytes) -> bool:

@@ -26,7 +26,7 @@ from pipeline.run.progress import StageState
 from pipeline.run.sinks import DamagedOutput, read_output
 from pipeline.run.stage import Stage
 from pipeline.storage.read_ahead import read_ahead
-from pipeline.storage.store import Store
+from pipeline.storage.store import Store, os_errors
 from pipeline.upkeep.garbage import Garbage, find_garbage
 from pipeline.upkeep.strangers import strangers
 
@@ -236,7 +236,7 @@ class CommitChecker:
         """
         if stage.writes == "images":
             if not _is_one_image(rows):  # an image's own SHA-256 is that of its file
-                with self.store.fs.open(self.store.path(file.path), "rb") as stream:
+                with os_errors(), self.store.fs.open(self.store.path(file.path), "rb") as stream:
                     _compare(file, hashlib.file_digest(stream, "sha256").hexdigest())
             cells = ParquetCells()
             for row in rows:
