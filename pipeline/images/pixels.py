@@ -6,7 +6,7 @@ Work is done strip by strip, because the copies of a whole image of 100 million 
 import io
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageCms
@@ -111,8 +111,8 @@ def _grey_of_integers(strip: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image) -> float:
-    extrema: Any = image.getextrema()
-    _, largest = extrema
+    """The number that is white in an image of floats."""
+    _, largest = cast(tuple[float, float], image.getextrema())
     return next((white for white in (1.0, 255.0) if largest <= white), 65_535.0)
 
 
@@ -152,5 +152,5 @@ def _moves(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(len(levels), -1, 3)
     colours = Image.fromarray(grid).convert(mode)
-    moved: Any = ImageChops.difference(transform.apply(colours), colours.convert("RGB")).getextrema()
-    return max(int(largest) for _, largest in moved) > SAME_COLOURS
+    moved = ImageChops.difference(transform.apply(colours), colours.convert("RGB"))
+    return bool(np.asarray(moved).max() > SAME_COLOURS)
