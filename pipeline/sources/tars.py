@@ -79,7 +79,7 @@ def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
                     raise tarfile.ReadError(f"the size of a member is {member.size}")
                 last = member.offset
                 yield member
-            end = tar.offset  # type: ignore[attr-defined]
+            end = tar.offset
         if start and last < start:
             raise tarfile.ReadError(f"from byte {start:,} on it is no tar")
         start = _next_start(file, end)
@@ -88,7 +88,7 @@ def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 def _opened(file: IO[bytes], start: int) -> tarfile.TarFile:
     file.seek(start)
     try:
-        return tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8")
+        return tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8")  # type: ignore[call-overload, no-any-return]
     except (OSError, tarfile.TarError):
         raise
     except Exception as error:
