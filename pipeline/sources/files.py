@@ -114,13 +114,14 @@ class Tree:
         """
         pending = [self.root]
         while pending:
-            folder, folders = pending.pop(), []
+            folder = pending.pop()
+            folders: list[FileInfo] = []
             for entry in self._entries(folder):
                 if entry["type"] == "directory" or self._is_link_to_folder(entry):
                     folders.append(entry)
                 elif file := self._file(entry):
                     yield file
-            entered = []
+            entered: list[str] = []
             for entry in folders:
                 if file := self._folder(entry, folder, entered):
                     yield file

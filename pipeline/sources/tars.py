@@ -80,7 +80,7 @@ def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
                     raise tarfile.ReadError(f"the size of a member is {member.size}")
                 last = member.offset
                 yield member
-            end = tar.offset  # type: ignore[attr-defined]
+            end = tar.offset
         if start and last < start:
             raise tarfile.ReadError(f"from byte {start:,} on it is no tar")
         start = _next_start(file, end)
