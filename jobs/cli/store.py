@@ -14,13 +14,14 @@ from asyrp.errors import UserError
 from jobs.cli.options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
 from jobs.runs.record import read_run, recorded_plan, recorded_sizes, recorded_stages
-from jobs.schedule.tick import is_job
+from jobs.schedule.tick import TICKS, is_job
 from jobs.spec.paths import absolute_url
+from pipeline.datasets import leases, versions
 from pipeline.run.additions import grown, read_additions
 from pipeline.run.progress import RunState
 from pipeline.run.stage import FINAL
 from pipeline.storage.store import Store
-from pipeline.upkeep.garbage import CollectedGarbage, Garbage, collect_garbage
+from pipeline.upkeep.garbage import CollectedGarbage, Garbage, collect_garbage, collect_unfinished
 from pipeline.upkeep.retention import RUNS, Retired, retire
 from pipeline.upkeep.verify import Verification, counted
 from pipeline.upkeep.verify import verify as verify_run
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.datasets.export import Exported, Snapshot
 
 EXIT_NOT_WHOLE = 3
+JOB_FOLDERS = ("", leases.FOLDER, leases.SKIPPED, versions.FOLDER, TICKS)
 Item = TypeVar("Item")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -102,20 +104,28 @@ def gc(
 ) -> None:
     """Delete what killed attempts left behind: files that no commit names, and parts of additions without a record.
 
-    At the root of a job, delete versions that are not to be kept, and runs that no version has images of. The run or
-    the job may be at work at the same time.
+    At the root of a job, delete versions that are not to be kept, and runs that no version has images of. In the output
+    of an export, delete what a killed export left. The run or the job may be at work at the same time.
 
     **Example:** asyrp gc edited/ --dry-run
     """
+    from pipeline.datasets.export import RECORD
+
     seconds = _seconds(older_than)
     store = Store(absolute_url(root))
     if is_job(store):
         retired = retire(store, keep_versions, seconds, dry_run)
-        report({"dry_run": dry_run, **asdict(retired)}, as_json, lambda: _print_retired(retired, dry_run))
+        torn = collect_unfinished(store, JOB_FOLDERS, seconds, dry_run).freed
+        facts = {"dry_run": dry_run, **asdict(retired), "unfinished": _totals(torn)["files"]}
+        report(facts, as_json, lambda: _print_retired(retired, dry_run))
         return
     if keep_versions is not None:
         raise UserError(f"--keep-versions is for the root of a job, and {root} is none: leave it out")
-    collected = collect_garbage(store, recorded_sizes(read_run(store)), seconds, dry_run)
+    if store.exists(RECORD):
+        folders = {entry.name.rpartition("/")[0] for entry in store.files("")}
+        collected = collect_unfinished(store, sorted(folders), seconds, dry_run)
+    else:
+        collected = collect_garbage(store, recorded_sizes(read_run(store)), seconds, dry_run)
     facts = {"dry_run": dry_run, "freed": _totals(collected.freed), "young": _totals(collected.young)}
     report(facts, as_json, lambda: _print_collected(collected, dry_run, older_than))
 

@@ -24,7 +24,7 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,21 @@ def collect_garbage(store: Store, stages: Iterable[str], older_than: float, dry_
     Raises:
         UserError: if the store does not say when files were written, and `older_than` is not 0.
     """
-    found = find_garbage(store, stages, _watched)
+    return _collect(store, find_garbage(store, stages, _watched), older_than, dry_run)
+
+
+def collect_unfinished(
+    store: Store, folders: Iterable[str], older_than: float, dry_run: bool = False
+) -> CollectedGarbage:
+    """Deletes the hidden files directly in these folders of writes that were killed so many seconds ago.
+
+    Raises:
+        UserError: as `collect_garbage` does.
+    """
+    return _collect(store, list(unfinished_writes(store, folders)), older_than, dry_run)
+
+
+def _collect(store: Store, found: Sequence[Garbage], older_than: float, dry_run: bool) -> CollectedGarbage:
     oldest = store_time(store) - older_than if found and older_than else math.inf
     freed: list[Garbage] = []
     young: list[Garbage] = []
