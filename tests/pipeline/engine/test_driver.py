@@ -197,7 +197,7 @@ def test_a_full_disk_stops_the_run_at_once_and_quarantines_nothing(faces, tmp_pa
             file.write("x")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(MachineError, match="the run at .*/out cannot go on: No space left on device: free some space"):
+    with pytest.raises(MachineError, match=r"the run at .*/out cannot go on: No space left on device: free some space"):
         run_with(stand_in(full), resolve(spec(faces(40), tmp_path / "out", shard_size=2)), batch_size=2)
     assert len((tmp_path / "tries").read_text()) <= 2  # the shards in flight
 
