@@ -37,13 +37,13 @@ def main() -> None:
 def _run() -> int:
     from jobs.cli.app import Stopped
     from jobs.cli.app import main as command
+    from pipeline.engine.signals import stop_signals
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise Stopped
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, stop)
+    for number in stop_signals():
+        signal.signal(number, stop)
     try:
         command()
     except SystemExit as ended:

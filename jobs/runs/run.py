@@ -11,6 +11,7 @@ from asyrp.errors import UserError
 from jobs.runs.record import check_creates, open_run
 from jobs.runs.resolve import resolve
 from jobs.spec.run import EngineSpec, RunSpec
+from pipeline.engine.machine import check_address
 from pipeline.results import sheet
 from pipeline.run.additions import grown, shard_ids
 from pipeline.run.plan import PlanSummary, stage_sizes
@@ -130,6 +131,8 @@ def compute(
     `load` gives the stages' functions. It is called on every actor with `settings`, a picklable dataclass whose
     `device` is set here.
     """
+    if knobs.address is not None:
+        check_address(knobs.address)  # before torch loads, so that a wrong one is soon known
     from pipeline.engine.actors import EngineOptions
     from pipeline.engine.cluster import has_gpu, ray_session
     from pipeline.engine.driver import Engine, pending_units

@@ -22,6 +22,7 @@ from jobs.schedule.tick import skip_tick
 from jobs.spec.job import Job
 from jobs.spec.schedule import SECOND, Schedule
 from pipeline.datasets.leases import last_lease, read_skipped
+from pipeline.engine.signals import stop_signals
 from pipeline.storage.store import Store, explained
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ def missed_ticks(store: Store, schedule: Schedule, now: datetime) -> list[dateti
 
 
 def serve(paths: Sequence[Path], jobs: Sequence[Job]) -> None:
-    """Starts every tick of the jobs in these files until SIGTERM or Ctrl-C. Then it waits until the drivers have
-    drained.
+    """Starts every tick of the jobs in these files until SIGTERM, SIGHUP or Ctrl-C. Then it waits for the drivers to
+    drain.
 
     Raises:
         UserError: if two jobs have one root, or as `ScheduledJob` does.
@@ -138,7 +139,7 @@ def serve(paths: Sequence[Path], jobs: Sequence[Job]) -> None:
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, stop)
     while not stopping.wait(min(one.step(datetime.now(UTC)) for one in scheduled)):
         pass

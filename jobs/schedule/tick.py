@@ -8,7 +8,7 @@ from what is there.
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -24,6 +24,7 @@ from jobs.spec.job import Job
 from pipeline.datasets import leases
 from pipeline.datasets.leases import DriverAtWork, Heartbeat, Lease
 from pipeline.datasets.versions import run_name
+from pipeline.engine.signals import stop_signals
 from pipeline.run.progress import StateReader
 from pipeline.storage.credentials import redacted
 from pipeline.storage.failures import machine_failure
@@ -120,9 +121,10 @@ def _do_tick(job: Job, store: Store, lease: Lease, display: Display) -> TickResu
         heartbeat.facts = {"run": run_name(store, reader.store.url)}
         return display(reader)
 
-    with _on_signals(signal.SIG_IGN), Heartbeat(store, lease, stop) as heartbeat:
+    signals = stop_signals()
+    with _on_signals(signals, signal.SIG_IGN), Heartbeat(store, lease, stop) as heartbeat:
         try:
-            with _on_signals(_stop):
+            with _on_signals(signals, _stop):
                 result = _result_of(store, lease.tick) or NextVersion(job, store, lease.tick).make(shown)
             if result.is_done:
                 store.create(_record_name(lease.tick), json.dumps(asdict(result), indent=1).encode())
@@ -137,7 +139,7 @@ def _do_tick(job: Job, store: Store, lease: Lease, display: Display) -> TickResu
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C came while nothing was computed. While a run computes, the engine handles signals and
+    """SIGTERM, SIGHUP or Ctrl-C came while nothing was computed. While a run computes, the engine handles signals and
     drains."""
 
 
@@ -146,8 +148,8 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 
 @contextmanager
-def _on_signals(handler: Handler) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+def _on_signals(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

@@ -10,5 +10,6 @@ Files in reading order:
 - `reading`, `batches`, `device`, `threads`: what these threads work with
 - `shard_attempt`: one shard on its way through a worker, up to its commit
 - `shard_input`: the results of an earlier stage that a shard reads
+- `signals`: the signals that ask a process to stop
 - `telemetry`: metrics for Prometheus, through Ray
 """

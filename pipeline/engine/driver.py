@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from asyrp.errors import MachineError, UserError
 from pipeline.engine.actors import Actor, Actors, Call, EngineOptions, Unit, is_broken_device
 from pipeline.engine.shard_attempt import ShardReport
+from pipeline.engine.signals import stop_signals
 from pipeline.engine.telemetry import DriverMetrics
 from pipeline.engine.watchdog import Watchdog
 from pipeline.engine.worker import SHARDS_IN_FLIGHT
@@ -318,7 +319,7 @@ class Engine:
         said = machine_failure(cause)
         self.failed_in_a_row = self.failed_in_a_row + 1 if said else 0
         if said and (is_full(cause) or self.failed_in_a_row >= FAILURES_ALIKE * self.actors.count):
-            raise MachineError(said)
+            raise MachineError(f"the run at {self.store.url} cannot go on: {said}")
 
     def _device_broke(self, actor: Actor, reason: str) -> None:
         """The actor's process can no longer use its device.
@@ -363,7 +364,7 @@ class Engine:
 
     @contextmanager
     def _drain_on_signal(self) -> Iterator[None]:
-        """On SIGTERM or Ctrl-C, finish the shards in flight and stop; on the second one, stop at once."""
+        """On SIGTERM, SIGHUP or Ctrl-C, finish the shards in flight and stop; on the second one, stop at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -374,7 +375,7 @@ class Engine:
             log.warning("stopping: the shards in flight are being finished; once more to stop at once")
             self.draining.set()
 
-        before = {number: signal.signal(number, drain) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, drain) for number in stop_signals()}
         try:
             yield
         finally:

@@ -101,9 +101,9 @@ def _can_keep_token() -> bool:
 
 
 def check_address(address: str) -> None:
-    """Raise UserError if nobody at HOST:PORT speaks as Ray does. Other forms of addresses are left to Ray."""
-    host, colon, port = address.rpartition(":")
-    if not colon or "/" in address:
+    """Raise UserError if nobody at HOST:PORT or ray://HOST:PORT speaks as Ray does. Other forms are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or "/" in host:
         return
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"there is no Ray cluster at '{address}': write it as HOST:PORT, as in head:6379")

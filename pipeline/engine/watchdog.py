@@ -14,7 +14,8 @@ from pipeline.engine.cluster import LOST_SECONDS
 log = logging.getLogger(__name__)
 
 FROZEN_SECONDS, BEGIN_SECONDS = 90.0, 100.0
-"""How long the process of an actor may leave a question unanswered, and the first one, while it loads its modules."""
+"""How long the process of an actor may leave a question unanswered, and the first one, while it loads its modules. It
+gets twice as long after each one that was given up: a machine with too much to do is slow, not frozen."""
 
 START_SECONDS = 1800.0
 """How long an actor may load its net. Fetching it over a network is part of that."""
@@ -33,6 +34,7 @@ class Watchdog:
         self.actors, self.cluster, self.clock = actors, actors.cluster, actors.clock
         self._answers, self._answered = 0, self.clock.now
         self._hopeful = self._said = self.clock.now
+        self._patience = 1
 
     def look(self) -> list[tuple[Actor, str]]:
         """The actors that stand still, each with what it has failed to do.
@@ -43,7 +45,9 @@ class Watchdog:
         self._look_at_cluster()
         self._say_what_is_waited_for()
         self._give_up_on_nodes()
-        return list(self._stuck())
+        stuck = list(self._stuck())
+        self._patience *= 2 if stuck else 1
+        return stuck
 
     def _look_at_cluster(self) -> None:
         now = self.clock.now
@@ -88,12 +92,12 @@ class Watchdog:
         )
 
     def _stuck(self) -> Iterator[tuple[Actor, str]]:
-        now = self.clock.now
+        now, begin, frozen = self.clock.now, self._patience * BEGIN_SECONDS, self._patience * FROZEN_SECONDS
         for actor in self.actors.alive:
             if actor.placed is None:
-                if not self.actors.options.may_grow and now - actor.since > BEGIN_SECONDS:
-                    yield actor, f"its process did not begin within {BEGIN_SECONDS:.0f} s"
-            elif now - actor.answered > FROZEN_SECONDS:
-                yield actor, f"its process has not answered for {FROZEN_SECONDS:.0f} s"
+                if not self.actors.options.may_grow and now - actor.since > begin:
+                    yield actor, f"its process did not begin within {begin:.0f} s"
+            elif now - actor.answered > frozen:
+                yield actor, f"its process has not answered for {frozen:.0f} s"
             elif not actor.started and now - actor.placed > START_SECONDS:
                 yield actor, f"it has not loaded its net within {START_SECONDS / 60:.0f} min"

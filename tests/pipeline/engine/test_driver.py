@@ -1,5 +1,6 @@
 """Ray actors: what is done once, what a failure costs, and what the driver hears."""
 
+import errno
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from asyrp.errors import UserError
+from asyrp.errors import MachineError, UserError
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
 from jobs.runs.run import exit_code, run
@@ -188,6 +189,27 @@ def test_a_bug_stops_the_run_at_once_with_its_traceback(faces, tmp_path):
     with pytest.raises(ZeroDivisionError, match=r"in bug(.|\n)*our fault"):
         run_with(stand_in(bug), resolve(spec(faces(40), tmp_path / "out", shard_size=2)), batch_size=2)
     assert committed(Store(str(tmp_path / "out")), "boost") == set()
+
+
+def test_a_full_disk_stops_the_run_at_once_and_quarantines_nothing(faces, tmp_path):
+    def full(_):
+        with (tmp_path / "tries").open("a") as file:
+            file.write("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(MachineError, match=r"the run at .*/out cannot go on: No space left on device: free some space"):
+        run_with(stand_in(full), resolve(spec(faces(40), tmp_path / "out", shard_size=2)), batch_size=2)
+    assert len((tmp_path / "tries").read_text()) <= 2  # the shards in flight
+
+
+def test_a_store_that_fails_under_way_stops_the_run_and_quarantines_nothing(faces, tmp_path):
+    def gone(keys):
+        if keys[0] > "0007.png":
+            raise ConnectionError(f"the store is gone, asked for {keys[0]}")
+
+    with pytest.raises(MachineError, match="the store is gone"):
+        run_with(stand_in(gone), resolve(spec(faces(40), tmp_path / "out", shard_size=2)), batch_size=2)
+    assert committed(Store(str(tmp_path / "out")), "boost") == {0, 1, 2, 3}
 
 
 def test_a_mistake_found_by_the_actors_arrives_as_one_sentence(faces, tmp_path):

@@ -118,6 +118,7 @@ def test_a_cluster_that_does_not_speak_is_refused(serve, monkeypatch):
     ("address", "reason"),
     [
         ("127.0.0.1:1", "Connection refused"),
+        ("ray://127.0.0.1:1", "Connection refused"),
         ("no.such.host.invalid:6379", "Name or service|Temporary failure|No address"),
         ("head:port", "write it as HOST:PORT"),
         ("head:99999", "write it as HOST:PORT"),
@@ -131,7 +132,7 @@ def test_an_address_where_nobody_is_is_one_sentence(address, reason):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001"])
+@pytest.mark.parametrize("address", ["auto", "local", "anyscale://head:1"])
 def test_other_forms_of_addresses_are_left_to_ray(address):
     check_address(address)
 

@@ -87,6 +87,16 @@ def test_a_process_that_does_not_begin_is_replaced_where_no_node_can_be_waited_f
     assert growing.pass_time(watchdog.BEGIN_SECONDS + 1) == []
 
 
+def test_the_next_process_has_twice_as_long():
+    run = StandIn()
+    run.actor()
+    run.pass_time(watchdog.BEGIN_SECONDS)
+    assert run.pass_time(1) != []
+    run.alive.clear()
+    run.actor()
+    assert run.pass_time(2 * watchdog.BEGIN_SECONDS) == [] and run.pass_time(1) != []
+
+
 def test_a_run_that_waits_says_for_what_every_half_minute(caplog):
     run = StandIn(may_grow=True)
     run.actor()
