@@ -159,7 +159,7 @@ def recorded_stages(record: dict[str, Any]) -> list[Stage]:
     """The stages of a run, as run.json declares them."""
     if record["format"] == STAGES_DERIVED:
         return _derived_stages(record)
-    return [Stage.from_json(declaration) for declaration in record["stages"]]
+    return TypeAdapter(list[Stage]).validate_python(record["stages"])
 
 
 def recorded_sizes(record: dict[str, Any]) -> dict[str, tuple[int, int]]:

@@ -129,11 +129,6 @@ class Stage:
         """The declaration as run.json records it."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, declaration: Mapping[str, Any]) -> "Stage":
-        """The stage that `as_json` recorded."""
-        return cls(**{**declaration, "variants": tuple(Variant(**variant) for variant in declaration["variants"])})
-
     def shards(self, planned: Sequence[int]) -> Sequence[int]:
         """The shards that the stage covers, of those in the plan and its additions."""
         return planned if self.first_images is None else planned[:1]
