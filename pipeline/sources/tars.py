@@ -88,7 +88,7 @@ def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 def _opened(file: IO[bytes], start: int) -> tarfile.TarFile:
     file.seek(start)
     try:
-        return tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8")  # type: ignore[call-overload, no-any-return]
+        return tarfile.open(fileobj=_Headers(file), mode="r:", encoding="utf-8")  # type: ignore[call-overload]
     except (OSError, tarfile.TarError):
         raise
     except Exception as error:
