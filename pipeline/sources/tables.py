@@ -31,6 +31,7 @@ BATCH = 1_000
 LONGEST_LINE = 100_000
 """The most letters of a line of a list."""
 
+LONGEST_URL = 8_000
 LONGEST_ROW = 1_000_000
 """The most bytes of a row of a CSV file. So many are in memory at a time."""
 
@@ -273,7 +274,10 @@ def _listed(rows: Iterator[Row], column: str, prefix: str) -> Iterator[SourceIma
     for number, row in enumerate(rows):
         url = str(row[column] or "")
         columns = {name: value for name, value in row.items() if name != column}
-        uri, named = (url, url) if may_be_listed(url) else (_denied(url), redacted(url))
+        if len(url) > LONGEST_URL:
+            uri, named = f"{DENIED}it has {len(url):,} letters, and a URL may have {LONGEST_URL:,}", ""
+        else:
+            uri, named = (url, url) if may_be_listed(url) else (_denied(url), redacted(url))
         yield SourceImage(prefix + _key(row, key_of_url(named, number)), uri, columns=columns)
 
 

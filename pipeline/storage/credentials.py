@@ -15,7 +15,7 @@ from asyrp.errors import UserError
 # Matches user:password@ in any URL, but not a port before a path with an @ in it. Matches user@ in http(s) URLs, where
 # a name alone can be a secret; container@account of Azure and user@host of SFTP are no secrets.
 _USER = re.compile(
-    r"(?P<scheme>[a-z0-9+.-]+://)(?:[^\s/?#'\"@:]*:(?!\d*/)[^\s'\"@]*|(?<=http://)[^\s/@]+|(?<=https://)[^\s/@]+)@",
+    r"(?P<scheme>[a-z0-9+.-]{1,20}://)(?:[^\s/?#'\"@:]*:(?!\d*/)[^\s'\"@]*|(?<=http://)[^\s/@]+|(?<=https://)[^\s/@]+)@",
     re.I,
 )
 _PARAMETER = re.compile(r"[?&;#](?P<name>[^?&;#=\s'\"]+)=(?=[^&#\s'\"])")

@@ -153,6 +153,14 @@ def test_a_line_that_is_no_url_costs_its_neighbours_nothing(tmp_path, url):
     assert [first.key, last.key] == ["host/a.png", "host/b.png"]
 
 
+def test_a_url_without_bounds_is_a_row_and_costs_its_neighbours_nothing(tmp_path):
+    (tmp_path / "x.txt").write_text(f"https://host/a.png\nhttps://host/{'a' * 90_000}\nhttps://host/b.png\n")
+    first, long, last = listed(tmp_path / "x.txt")
+    assert [first.key, long.key, last.key] == ["host/a.png", "00000001", "host/b.png"]
+    with pytest.raises(PermissionError, match="it has 90,013 letters, and a URL may have 8,000"):
+        fetch(long)
+
+
 @given(st.text(st.characters(exclude_characters="\n\r#", codec="utf-8"), min_size=1))
 def test_any_line_has_a_key_and_a_location(tmp_path_factory, line):
     path = tmp_path_factory.mktemp("list") / "x.txt"
