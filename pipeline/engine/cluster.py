@@ -154,8 +154,8 @@ def _start() -> Session:
         reason = session.failure(START_SECONDS)
     if reason is not None:
         raise MachineError(
-            f"Ray did not start on this machine: {reason}: try again when it has less to do; Ray needs memory, processes "
-            f"(ulimit -u), address space (ulimit -v) and room in {folder}, where session_latest/logs says more"
+            f"Ray did not start on this machine: {reason}: try again when it has less to do; Ray needs memory, "
+            f"processes (ulimit -u), address space (ulimit -v) and room in {folder}: see session_latest/logs"
         )
     return session
 
