@@ -155,7 +155,7 @@ def _start() -> Session:
     if reason is not None:
         raise MachineError(
             f"Ray did not start on this machine: {reason}: try again when it has less to do; Ray needs memory, "
-            f"processes (ulimit -u), address space (ulimit -v) and room in {folder}; session_latest/logs says more"
+            f"processes (ulimit -u), address space (ulimit -v) and room in {folder}: see session_latest/logs"
         )
     return session
 

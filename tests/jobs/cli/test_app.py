@@ -261,4 +261,4 @@ def test_a_machine_on_which_ray_does_not_start_says_so(cli, faces, tmp_path, mon
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", timed_out)
     code, _, err = cli("run", "-s", faces(2), "-o", tmp_path / "out", "-e", "glasses=1", *FAST)
-    assert code == 2 and err.startswith("error: Ray did not start on this machine") and "Traceback" not in err
+    assert code == 5 and err.startswith("error: Ray did not start on this machine") and "Traceback" not in err
