@@ -61,7 +61,7 @@ def check_template(template: str) -> None:
     for _, field, form, conversion in pieces:
         if field is not None and (field not in NAME_FIELDS or form or conversion):
             given = f"{field}{conversion and '!'}{conversion or ''}{form and ':'}{form}"
-            raise UserError(f"'{template}' is no output name: {{{given}}} is not among {known}")
+            raise UserError(f"'{template}' is no output name: '{given}' is not among {known}")
     sample = template.format(**dict.fromkeys(NAME_FIELDS, "x"))
     if safe_key(sample) != without_here(sample):
         raise UserError(
