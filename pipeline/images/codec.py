@@ -28,8 +28,9 @@ OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 
 # A profile or a text of megabytes is no reason to refuse an image, and 64 MB of text can do no harm.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-# Pillow warns of odd metadata; the image is read all the same, and nobody can do anything about it.
+# Pillow warns of odd metadata, and of many pixels before we count them; nobody can do anything about either.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageRefused(Exception):
