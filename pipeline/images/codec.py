@@ -1,6 +1,7 @@
 """Decodes image bytes to a square float array and encodes such arrays, and refuses images that cannot be edited."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 
 # A profile or a text of megabytes is no reason to refuse an image, and 64 MB of text can do no harm.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+# Pillow warns of odd metadata, and of many pixels before we count them; nobody can do anything about either.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageRefused(Exception):
