@@ -55,7 +55,10 @@ def do_what_is_left(resolved, stage, said) -> bool:
     return said.total() == before
 
 
-@pytest.mark.parametrize("seed", range(10))
+SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 200))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_run_on_a_store_that_fails_now_and_then_ends_whole(undisturbed, tmp_path, seed):
     root = f"faulty://{tmp_path}/out"
     resolved = resolve(spec(undisturbed / "faces", root, edits=EDITS, shard_size=3))
