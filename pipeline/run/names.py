@@ -60,7 +60,7 @@ def check_template(template: str) -> None:
         raise UserError(f"'{template}' is no output name: {error}; it is made of text and {known}") from error
     for _, field, form, conversion in pieces:
         if field is not None and (field not in NAME_FIELDS or form or conversion):
-            given = f"{field}{conversion and '!'}{conversion or ''}{form and ':'}{form}"
+            given = field + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             raise UserError(f"'{template}' is no output name: '{given}' is not among {known}")
     sample = template.format(**dict.fromkeys(NAME_FIELDS, "x"))
     if safe_key(sample) != without_here(sample):

@@ -39,7 +39,7 @@ FEW = {*FILES[::12], *FILES[-20:], *PATHS, *FOREIGN}
 """What the usual suite tries; the proofs try all."""
 
 HOW_MANY = [pytest.param(FEW, id="few"), pytest.param(set(NAMES), id="all", marks=pytest.mark.slow)]
-ROOTS = ("out [1]", "a*b", "50%", "x::y", "#1", "~x", "what?", "a\\b", "-rf", "{key}", "é\u0301", "a\nb", "\x1b[31m")
+ROOTS = ("out [1]", "x::y", "50%", "~x", "a*b", "#1", "what?", "a\\b", "-rf", "{key}", "é\u0301", "a\nb", "\x1b[31m")
 
 
 def face(number: int) -> bytes:
@@ -180,7 +180,7 @@ def test_names_go_through_stages_and_are_tried_again_and_added(tmp_path, names):
     assert called("verify", store.url, "--deep")["findings"] == []
 
 
-@pytest.mark.parametrize("name", ROOTS)
+@pytest.mark.parametrize("name", [*ROOTS[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in ROOTS[4:])])
 def test_a_root_may_have_any_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     url, keys = as_parquet(tmp_path, set(FILES[:4]))
@@ -205,11 +205,12 @@ def bucket(tmp_path_factory) -> Iterator[str]:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-ON_S3 = {name for name in FEW if is_listed_in_a_folder(name) and safe_key(name) == name and "?versionId=" not in name}
+CARRIED = [name for name in sorted(FEW) if is_listed_in_a_folder(name) and safe_key(name) == name]
+ON_S3 = {name for name in CARRIED[::3] if "?versionId=" not in name}
 """Moto takes no control characters, and s3fs reads a version in a name."""
 
 
-@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("sink", ["files", *(pytest.param(sink, marks=pytest.mark.slow) for sink in SINKS[1:])])
 def test_object_stores_take_every_name(tmp_path, bucket, sink):
     source = f"{bucket}/{sink} in::#1 %2F"
     store = Store(source)

@@ -77,7 +77,7 @@ PATHS = (
 
 FOREIGN = (
     *("/abs.png", "//abs.png", "../up.png", "../../../../etc/up.png", "a/../b.png", "a//b.png", "a/b/../../c.png"),
-    *("..", ".", "...", "..png", "...png", ".hidden.png", ".", "a/.", "a/", "/", "//", "a/.png", "._x.png"),
+    *("..", ".", "...", "..png", "...png", ".hidden.png", ".", "a/.", "q/", "/", "//", "a/.png", "._x.png"),
     *("nul\0.png", "\0", "k" * 255 + ".png", "k" * 5000, "😀" * 300, f"{'é' * 300}/{'é' * 300}.png", "no extension"),
     *(
         "/".join(["folder"] * 200) + "/x.png",
