@@ -425,10 +425,10 @@ def test_gc_with_a_wrong_clock_costs_a_run_at_work_nothing(made, tmp_path, clock
 
     def collecting(self: Store, name: str, data: bytes) -> None:
         write(self, name, data)
-        with lock:
-            if not name.startswith("data/") or len(collected) == 6:
-                return
-            with monkeypatch.context() as patch:
+        if not name.startswith("data/"):
+            return
+        with lock, monkeypatch.context() as patch:
+            if len(collected) < 6:
                 patch.setattr(time, "time", lambda: now() + clock)
                 collected.append(collect_garbage(Store(str(run)), stages_of(run), older_than=3600).freed)
 
