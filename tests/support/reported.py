@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.images.statuses import OK
-from pipeline.run import manifest
-from pipeline.run.commit import committed, read_commit
+from pipeline.run.commit import committed
 from pipeline.run.manifest import Row
 from pipeline.storage.store import Store
-from tests.support.runs import make_faces, rows, stand_in_run
+from tests.support.runs import make_faces, rewrite_manifest, rows, stand_in_run
 
 HOSTILE = "0007 <img src=x onerror=alert(1)> | `a`.png"
 GONE, BROKEN = "0004.png", "0002.png"
@@ -38,9 +37,7 @@ def measure(store: Store) -> None:
     random = np.random.default_rng(0)
     for stage in ("boost", "reconstruct"):
         for shard in sorted(committed(store, stage)):
-            name = read_commit(store, stage, shard).manifest
-            measured = [_measured(row, random) for row in manifest.from_bytes(store.read(name))]
-            store.write(name, manifest.to_bytes(measured))
+            rewrite_manifest(store, stage, shard, lambda row: _measured(row, random))
 
 
 def _measured(row: Row, random: np.random.Generator) -> Row:

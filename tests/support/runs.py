@@ -1,13 +1,14 @@
 """Gives what tests of runs share: small images, fast specs, stand-ins for the net, the command line."""
 
+import hashlib
 import io
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from jobs.runs.record import open_run
 from jobs.runs.resolve import ResolvedRun, resolve
 from jobs.spec.run import RunSpec
 from pipeline.engine.worker import Worker, WorkerOptions
-from pipeline.run.commit import committed, committed_rows
+from pipeline.run import manifest
+from pipeline.run.commit import FileEntry, commit_name, committed, committed_rows, read_commit
 from pipeline.run.manifest import Row
 from pipeline.run.plan import RUN, PlanSummary
 from pipeline.run.sinks import read_output
@@ -73,6 +75,16 @@ def rows(root: Path | str, stage: str = "boost") -> dict[tuple[str, str | None, 
         assert name not in found, f"{name} is committed twice"
         found[name] = row
     return found
+
+
+def rewrite_manifest(store: Store, stage: str, shard: int, change: Callable[[Row], Row]) -> None:
+    """Change the rows of a committed manifest, and the commit that says how long it is and what its SHA-256 is."""
+    commit = read_commit(store, stage, shard)
+    data = manifest.to_bytes([change(row) for row in manifest.from_bytes(store.read(commit.manifest))])
+    store.write(commit.manifest, data)
+    entry = FileEntry(commit.manifest, len(data), hashlib.sha256(data).hexdigest())
+    files = [entry if file.path == entry.path else file for file in commit.files]
+    store.write(commit_name(stage, shard), json.dumps(asdict(replace(commit, files=files))).encode())
 
 
 def digests(root: Path | str) -> dict[tuple[str, str | None, float | None], str]:
