@@ -1,7 +1,10 @@
 """Resolves the inspection of a spec: finds and checks the texts, labels and nets that the actors need."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
 
 from asyrp.directions import presets
 from asyrp.directions.edits import Edit
@@ -13,6 +16,7 @@ from jobs.spec.inspection import InspectionSpec
 from jobs.spec.run import RunSpec
 from pipeline.stages.models import net_digest
 from pipeline.stages.settings import Inspection, SecondInversion
+from pipeline.storage.store import is_below, open_filesystem
 
 DirectionInfos = Mapping[str, DirectionInfo]
 """What is known of directions, by name."""
@@ -33,6 +37,7 @@ def resolve_inspection(
     if spec.augmentation:
         _refuse_with_augmentation(asked, staged)
     judges = _judges(asked, folder)
+    _refuse_code_in_output(judges, spec.output)
     retry = SecondInversion(asked.retry.n_inv or spec.n_inv, asked.retry.refine) if asked.retry else None
     wants_texts = bool(OF_TEXTS & set(asked.measured()))
     inspection = Inspection(
@@ -55,6 +60,21 @@ def resolve_inspection(
     if inspection.search and len(set(names)) < len(names):
         raise UserError("a search finds the strength of an edit: give each edit once, not at several strengths")
     return inspection
+
+
+def _refuse_code_in_output(judges: Judges, output: str) -> None:
+    """Refuse a callable whose file lies in the root of the run.
+
+    `retry` and `extend` take the spec from run.json. Whoever may write to the root must not have them run code with it.
+    """
+    fs, root = open_filesystem(output)
+    for net in filter(None, (judges.identity, judges.segmenter, judges.classifier)):
+        file = net.rpartition(":")[0]
+        if file.endswith(".py") and isinstance(fs, LocalFileSystem) and is_below(Path(file), Path(root).resolve()):
+            raise UserError(
+                f"{net} is code in the output {output}, where whoever may write images could change it: keep it in "
+                "another folder"
+            )
 
 
 def _refuse_with_augmentation(asked: InspectionSpec, staged: bool) -> None:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from asyrp.errors import UserError
 from jobs.runs.resolve import resolve
 from jobs.runs.session import inversion_loss, lost_sentence
 from jobs.spec.inspection import InspectionSpec
 from pipeline.images.statuses import OK
 from pipeline.storage.store import Store
-from tests.support.runs import asyrp, digests, make_faces, rows, run_here, spec
+from tests.support.runs import SAMPLES, asyrp, digests, make_faces, rows, run_here, spec
 
 STEPS = {"n_inv": 8, "n_gen": 8, "refine": 1}
 RUNGS = [0.5, 1.0, 1.5, 2.0]
@@ -193,6 +194,16 @@ def test_what_cannot_be_inspected_is_said_before_any_image(source, tmp_path, fla
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert sentence in " ".join(done.stderr.split())
     assert not list(output.rglob("*.png"))
+
+
+def test_code_in_the_root_of_a_run_is_refused(tmp_path):
+    """Whoever may write to a root may write run.json, from which `retry` and `extend` take the spec."""
+    code = tmp_path / "out" / "data" / "face.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("raise SystemExit('it ran')")
+    inspection = {"metrics": ["identity"], "identity": f"{code}:embed"}
+    with pytest.raises(UserError, match="is code in the output"):
+        resolve(spec(SAMPLES, tmp_path / "out", inspection=inspection))
 
 
 def test_a_run_does_not_go_on_with_other_gates(source, tmp_path):
