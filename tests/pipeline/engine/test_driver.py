@@ -209,7 +209,8 @@ def test_a_store_that_fails_under_way_stops_the_run_and_quarantines_nothing(face
 
     with pytest.raises(MachineError, match="the store is gone"):
         run_with(stand_in(gone), resolve(spec(faces(40), tmp_path / "out", shard_size=2)), batch_size=2)
-    assert committed(Store(str(tmp_path / "out")), "boost") == {0, 1, 2, 3}
+    done = committed(Store(str(tmp_path / "out")), "boost")
+    assert {0, 1} <= done <= {0, 1, 2, 3}  # a batch may hold images of a shard before that of the fault
 
 
 def test_a_mistake_found_by_the_actors_arrives_as_one_sentence(faces, tmp_path):
