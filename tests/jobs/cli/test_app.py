@@ -212,7 +212,7 @@ def test_a_direction_learned_from_labels_can_be_used_at_once(cli, tmp_path):
     ("table", "message"),
     [
         ("name,smile\na.png,1\n", "no column 'key'"),
-        ("key,smile\nface_00.png,\nface_01.png,1\n", "empty cells"),
+        ("key,smile\nface_00.png,\nface_01.png,1\n", "is empty or not finite"),
         ("key,smile\nface_00.png,yes\n", "no numeric column:"),
         ("key,frown\nface_00.png,1\n", "no numeric column 'smile'"),
         ("key,smile\nother.png,1\n", "none of the images"),

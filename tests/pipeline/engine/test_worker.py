@@ -261,12 +261,12 @@ def run_stand_in(source, output) -> dict[str, dict]:
 )
 @pytest.mark.usefixtures("no_waiting")
 def test_whatever_is_raised_while_an_image_is_fetched_costs_that_image_alone(monkeypatch, faces, tmp_path, error):
-    def fetch_but_one(image):
+    def fetch_but_one(image, max_bytes):
         if image.key == "0002.png":
             raise error
-        return fetch(image)
+        return fetch(image, max_bytes=max_bytes)
 
-    monkeypatch.setattr("pipeline.engine.reading.fetch", fetch_but_one)
+    monkeypatch.setattr("pipeline.images.read.fetch", fetch_but_one)
     found = run_stand_in(faces(5), tmp_path / "out")
     failed = found.pop("0002.png")
     assert (failed["status"], failed["error_type"]) == ("fetch_error", type(error).__name__) and failed["error"]
@@ -274,10 +274,10 @@ def test_whatever_is_raised_while_an_image_is_fetched_costs_that_image_alone(mon
 
 
 def test_a_worker_without_memory_blames_no_image(monkeypatch, faces, tmp_path):
-    def fetch_nothing(_):
+    def fetch_nothing(image, max_bytes):  # noqa: ARG001
         raise MemoryError
 
-    monkeypatch.setattr("pipeline.engine.reading.fetch", fetch_nothing)
+    monkeypatch.setattr("pipeline.images.read.fetch", fetch_nothing)
     with pytest.raises(MemoryError):
         run_stand_in(faces(2), tmp_path / "out")
 
