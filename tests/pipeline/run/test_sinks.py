@@ -21,7 +21,7 @@ from PIL import Image
 
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
-from pipeline.images.fetch import ParquetCells, fetch
+from pipeline.images.fetch import RowGroup, fetch
 from pipeline.results import sheet
 from pipeline.run import containers, manifest, sinks
 from pipeline.run.commit import Attempt, committed, read_commit
@@ -212,13 +212,13 @@ def test_verify_and_export_load_a_row_group_of_a_table_once(cli, made, tmp_path,
     monkeypatch.setattr(containers, "ROWS_PER_GROUP", 3)
     store = stand_in_run(made / "faces", tmp_path / "run", sink="parquet", shard_size=5)
     loaded: Counter[tuple[str, int]] = Counter()
-    load = ParquetCells._load
+    open_group = RowGroup
 
-    def counting(fs: Any, path: str, column: str, group: int) -> list[bytes | None]:
+    def counting(fs: Any, path: str, column: str, group: int, first: int) -> RowGroup:
         loaded[path, group] += 1
-        return load(fs, path, column, group)
+        return open_group(fs, path, column, group, first)
 
-    monkeypatch.setattr(ParquetCells, "_load", staticmethod(counting))
+    monkeypatch.setattr("pipeline.images.fetch.RowGroup", counting)
     for command in (
         ["verify", store.url, "--deep"],
         ["export", store.url, "--to", "webdataset", "-o", tmp_path / "set"],
