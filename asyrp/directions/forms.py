@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -186,29 +187,39 @@ def load_direction(path: Path) -> Direction:
     info = read_info(path)
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
-        raise UserError(f"{path} is damaged: its tensor {broken} holds NaN or infinity")
     try:
-        return Direction(info, _form(info.form, state))
+        return Direction(info, _form(info.form, {name: _plain(name, tensor) for name, tensor in state.items()}))
     except ValueError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
+
+
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    """A tensor as float32 or int64. Raises ValueError if it is neither of floats nor of integers, or not finite."""
+    if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        tensor = tensor.float()
+        if not tensor.isfinite().all():
+            raise ValueError(f"its tensor {name} holds NaN or infinity")
+        return tensor
+    if tensor.dtype in (torch.int32, torch.int64):
+        return tensor.long()
+    raise ValueError(f"its tensor {name} holds {tensor.dtype}")
 
 
 def _form(form: str, state: dict[str, Tensor]) -> nn.Module:
     """The module of a form with these tensors. Raises ValueError if the form is not known, or has other tensors."""
     if form == "implicit":
         return delta_block(state)
-    if form == "global" and _shapes(state) == {"delta_h": 3}:
-        return GlobalDirection(state["delta_h"].float())
-    if form == "timestep" and _shapes(state) == {"delta_h": 4, "grid": 1}:
+    if form == "global" and _kinds(state) == {"delta_h": (3, torch.float32)}:
+        return GlobalDirection(state["delta_h"])
+    if form == "timestep" and _kinds(state) == {"delta_h": (4, torch.float32), "grid": (1, torch.int64)}:
         grid = state["grid"]
-        if len(grid) == 0 or len(grid) != len(state["delta_h"]) or (grid.diff() <= 0).any() or grid.is_floating_point():
+        if len(grid) == 0 or len(grid) != len(state["delta_h"]) or grid[0] < 0 or (grid.diff() <= 0).any():
             raise ValueError("its grid must hold one timestep for each tensor, ascending")
-        return TimestepDirection(state["delta_h"].float(), grid)
+        return TimestepDirection(state["delta_h"], grid)
     if form not in ("global", "timestep"):
         raise ValueError(f"its form is '{form}', and this version knows global, timestep and implicit")
     raise ValueError(f"its tensors {', '.join(sorted(state)[:3]) or '(none)'} are not those of a {form} direction")
 
 
-def _shapes(state: dict[str, Tensor]) -> dict[str, int]:
-    return {name: tensor.ndim for name, tensor in state.items()}
+def _kinds(state: dict[str, Tensor]) -> dict[str, tuple[int, torch.dtype]]:
+    return {name: (tensor.ndim, tensor.dtype) for name, tensor in state.items()}

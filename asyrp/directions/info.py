@@ -50,11 +50,11 @@ def read_info(path: Path) -> DirectionInfo:
     Raises:
         UserError: if there is no such file, or it is not a direction file.
     """
+    if not path.is_file():  # to open a pipe may wait for ever
+        raise UserError(f"there is no direction file {path}")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise UserError(f"there is no direction file {path}") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:

@@ -18,6 +18,8 @@ BUNDLED = Path(__file__).parents[1] / "bundled"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED_WEIGHTS = "diffusion_pytorch_model.bin"  # in older repositories; read as tensors only, code in it never runs
 RECORD = "asyrp.json"
+MOST_LAYERS, LARGEST = 100, 100_000
+"""No net has more blocks, or layers in a block, and none has more channels or pixels a side."""
 
 
 FAMILY_NAMES = {"ho": "DDPM++ (Ho)", "adm": "iDDPM/ADM"}
@@ -156,13 +158,16 @@ def open_folder(root: Path, name: str) -> ModelFolder:
     folder = ModelFolder(name, root, unet, scheduler)
     _refuse_conditional(folder)
     channels = folder.config.get("block_out_channels", [])
-    if not isinstance(channels, list) or not channels or not all(map(_is_count, channels)):
+    if not isinstance(channels, list) or not 0 < len(channels) <= MOST_LAYERS or not all(map(_is_count, channels)):
         raise UserError(f"model {name}: block_out_channels in its config.json must list the channels of its blocks")
+    layers = folder.config.get("layers_per_block", 2)
+    if not _is_count(layers) or layers > MOST_LAYERS:
+        raise UserError(f"model {name}: layers_per_block in its config.json must be a number up to {MOST_LAYERS}")
     return folder
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
 def _refuse_conditional(folder: ModelFolder) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -30,6 +31,7 @@ def load_model(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = to
     """
     scheduler = read_scheduler(folder.scheduler)
     _refuse_unknown_fields(folder)
+    _refuse_what_cannot_run(folder)
     try:
         unet, loading = UNet2DModel.from_pretrained(
             folder.unet, torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True
@@ -45,8 +47,23 @@ def load_model(folder: ModelFolder, device: str = "cpu", dtype: torch.dtype = to
                 f"model {folder.name}: its weights do not fit its config.json, {len(names)} {kind.replace('_', ' ')} "
                 f"such as {names[0]}"
             )
+    if other := next((weight.dtype for weight in unet.parameters() if weight.dtype != dtype), None):
+        raise UserError(f"model {folder.name}: its weights hold {other}, which cannot be read as {dtype}")
     schedule = scheduler.schedule()
     return Model(HSpaceUNet(unet.to(device), scheduler.prediction_type, schedule), schedule)
+
+
+def _refuse_what_cannot_run(folder: ModelFolder) -> None:
+    """Refuse a config that describes no net, or one that fails when it computes. Without weights that takes no time."""
+    try:
+        with torch.device("meta"):
+            net: Any = UNet2DModel.from_config(folder.config)
+            net(torch.empty(1, 3, folder.image_size, folder.image_size), 0)
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # diffusers builds what the config says, and a config can say anything
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"model {folder.name}: its config.json describes no net that works: {reason}") from error
 
 
 def _refuse_unknown_fields(folder: ModelFolder) -> None:

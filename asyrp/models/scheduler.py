@@ -119,8 +119,10 @@ def read_scheduler(folder: Path | None) -> SchedulerConfig:
     path = folder / FILE
     fields = read_config(path)
     kind = fields.get("_class_name", "DDPMScheduler")
-    if kind not in CLASSES:
-        raise UserError(f"{path} is of a {kind}: asyrp knows the schedulers with DDPM's levels, such as DDPMScheduler")
+    if not isinstance(kind, str) or kind not in CLASSES:
+        raise UserError(
+            f"{path} is of a {str(kind)[:80]}: asyrp knows the schedulers with DDPM's levels, such as DDPMScheduler"
+        )
     ours = {name: value for name, value in fields.items() if not name.startswith("_") and name not in STEPPING}
     try:
         return SchedulerConfig.model_validate(ours)

@@ -18,6 +18,8 @@ def absolute_url(url: str) -> str:
     Raises:
         UserError: if the URL holds credentials.
     """
+    if not url.strip():
+        raise UserError("a path or URL is missing: it is empty")
     refuse_credentials(url)
     return absolute_path(url) if is_local_path(url) else url
 

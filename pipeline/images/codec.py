@@ -134,12 +134,18 @@ def _open(data: bytes) -> Image.Image:
         raise ImageRefused(DECODE_ERROR, _unidentified(data), type(error).__name__) from error
 
 
+MAGIC = {"PNG": b"\x89PNG", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8", "TIFF": (b"II*\0", b"MM\0*")}
+"""How files of a format begin."""
+
+
 def _unidentified(data: bytes) -> str:
     """Says what is wrong with bytes of which Pillow knows nothing."""
     if not data:
         return "the file is empty"
     lacking = [name for name, feature in OPTIONAL.items() if not features.check(feature)]
     known = ", ".join(name for name in FORMATS if name not in lacking)
+    if begun := next((name for name, magic in MAGIC.items() if data.startswith(magic)), None):
+        return f"it begins as {begun} and is damaged"
     said = f"not one of the formats {known}"
     return f"{said} (this build of Pillow does not read {', '.join(lacking)})" if lacking else said
 

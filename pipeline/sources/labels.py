@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from asyrp.digests import json_digest
 from asyrp.errors import UserError
+from pipeline.images.objects import NotRegular, check_regular
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import open_filesystem
 
@@ -150,14 +152,18 @@ def read_labels(url: str) -> LabelTable:
         UserError: if there is no such table, it has no keys or no numeric column, or cells are empty.
     """
     fs, path = open_filesystem(url)
-    is_parquet = path.endswith(".parquet")
+    is_parquet = path.lower().endswith(".parquet")
     text_keys = pa.csv.ConvertOptions(column_types={KEY: pa.string()})
     try:
+        if isinstance(fs, LocalFileSystem):
+            check_regular(path)
         with fs.open(path, "rb") as file:
             table = pa.parquet.read_table(file) if is_parquet else pa.csv.read_csv(file, convert_options=text_keys)
             names = table.column_names
     except FileNotFoundError:
         raise UserError(f"there is no table of labels {url}") from None
+    except NotRegular as error:
+        raise UserError(f"the table of labels {error}") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{url} is neither CSV in UTF-8 nor Parquet: {error}") from error
     if twins := [name for name, count in Counter(names).items() if count > 1]:
@@ -190,12 +196,14 @@ def read_labels(url: str) -> LabelTable:
 
 
 def _keys(column: pa.ChunkedArray, first_row: int, url: str) -> tuple[str, ...]:
-    """The keys as text. Raises UserError if one is empty or not UTF-8."""
+    """The keys as text. Raises UserError if one is empty or cannot be read."""
     try:
         found = column.to_pylist()
         keys = [key.decode() if isinstance(key, bytes) else key for key in found]
     except UnicodeDecodeError as error:
         raise UserError(f"{url} has a key that is not UTF-8: {error}") from error
+    except (pa.ArrowException, ValueError, OverflowError, ImportError) as error:  # of dates and times
+        raise UserError(f"{url} has keys of the type {column.type} that cannot be read: {error}") from error
     for row, key in enumerate(keys, first_row):
         if key is None or key == "":
             raise UserError(f"{url} has no key in row {row}: every row of labels needs the key of its image")

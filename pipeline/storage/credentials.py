@@ -32,7 +32,7 @@ _HEADER = re.compile(
     re.I,
 )
 _FIELD = re.compile(
-    r"(?P<name>(?:passw(?:or)?d|passphrase|secret|(?:api|access|account|secret|private|shared)[-_]?key"
+    r"(?P<name>(?<!/)(?:passw(?:or)?d|passphrase|secret|(?:api|access|account|secret|private|shared)[-_]?key"
     r"|(?:access|auth|refresh|security|session)[-_]?token)(?:\s*=\s*|['\"]\s*:\s*)['\"]?)(?!\*\*\*)[^\s'\",;&#]+",
     re.I,
 )

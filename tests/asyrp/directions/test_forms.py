@@ -107,6 +107,20 @@ def test_metadata_that_lacks_a_field_is_one_sentence(tmp_path, field):
 TENSORS = {
     "nan": ("global", {"delta_h": torch.full((2, 1, 1), float("nan"))}, "NaN or infinity"),
     "infinity": ("global", {"delta_h": torch.full((2, 1, 1), float("inf"))}, "NaN or infinity"),
+    "infinity as float32": (
+        "global",
+        {"delta_h": torch.full((2, 1, 1), 1e300, dtype=torch.float64)},
+        "NaN or infinity",
+    ),
+    "complex numbers": ("global", {"delta_h": torch.zeros(2, 1, 1, dtype=torch.complex64)}, "holds torch.complex64"),
+    "truth values": ("global", {"delta_h": torch.zeros(2, 1, 1, dtype=torch.bool)}, "holds torch.bool"),
+    "integers": ("global", {"delta_h": torch.zeros(2, 1, 1, dtype=torch.int64)}, "not those of a global direction"),
+    "a grid of uint16": (
+        "timestep",
+        {"delta_h": torch.zeros(1, 1, 1, 1), "grid": torch.zeros(1, dtype=torch.uint16)},
+        "holds torch.uint16",
+    ),
+    "a grid below 0": ("timestep", {"delta_h": torch.zeros(2, 1, 1, 1), "grid": torch.tensor([-3, 9])}, "ascending"),
     "another name": ("global", {"shift": torch.zeros(2, 1, 1)}, "not those of a global direction"),
     "another rank": ("global", {"delta_h": torch.zeros(2)}, "not those of a global direction"),
     "no tensors": ("timestep", {}, "not those of a timestep direction"),

@@ -157,6 +157,27 @@ def test_weights_with_a_damaged_header_are_one_sentence(tmp_path, header):
         _ = find_model(str(tmp_path)).digest
 
 
+ABSURD = {"layers_per_block": 1_000_000, "block_out_channels": [32] * 1000, "sample_size": 10**9, "freq_shift": "a"}
+
+
+@pytest.mark.parametrize("field", ABSURD)
+def test_a_config_that_describes_no_net_that_works_is_one_sentence(tmp_path, field):
+    small_unet().save_pretrained(tmp_path)
+    change_config(tmp_path, **{field: ABSURD[field]})
+    with pytest.raises(UserError, match=r"config\.json") as error:
+        load_model(find_model(str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
+def test_weights_that_are_no_numbers_to_compute_with_are_refused(tmp_path, dtype):
+    small_unet().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    save_file(tensors | {"conv_out.bias": tensors["conv_out.bias"].to(dtype)}, tmp_path / WEIGHTS)
+    with pytest.raises(UserError):
+        load_model(find_model(str(tmp_path)))
+
+
 def change_config(folder, **fields):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))

@@ -52,6 +52,7 @@ REFUSED = {
     "rescale_betas_zero_snr": {"rescale_betas_zero_snr": True},
     "use_flow_sigmas": {"use_flow_sigmas": True},
     "noise_offset": {"noise_offset": 0.1},
+    "DDPMScheduler": {"_class_name": ["DDPMScheduler"]},
     "FlowMatchEulerDiscreteScheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
 }
 

@@ -159,3 +159,12 @@ def test_the_official_inputs_are_taken(folder):
     assert files
     for file in files:
         assert decode(file.read_bytes(), 256, "crop").pixels.shape == (3, 256, 256)
+
+
+def test_a_png_with_a_damaged_chunk_is_not_said_to_be_another_format():
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    data = stream.getvalue()
+    damaged = data[:33] + b"\0\0\0\4tEXtabcd" + bytes(4) + data[33:]
+    with pytest.raises(ImageRefused, match="it begins as PNG and is damaged"):
+        decode(damaged, 8, "crop")

@@ -1,5 +1,7 @@
 """Labels by key: extremes, balance, and what a table refuses."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,3 +103,24 @@ def test_the_keys_of_labels_are_text_as_it_is_written(tmp_path):
     pq.write_table(pa.table({"key": [7, 8], "smile": [1, 0]}), tmp_path / "labels.parquet")
     found = read_labels(str(tmp_path / "labels.parquet"))
     assert found.keys == ("7", "8") and found.columns == ("smile",)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pa.array([2**62], pa.duration("s")),
+        pa.array([2**62], pa.timestamp("ms")),
+        pa.array([0], pa.timestamp("ms", "Nope/Zone")),
+    ],
+    ids=lambda keys: str(keys.type),
+)
+def test_keys_that_are_no_texts_are_one_sentence(tmp_path, keys):
+    pq.write_table(pa.table({"key": keys, "smile": [1.0]}), tmp_path / "l.parquet")
+    with pytest.raises(UserError, match="that cannot be read"):
+        read_labels(str(tmp_path / "l.parquet"))
+
+
+def test_a_pipe_is_no_table_of_labels(tmp_path):
+    os.mkfifo(tmp_path / "l.csv")
+    with pytest.raises(UserError, match="is not a regular file"):
+        read_labels(str(tmp_path / "l.csv"))

@@ -161,3 +161,8 @@ def test_a_signature_in_a_list_is_kept_to_fetch_again_and_shown_nowhere(tmp_path
     ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("pipeline"))
     assert "busy.png?sig=***: attempt 1 failed" in ours and "hush" not in ours
     assert b"hush" not in store.read("run.json")
+
+
+@pytest.mark.parametrize("text", ["the table names '/etc/passwd': it may not", "-e /etc/passwd=1", "/a/secret: x"])
+def test_a_path_that_ends_like_a_secret_is_shown(text):
+    assert redacted(text) == text
