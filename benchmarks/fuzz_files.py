@@ -175,7 +175,7 @@ def fuzz_run(count: int, seed: int) -> Counter[str]:
         (folder / "faces").mkdir()
         for index in range(count):
             name, data = sound[index % len(sound)]
-            ending = FORMATS[name.split()[0]][0]
+            ending = FORMATS.get(name.split()[0], FORMATS["PNG"])[0]  # what a file holds decides, not its name
             path = folder / "faces" / f"{index:06d}{ending}"
             path.write_bytes(mutate_image(data, random.Random(f"{seed} {index}")))
         store = stand_in_run(folder / "faces", folder / "out", edits=["smile=1"], shard_size=500)
