@@ -134,7 +134,7 @@ def _open(data: bytes) -> Image.Image:
         raise ImageRefused(DECODE_ERROR, _unidentified(data), type(error).__name__) from error
 
 
-MAGIC = {"PNG": b"\x89PNG", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8", "TIFF": (b"II*\0", b"MM\0*")}
+MAGIC = {"PNG": (b"\x89PNG",), "JPEG": (b"\xff\xd8\xff",), "GIF": (b"GIF8",), "TIFF": (b"II*\0", b"MM\0*")}
 """How files of a format begin."""
 
 
