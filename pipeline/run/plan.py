@@ -27,7 +27,7 @@ from pipeline.images.source import EXTENSIONS, Draw, SourceImage
 from pipeline.run.name_check import NameCheck, OutputNames
 from pipeline.run.stage import Stage
 from pipeline.storage.records import Count, ShardCount, read_as
-from pipeline.storage.store import Store, explained, os_errors
+from pipeline.storage.store import NotAFile, Store, explained, os_errors
 
 RUN = "run.json"
 """The file that defines a run. Planning writes it last."""
@@ -279,7 +279,7 @@ def read_group(store: Store, part: Part, group: int, shard: int) -> list[PlanRow
     Raises:
         DamagedPlan: if the file is missing, not as it was written, or does not have the shard there.
     """
-    with os_errors(), _explained(store, part), store.fs.open(store.path(part.path), "rb") as file:
+    with os_errors(), _explained(store, part), store.open(part.path) as file:
         parquet = pq.ParquetFile(file)
         size = file.seek(0, os.SEEK_END)
         _compare(store, part, size, parquet)
@@ -323,6 +323,8 @@ def _explained(store: Store, part: Part, in_memory: bool = False) -> Iterator[No
         yield
     except FileNotFoundError:
         raise _damaged(store, part, "is missing") from None
+    except NotAFile:
+        raise _damaged(store, part, "is no regular file") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and not in_memory:
             raise
