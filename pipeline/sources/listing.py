@@ -93,7 +93,9 @@ def _images(
 
 def _images_in(tree: Tree, selection: Selection) -> Iterator[SourceImage]:
     """The image files, and the images inside tars and Parquet files. The keys of those begin with the file's own."""
+    tree.skipped.all_files = True
     for file in tree.files():
+        tree.skipped.all_files = False
         if file.denial or not file.path.lower().endswith(LISTED_IN_FOLDERS):
             yield file.image(tree.fs)
         else:
