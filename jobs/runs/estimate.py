@@ -62,9 +62,10 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     spec, skipped = resolved.spec, Skipped()
     if not spec.inversions:
         refuse_output_inside_source(spec)
-    images = sum(1 for _ in list_images(spec.source, spec.selection(), skipped))
+    selection = spec.selection()
+    images = sum(1 for _ in list_images(spec.source, selection, skipped))
     if not images:
-        raise no_images(skipped)
+        raise no_images(skipped, selection)
     folder = fetch_model(spec.model)
     grid = timesteps(spec.n_gen, read_scheduler(folder.scheduler).t_0)
     computed = resolved.settings.most_draws or len(resolved.settings.edits)

@@ -222,7 +222,9 @@ def _write_plan(
     store: Store, images: Iterable[SourceImage], resolved: ResolvedRun, skipped: Skipped | None = None
 ) -> PlanSummary:
     names, as_files = partial(output_names, resolved), resolved.image_format.sink == "files"
-    return write_plan(store, images, resolved.spec.shard_size, names, as_files=as_files, skipped=skipped)
+    spec = resolved.spec
+    selection = spec.selection()
+    return write_plan(store, images, spec.shard_size, names, as_files=as_files, skipped=skipped, selection=selection)
 
 
 def output_names(resolved: ResolvedRun, key: str) -> list[str]:

@@ -187,7 +187,7 @@ def _batches(store: Store, version: Version, columns: Collection[str] | None = N
     """
     schema = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
     try:
-        with os_errors(), store.fs.open(store.path(version.index), "rb") as file:
+        with os_errors(), store.open(version.index) as file:
             _compare(store, version, file, deep=columns is None)
             for batch in _read(store, version, file, schema):
                 arrays = [

@@ -20,16 +20,14 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from asyrp.errors import UserError
 from pipeline.images.objects import (
     Hung,
-    NotRegular,
     TooLarge,
-    check_regular,
     read_object,
     read_range,
     refuse_larger,
 )
 from pipeline.images.source import DENIED, MAX_IMAGE_BYTES
 from pipeline.storage.credentials import redacted
-from pipeline.storage.store import open_filesystem, os_errors
+from pipeline.storage.store import NotRegular, check_regular, open_filesystem, os_errors
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,9 @@ well: a server may send a body without an end, or a small one that unpacks to a 
 """
 
 import os
-import stat
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from http import HTTPStatus
-from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -17,7 +15,7 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.storage.store import os_errors
+from pipeline.storage.store import open_regular, os_errors
 
 DEADLINE_SECONDS = 60.0
 """The deadline of one attempt at one object."""
@@ -28,10 +26,6 @@ Answer = TypeVar("Answer")
 
 class TooLarge(OSError):
     """An image has more bytes than may be read."""
-
-
-class NotRegular(OSError):
-    """A path names a pipe, a socket, a device or a folder, and not a file."""
 
 
 class Hung(OSError):
@@ -78,12 +72,6 @@ def refuse_larger(size: int | None, most: int) -> None:
         raise TooLarge(f"it has {size:,} bytes or more, and the limit is {most:,}: give a larger max_image_bytes")
 
 
-def check_regular(path: str) -> None:
-    """Raise NotRegular if a local path is no regular file. Nothing is opened: to open a pipe may wait for ever."""
-    if not stat.S_ISREG(Path(path).stat().st_mode):
-        raise NotRegular(f"{path} is not a regular file")
-
-
 def within_deadline(read: Callable[[], Answer]) -> Answer:
     """The result of a call that cannot be interrupted, such as a read of a file on NFS.
 
@@ -115,12 +103,8 @@ def is_http(fs: AbstractFileSystem) -> bool:
 
 
 def _local(path: str, most: int, start: int = 0, end: int | None = None) -> bytes:
-    check_regular(path)
-    # The file may have become a pipe since the check. Without O_NONBLOCK, opening that would wait for a writer.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open_regular(path) as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise NotRegular(f"{path} is not a regular file")
         if end is None:
             refuse_larger(status.st_size, most)
             end = status.st_size + 1

@@ -125,6 +125,13 @@ class Selection:
         """Whether the selection needs columns, which cost a read."""
         return bool(self.where or self.columns)
 
+    @property
+    def conditions(self) -> list[str]:
+        """What an image must fit to be selected, as the options that say so."""
+        where = [f"--where '{condition}'" for condition in self.where]
+        sample = [] if self.share is None else [f"--sample {self.share:g}"]
+        return where + sample + ([f"--image-column '{self.image_column}'"] if self.image_column else [])
+
     def columns_of(self, names: Collection[str]) -> list[str]:
         """The columns that the selection needs, of a table with columns `names`. Raises UserError if it lacks one."""
         selects = {condition.column: "select by" for condition in self.where}

@@ -12,10 +12,14 @@ PLAIN_ENDING = re.compile(r"\.[\w-]{1,20}")
 
 
 class Skipped:
-    """The numbers of files that a listing has passed over. It holds few numbers, however many files there are."""
+    """The numbers of files that a listing has passed over. It holds few numbers, however many files there are.
+
+    `all_files` says that the listing was of files in folders, and passed over all of them.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.all_files = False
 
     def add(self, name: str) -> None:
         """Count a file."""

@@ -7,6 +7,7 @@ absent. Until the commit exists, nothing names the attempt's files. Once it exis
 import hashlib
 import io
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,10 +29,11 @@ from pipeline.storage.records import (
     read_as,
     record_name,
 )
-from pipeline.storage.store import Store
+from pipeline.storage.store import NotAFile, Store
 
 FOLDER = "commit"
 SHARD_DIGITS = 6
+ATTEMPT_ID = re.compile("[A-Za-z0-9_-]+")
 VERIFY = "asyrp verify says what to do"
 
 
@@ -80,8 +82,7 @@ class Attempt:
     def __init__(self, store: Store, stage: str, shard: int) -> None:
         self.store, self.stage, self.shard = store, stage, shard
         self.id = uuid.uuid4().hex[:12]
-        self.folder = f"data/{stage}/{shard_name(shard)}.{self.id}"
-        self.manifest = f"manifest/{stage}/{shard_name(shard)}.{self.id}.parquet"
+        self.folder, self.manifest = _attempt_paths(stage, shard, self.id)
         self.files: list[FileEntry] = []
         self._may_be_committed = False
         self._lock = Lock()
@@ -179,7 +180,8 @@ class HashingStream(io.BufferedIOBase, IO[bytes]):
 
 
 def committed(store: Store, stage: str) -> set[int]:
-    """The committed shards of a stage, from one listing."""
+    """The committed shards of a stage, from one listing. Whatever bears the name of a commit counts as one, so that the
+    files of its shard are never taken for garbage."""
     return set(numbered(store.names(f"{FOLDER}/{stage}"), SHARD_DIGITS))
 
 
@@ -195,9 +197,32 @@ def read_commit(store: Store, stage: str, shard: int) -> Commit:
         commit = read_as(store, name, Commit)
     except DamagedRecord:
         commit = None
-    if commit is None or (commit.stage, commit.shard) != (stage, shard):
+    if commit is None:
         raise DamagedCommit(f"{name} at {store.url} cannot be read: {VERIFY}")
+    if not _is_of(commit, stage, shard):
+        raise DamagedCommit(f"{name} at {store.url} does not name the files of an attempt at its shard: {VERIFY}")
     return commit
+
+
+def _is_of(commit: Commit, stage: str, shard: int) -> bool:
+    """Whether a commit is of this shard, and names its own manifest and other files of its attempt alone."""
+    if (commit.stage, commit.shard) != (stage, shard) or not ATTEMPT_ID.fullmatch(commit.attempt):
+        return False
+    folder, manifest_path = _attempt_paths(stage, shard, commit.attempt)
+    paths = {file.path for file in commit.files}
+    data = paths - {manifest_path}
+    return (
+        commit.manifest == manifest_path
+        and manifest_path in paths
+        and all(path.startswith(f"{folder}/") for path in data)
+        and not any({"", ".", ".."} & {*path.split("/")} for path in data)
+    )
+
+
+def _attempt_paths(stage: str, shard: int, attempt: str) -> tuple[str, str]:
+    """The folder of an attempt's data, and the path of its manifest."""
+    name = f"{stage}/{shard_name(shard)}.{attempt}"
+    return f"data/{name}", f"manifest/{name}.parquet"
 
 
 def commit_digest(store: Store, stage: str, shard: int) -> str:
@@ -216,6 +241,8 @@ def read_committed(store: Store, commit: Commit, path: str) -> bytes:
         data = store.read(path)
     except FileNotFoundError:
         raise DamagedCommit(f"{path} is missing at {store.url}: {VERIFY}") from None
+    except NotAFile:
+        raise DamagedCommit(f"{path} at {store.url} is no regular file: {VERIFY}") from None
     if entry is None or (entry.bytes, entry.sha256) != (len(data), hashlib.sha256(data).hexdigest()):
         raise DamagedCommit(f"{path} at {store.url} is not what was committed: {VERIFY}")
     return data

@@ -6,6 +6,7 @@ import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,14 @@ OBJECT_NAME_BYTES, LOCAL_PATH_BYTES = 1024, 4095
 
 LONGEST_FOLDER = f"data/{SAMPLE_STAGE}/000000.{'0' * 12}/0000"
 """Stands for the folder of an attempt: as long as any, but for the numbers of very many shards or files."""
+
+
+class Output(NamedTuple):
+    """An output of an image. `image` counts the images of the source."""
+
+    image: int
+    key: str
+    name: str
 
 
 class NameCheck:
@@ -79,30 +88,33 @@ class NameCheck:
 
     def _refuse_twins(self, suspects: set[int], keys: Callable[[], Iterable[str]], output_names: OutputNames) -> None:
         form = Folding.of(self.store).form if self.store is not None else str
-        files: dict[str, tuple[str, str]] = {}
+        files: dict[str, Output] = {}
         folders: dict[str, tuple[str, str]] = {}
-        for key in keys():
+        for image, key in enumerate(keys()):
             for name in output_names(key):
                 if hash64(folded(name)) in suspects:
-                    _refuse_twin(files, form(name), key, name)
-                    files[form(name)] = key, name
+                    output = Output(image, key, name)
+                    if (twin := files.setdefault(form(name), output)) is not output:
+                        raise _twins(twin, output)
                 for above in _folders_of(name) if self.store is not None else ():
                     if hash64(folded(above)) in suspects:
                         folders.setdefault(form(above), (key, name))
         for same in files.keys() & folders.keys():
-            (file_key, file), (key, name) = files[same], folders[same]
+            (_, file_key, file), (key, name) = files[same], folders[same]
             raise UserError(
                 f"the output '{file}' of image '{file_key}' would be a file where '{name}' of image '{key}' needs a "
                 f"folder: {TELL_APART}"
             )
 
 
-def _refuse_twin(files: dict[str, tuple[str, str]], form: str, key: str, name: str) -> None:
-    if form not in files:
-        return
-    first, other = files[form]
-    written = f"as '{name}'" if name == other else f"as '{other}' and '{name}', which are one file there"
-    raise UserError(f"images '{first}' and '{key}' would both be written {written}: {TELL_APART}")
+def _twins(first: Output, second: Output) -> UserError:
+    """The error of two outputs that cannot stand beside each other. No output name tells images of one key apart."""
+    key, name = second.key, second.name
+    if first.key == key and first.image != second.image:
+        return UserError(f"two images of the source have the key '{key}': rename one of them there, or remove it")
+    written = f"as '{name}'" if name == first.name else f"as '{first.name}' and '{name}', which are one file there"
+    whose = f"two edits of image '{key}'" if first.image == second.image else f"images '{first.key}' and '{key}'"
+    return UserError(f"{whose} would both be written {written}: {TELL_APART}")
 
 
 @dataclass(frozen=True)

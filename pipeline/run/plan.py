@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asyrp.errors import UserError
+from pipeline.images.selection import ALL, Selection
 from pipeline.images.skipped import Skipped, not_read
 from pipeline.images.source import EXTENSIONS, Draw, SourceImage
 from pipeline.run.name_check import NameCheck, OutputNames
 from pipeline.run.stage import Stage
 from pipeline.storage.records import Count, ShardCount, read_as
-from pipeline.storage.store import Store, explained, os_errors
+from pipeline.storage.store import NotAFile, Store, explained, os_errors
 
 RUN = "run.json"
 """The file that defines a run. Planning writes it last."""
@@ -145,10 +146,12 @@ def write_plan(
     *,
     as_files: bool = False,
     skipped: Skipped | None = None,
+    selection: Selection = ALL,
 ) -> PlanSummary:
     """Cut a listing into shards and write the part files.
 
-    `as_files` says that output names are those of files. `skipped` counts what the listing passes over.
+    `as_files` says that output names are those of files. `skipped` counts what the listing passes over,
+    and `selection` is what the listing selects by.
 
     Raises:
         UserError: if there are no images, or output names are refused by NameCheck.
@@ -164,7 +167,7 @@ def write_plan(
 
     written = write_parts(store, observed(), shard_size, folder)
     if not written.images:
-        raise no_images(skipped)
+        raise no_images(skipped, selection)
     names.check(lambda: (row.key for part in written.parts for row in read_part(store, part)), output_names)
     return PlanSummary(
         written.images,
@@ -177,10 +180,15 @@ def write_plan(
     )
 
 
-def no_images(skipped: Skipped | None) -> UserError:
-    """The error of a source in which there is nothing to edit. It says what there is."""
+def no_images(skipped: Skipped | None, selection: Selection) -> UserError:
+    """The error of a source in which there is nothing to edit. It says what was looked for, and what there is."""
     there = f"; not read: {not_read(skipped.counts)}" if skipped and skipped.counts else ""
-    return UserError(f"the source holds no images that are meant: nothing that ends in {', '.join(EXTENSIONS)}{there}")
+    why = ""
+    if skipped and skipped.all_files:
+        why = f": nothing that ends in {', '.join(EXTENSIONS)}"
+    elif selection.conditions:
+        why = f": nothing in it fits {' and '.join(selection.conditions)}"
+    return UserError(f"the source holds no images that are meant{why}{there}")
 
 
 class WrittenParts(NamedTuple):
@@ -279,7 +287,7 @@ def read_group(store: Store, part: Part, group: int, shard: int) -> list[PlanRow
     Raises:
         DamagedPlan: if the file is missing, not as it was written, or does not have the shard there.
     """
-    with os_errors(), _explained(store, part), store.fs.open(store.path(part.path), "rb") as file:
+    with os_errors(), _explained(store, part), store.open(part.path) as file:
         parquet = pq.ParquetFile(file)
         size = file.seek(0, os.SEEK_END)
         _compare(store, part, size, parquet)
@@ -323,6 +331,8 @@ def _explained(store: Store, part: Part, in_memory: bool = False) -> Iterator[No
         yield
     except FileNotFoundError:
         raise _damaged(store, part, "is missing") from None
+    except NotAFile:
+        raise _damaged(store, part, "is no regular file") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and not in_memory:
             raise

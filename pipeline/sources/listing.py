@@ -18,7 +18,6 @@ from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from asyrp.errors import UserError
-from pipeline.images.objects import check_regular
 from pipeline.images.selection import ALL, Selection
 from pipeline.images.skipped import Skipped
 from pipeline.images.source import EXTENSIONS, SourceImage, recordable
@@ -27,7 +26,7 @@ from pipeline.sources.files import Pattern, Tree, split_glob
 from pipeline.sources.runs import images_of_run
 from pipeline.sources.tables import images_of_csv, images_of_parquet, images_of_text
 from pipeline.sources.tars import images_of_tar
-from pipeline.storage.store import explained, open_filesystem
+from pipeline.storage.store import check_regular, explained, open_filesystem
 
 Reader = Callable[[AbstractFileSystem, str, str, Selection], Iterator[SourceImage]]
 """Lists the images inside one file: (filesystem, path, prefix of the images' keys, selection) to images."""
@@ -94,7 +93,9 @@ def _images(
 
 def _images_in(tree: Tree, selection: Selection) -> Iterator[SourceImage]:
     """The image files, and the images inside tars and Parquet files. The keys of those begin with the file's own."""
+    tree.skipped.all_files = True
     for file in tree.files():
+        tree.skipped.all_files = False
         if file.denial or not file.path.lower().endswith(LISTED_IN_FOLDERS):
             yield file.image(tree.fs)
         else:

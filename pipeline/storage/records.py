@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from asyrp.errors import UserError
-from pipeline.storage.store import Store
+from pipeline.storage.store import NotAFile, Store
 
 MOST_BYTES = 2**28
 """No record is larger. The largest are commits of shards with very many outputs: one file takes some 250 bytes."""
@@ -83,7 +83,10 @@ class Record:
         # A local file that is too large is not read at all; of another store it would cost a request to know its size.
         size, self.data = (store.size(name) or 0) if store.is_local else 0, b""
         if size <= MOST_BYTES:
-            self.data = store.read(name)
+            try:
+                self.data = store.read(name)
+            except NotAFile as error:
+                raise self.damaged("it is no regular file") from error
         if max(size, len(self.data)) > MOST_BYTES:
             raise self.damaged(f"it has more than {MOST_BYTES:,} bytes")
 

@@ -147,20 +147,26 @@ def explained(failure: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, folder or symbolic link as a listing shows it. A link is neither file nor folder, and is not followed.
+    """A file, folder, symbolic link or device as a listing shows it. A link is neither file nor folder, and is not
+    followed.
 
     `name` is relative to the store's root. `modified` is in POSIX seconds, or None if the store does not say.
     """
 
     name: str
     is_file: bool
+    is_folder: bool
     is_link: bool
     bytes: int
     modified: float | None
 
-    @property
-    def is_folder(self) -> bool:
-        return not self.is_file and not self.is_link
+
+class NotRegular(OSError):
+    """A path names a pipe, a socket, a device or a folder, and not a file."""
+
+
+class NotAFile(UserError):
+    """A store has a pipe, a socket, a device, a folder or a link to nothing where there should be a file."""
 
 
 class OutsideRoot(UserError):
@@ -221,8 +227,31 @@ class Store:
 
     @os_errors()
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises FileNotFoundError."""
+        """The bytes of a file. Raises FileNotFoundError and NotAFile."""
+        if self.is_local:
+            with self.open(name) as file:
+                return file.read()
         return self.fs.cat_file(self.path(name))
+
+    @os_errors()
+    def open(self, name: str) -> IO[bytes]:
+        """A stream of the bytes of a file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            NotAFile: if there is something else on the local disk. It is not opened, because that may wait for ever.
+        """
+        path = self.path(name)
+        if not self.is_local:
+            return self.fs.open(path, "rb")
+        try:
+            return open_regular(path)
+        except NotRegular:
+            raise NotAFile(f"{name} at {self.url} is no regular file: bring the file back from a copy") from None
+        except FileNotFoundError:
+            if _is_link(path):
+                raise NotAFile(f"{name} at {self.url} is a link to nothing: bring back what it leads to") from None
+            raise
 
     @os_errors()
     def size(self, name: str) -> int | None:
@@ -315,10 +344,14 @@ class Store:
         return True
 
     def names(self, folder: str) -> Iterator[str]:
-        """The names of the visible files directly in `folder`; none if there is no such folder."""
+        """The names of all that is visible directly in `folder`; none if there is no such folder.
+
+        Links, folders and devices are among them. What bears the name of a record stands for one: a record that is
+        passed over would leave the files that it names without protection.
+        """
         for entry in self.entries(folder):
             name = entry.name.rsplit("/", 1)[-1]
-            if entry.is_file and not name.startswith("."):
+            if not name.startswith("."):
                 yield name
 
     @os_errors()
@@ -359,6 +392,7 @@ class Store:
         return Entry(
             name=details["name"].rstrip("/").removeprefix(f"{self.root}/"),
             is_file=details["type"] == "file",
+            is_folder=details["type"] == "directory",
             is_link=bool(details.get("islink")) or details["type"] == "link",
             bytes=details.get("size") or 0,
             modified=_modified(details),
@@ -394,6 +428,23 @@ def is_below(path: Path, real_folder: Path) -> bool:
         return path.resolve().is_relative_to(real_folder)
     except RuntimeError:  # how pathlib reports a circle
         return False
+
+
+def check_regular(path: str) -> None:
+    """Raise NotRegular if a local path is no regular file. Nothing is opened: to open a pipe may wait for ever."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise NotRegular(f"{path} is not a regular file")
+
+
+def open_regular(path: str) -> IO[bytes]:
+    """Open a local file, and nothing else. Raises FileNotFoundError and NotRegular."""
+    check_regular(path)
+    # The file may have become a pipe since the check. Without O_NONBLOCK, opening that would wait for a writer.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegular(f"{path} is not a regular file")
+    return file
 
 
 def _is_link(path: str) -> bool:

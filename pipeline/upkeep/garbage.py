@@ -31,7 +31,7 @@ from typing import Any
 from asyrp.errors import UserError
 from pipeline.run import additions, plan, progress
 from pipeline.run.commit import FOLDER as COMMITS
-from pipeline.run.commit import Commit, DamagedCommit, committed, read_commit, shard_name
+from pipeline.run.commit import Commit, committed, read_commit, shard_name
 from pipeline.run.progress import is_at_work, read_heartbeats
 from pipeline.stages.evaluation import FOLDER as EVALUATIONS
 from pipeline.stages.evaluation import read_evaluations
@@ -213,7 +213,7 @@ def _named(store: Store, stage: str, wanted: Container[str]) -> tuple[set[str], 
     def read(shard: int) -> Commit | None:
         try:
             return read_commit(store, stage, shard)
-        except (DamagedCommit, FileNotFoundError):
+        except (UserError, FileNotFoundError):  # damaged, or a link that leads away: whatever is there protects
             return None
 
     named, unreadable = set(), set()

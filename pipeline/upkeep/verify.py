@@ -26,7 +26,7 @@ from pipeline.run.progress import StageState
 from pipeline.run.sinks import DamagedOutput, read_output
 from pipeline.run.stage import Stage
 from pipeline.storage.read_ahead import read_ahead
-from pipeline.storage.store import Store, os_errors
+from pipeline.storage.store import NotAFile, OutsideRoot, Store, os_errors
 from pipeline.upkeep.garbage import Garbage, find_garbage
 from pipeline.upkeep.strangers import strangers
 
@@ -164,9 +164,13 @@ class CommitChecker:
         """The commit, or None if it cannot be read, and its faults."""
         try:
             commit = read_commit(self.store, unit.stage.name, unit.shard)
-        except DamagedCommit:
+        except (DamagedCommit, OutsideRoot):
             return None, [_damaged(unit, "its commit cannot be read")]
-        return commit, [_damaged(unit, text) for text in self._faults(unit, commit)]
+        try:
+            faults = list(self._faults(unit, commit))
+        except NotAFile:
+            faults = ["what its commit names is no regular file"]
+        return commit, [_damaged(unit, text) for text in faults]
 
     def _faults(self, unit: CommittedShard, commit: Commit) -> Iterator[str]:
         """The faults of a commit, each as the first half of a sentence."""
@@ -180,8 +184,6 @@ class CommitChecker:
             yield f"{_these(resized)} not of the size that the commit says"
         intact = {file.path: file for file in commit.files if file.path not in {*gone, *resized}}
         if (entry := intact.pop(commit.manifest, None)) is None:
-            if not gone and not resized:
-                yield "its commit does not name its manifest among its files"
             return
         data = self.store.read(commit.manifest)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -236,7 +238,7 @@ class CommitChecker:
         """
         if stage.writes == "images":
             if not _is_one_image(rows):  # an image's own SHA-256 is that of its file
-                with os_errors(), self.store.fs.open(self.store.path(file.path), "rb") as stream:
+                with os_errors(), self.store.open(file.path) as stream:
                     _compare(file, hashlib.file_digest(stream, "sha256").hexdigest())
             cells = ParquetCells()
             for row in rows:

@@ -13,8 +13,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.images import objects
 from pipeline.images.fetch import ATTEMPTS, Changed, fetch
-from pipeline.images.objects import Hung, NotRegular, TooLarge, within_deadline
+from pipeline.images.objects import Hung, TooLarge, within_deadline
 from pipeline.images.source import MAX_IMAGE_BYTES, SourceImage
+from pipeline.storage.store import NotRegular
 from tests.support.servers import moto
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -156,7 +157,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
 
 def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
-    monkeypatch.setattr(objects, "check_regular", lambda path: None)  # noqa: ARG005  # it was a file then
+    monkeypatch.setattr("pipeline.storage.store.check_regular", lambda path: None)  # noqa: ARG005  # it was a file then
     with pytest.raises(NotRegular):
         fetch(SourceImage("x.png", str(tmp_path / "pipe.png")))
 

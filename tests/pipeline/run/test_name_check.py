@@ -81,3 +81,14 @@ def test_names_that_differ_are_never_refused():
     for key in keys:
         check.add(key, [key])
     check.check(lambda: keys, partial(lambda key: [key]))
+
+
+@pytest.mark.parametrize("template", ["{stem}_{edit}", "{key}_{edit}_{strength}"])
+def test_a_key_that_is_there_twice_is_said_to_be(tmp_path, template):
+    with pytest.raises(UserError, match=r"^two images of the source have the key 'a.png': rename one"):
+        plan(Store(str(tmp_path)), "a.png", "b.png", "a.png", template=template)
+
+
+def test_two_edits_of_one_image_with_one_name_are_said_to_be(tmp_path):
+    with pytest.raises(UserError, match=r"^two edits of image 'a.png' would both be written as 'a.png': tell them"):
+        write_plan(Store(str(tmp_path)), [SourceImage("a.png", "memory://a.png")], 8, lambda key: [key, key])

@@ -3,12 +3,17 @@
 import os
 import socket
 import subprocess
+import tarfile
+from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from asyrp.errors import UserError
 from pipeline.images.fetch import fetch
+from pipeline.images.selection import ALL, Condition, Selection
 from pipeline.images.skipped import MOST_ENDINGS, Skipped, not_read
 from pipeline.images.source import DENIED, SourceImage, escaped
 from pipeline.run.plan import write_plan
@@ -288,3 +293,32 @@ def test_a_source_in_which_nothing_is_read_says_what_there_is(tmp_path):
     with pytest.raises(UserError, match=r"holds no images .*; not read: 2 .heic, 1 .txt"):
         images = list_images(str(tmp_path / "in"), skipped=skipped)
         write_plan(Store(str(tmp_path / "out")), images, 8, lambda key: [key], skipped=skipped)
+
+
+def refusal(source: Path, selection: Selection = ALL) -> str:
+    skipped, store = Skipped(), Store(str(source.parent / "out"))
+    with pytest.raises(UserError) as refused:
+        images = list_images(str(source), selection, skipped)
+        write_plan(store, images, 8, lambda key: [key], skipped=skipped, selection=selection)
+    return str(refused.value)
+
+
+def test_a_source_of_which_nothing_is_meant_says_by_what_and_names_endings_of_folders_alone(tmp_path):
+    make(tmp_path / "in", "a.png")
+    make(tmp_path / "texts", "a.txt")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
+    pq.write_table(pa.table({"image": [b"1"], "age": [3]}), tmp_path / "one.parquet")
+    with tarfile.open(tmp_path / "one.tar", "w") as tar:
+        tar.add(tmp_path / "in" / "a.png", "a.png")
+    nothing = "the source holds no images that are meant"
+    assert refusal(tmp_path / "empty.parquet") == nothing
+    where = Selection(where=(Condition.parse("age>3"),))
+    assert refusal(tmp_path / "one.parquet", where) == f"{nothing}: nothing in it fits --where 'age > 3'"
+    column = Selection(image_column="nope.png")
+    assert (
+        refusal(tmp_path / "one.tar", column)
+        == f"{nothing}: nothing in it fits --image-column 'nope.png'; not read: 1 .png"
+    )
+    assert refusal(tmp_path / "in", Selection(share=0.0)) == f"{nothing}: nothing in it fits --sample 0"
+    for source in (tmp_path / "texts", tmp_path / "texts" / "*"):
+        assert refusal(source).startswith(f"{nothing}: nothing that ends in .png, ")

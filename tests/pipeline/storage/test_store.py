@@ -86,10 +86,11 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(store, monkey
     assert store.fs.ls(store.path("a"), detail=False) == [store.path("a/b")]
 
 
-def test_a_listing_names_files_only_and_none_where_there_is_no_folder(store):
+def test_a_listing_names_what_is_visible_and_nothing_where_there_is_no_folder(store):
     store.write("f/one", b"1")
+    store.write("f/.hidden", b"1")
     store.write("f/deeper/two", b"2")
-    assert list(store.names("f")) == ["one"]
+    assert sorted(store.names("f")) == ["deeper", "one"]
     assert list(store.names("nowhere")) == []
 
 
