@@ -215,7 +215,7 @@ def _is_of(commit: Commit, stage: str, shard: int) -> bool:
         commit.manifest == manifest_path
         and manifest_path in paths
         and all(path.startswith(f"{folder}/") for path in data)
-        and not any({"", ".", ".."} & {*path.split("/")} for path in data)
+        and not any({"", ".."} & {*path.split("/")} for path in data)
     )
 
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from asyrp.digests import json_digest
 from asyrp.errors import UserError
-from pipeline.images.objects import NotRegular, check_regular
 from pipeline.sources.listing import list_images
-from pipeline.storage.store import open_filesystem
+from pipeline.storage.store import NotRegular, check_regular, open_filesystem
 
 KEY = "key"
 FOLDERS = "folders"
