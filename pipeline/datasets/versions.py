@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from io import BufferedReader
+from io import BufferedIOBase
 from itertools import chain, islice
 
 import pyarrow as pa
@@ -199,7 +199,7 @@ def _batches(store: Store, version: Version, columns: Collection[str] | None = N
         raise _damaged(store, version, "is missing") from None
 
 
-def _compare(store: Store, version: Version, file: BufferedReader, deep: bool) -> None:
+def _compare(store: Store, version: Version, file: BufferedIOBase, deep: bool) -> None:
     """Hold the bytes of an index against its version: their number and, with `deep`, their SHA-256."""
     size = file.seek(0, os.SEEK_END)
     if version.index_bytes not in (None, size):
@@ -210,7 +210,7 @@ def _compare(store: Store, version: Version, file: BufferedReader, deep: bool) -
             raise _damaged(store, version, "is not as it was written")
 
 
-def _read(store: Store, version: Version, file: BufferedReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _read(store: Store, version: Version, file: BufferedIOBase, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     try:
         parquet = pq.ParquetFile(file)
         if version.rows and parquet.metadata.num_rows != sum(version.rows.values()):

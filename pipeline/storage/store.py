@@ -5,6 +5,7 @@ and path stay together, so a listed path is never opened again through its bare 
 """
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -234,7 +235,7 @@ class Store:
         return self.fs.cat_file(self.path(name))
 
     @os_errors()
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> io.BufferedIOBase:
         """A stream of the bytes of a file.
 
         Raises:
@@ -436,7 +437,7 @@ def check_regular(path: str) -> None:
         raise NotRegular(f"{path} is not a regular file")
 
 
-def open_regular(path: str) -> IO[bytes]:
+def open_regular(path: str) -> io.BufferedIOBase:
     """Open a local file, and nothing else. Raises FileNotFoundError and NotRegular."""
     check_regular(path)
     # The file may have become a pipe since the check. Without O_NONBLOCK, opening that would wait for a writer.
