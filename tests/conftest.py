@@ -1,7 +1,11 @@
 """Fixtures that tests of any room take."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Before torch is loaded: the two processes of the suite would starve each other with two threads each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from tenacity import wait_none
