@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pipeline.augmentation.draws import Census
 from pipeline.images.codec import Codec, Fit
 from pipeline.run.plan import PlanSummary
-from pipeline.run.stage import Stage
+from pipeline.run.stage import FINAL, Stage
 from pipeline.storage.records import Count, StageName
 
 
@@ -109,7 +109,9 @@ class AugmentingRun:
 def shapes(record: Mapping[str, Any]) -> Iterator[type[Any]]:
     """The shapes that a run.json must have besides that of RunFile, by the kind of its run."""
     yield AnyRun
-    if "edits" in record["spec"]:
+    stages = record["stages"]
+    names = stages if isinstance(stages, dict) else [stage["name"] for stage in stages]
+    if "edits" in record["spec"] or FINAL in names:
         yield EditingRun
         if record["spec"].get("augmentation"):
             yield AugmentingRun

@@ -27,6 +27,7 @@ from pipeline.run.additions import shard_ids
 from pipeline.run.commit import committed
 from pipeline.run.plan import current_plan
 from pipeline.run.sinks import read_output
+from pipeline.sources.files import is_clutter
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from tests.support.names import FILES, FOREIGN, NAMES, PATHS
@@ -72,7 +73,7 @@ def as_folder(folder: Path, names: set[str]) -> tuple[str, dict[str, str]]:
 
 def as_glob(folder: Path, names: set[str]) -> tuple[str, dict[str, str]]:
     source, _ = as_folder(folder, names)
-    return f"{source}/*.png", {safe_key(name): name for name in names & set(FILES) if "/" not in name}
+    return f"{source}/*.png", {safe_key(n): n for n in names & set(FILES) if "/" not in n and not is_clutter(n)}
 
 
 def as_tar(folder: Path, names: set[str]) -> tuple[str, dict[str, str]]:
@@ -83,7 +84,7 @@ def as_tar(folder: Path, names: set[str]) -> tuple[str, dict[str, str]]:
             member.pax_headers = {"path": name}  # as tarfile itself writes no NUL
             member.size = len(FACES[name])
             tar.addfile(member, io.BytesIO(FACES[name]))
-    return str(folder / "faces.tar"), {safe_key(name): name for name in names}
+    return str(folder / "faces.tar"), {safe_key(name): name for name in names if not is_clutter(name)}
 
 
 def as_parquet(folder: Path, names: set[str]) -> tuple[str, dict[str, str]]:
