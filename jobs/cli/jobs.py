@@ -46,7 +46,7 @@ def validate(specs: Specs, as_json: AsJson = False) -> None:
         except UserError as error:
             wrong.append(str(error))
     if wrong:
-        raise UserError("\n".join(wrong))
+        raise UserError("\n  ".join(wrong))
     good = list(map(str, specs))
     report({"good": good}, as_json, lambda: out.print(f"{', '.join(good)}: good", soft_wrap=True, highlight=False))
 

@@ -146,7 +146,7 @@ def load_job(path: Path) -> Job:
         mistakes += _mistakes(document, error)
     if mistakes:
         lines = [f"{path}:{line}: {sentence}" for line, sentence in sorted(mistakes)]
-        raise UserError("\n".join(lines if len(lines) == 1 else [f"{path} has {len(lines)} mistakes", *lines]))
+        raise UserError("\n  ".join(lines if len(lines) == 1 else [f"{path} has {len(lines)} mistakes", *lines]))
     return job
 
 
