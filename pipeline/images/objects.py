@@ -4,6 +4,7 @@ The size is looked at before anything is read, where the filesystem tells it. It
 well: a server may send a body without an end, or a small one that unpacks to a large one.
 """
 
+import errno
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -48,7 +49,15 @@ def read_object(fs: AbstractFileSystem, path: str, most: int, size: int | None =
         refuse_larger(size, most)
     if size == 0:
         return b""
-    return read_range(fs, path, 0, (most if size is None else size) + 1, most)
+    try:
+        return read_range(fs, path, 0, (most if size is None else size) + 1, most)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Some S3 servers refuse a range that ends behind the object.
+        size = _size(fs, path)
+        refuse_larger(size, most)
+        return read_range(fs, path, 0, size or most, most)
 
 
 def read_range(fs: AbstractFileSystem, path: str, start: int, end: int, most: int) -> bytes:
