@@ -4,7 +4,7 @@ import io
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,9 +80,9 @@ def damage_exif(data: bytes, rng: random.Random) -> bytes:
 DAMAGES: tuple[Damage, ...] = (flip_bytes, flip_header, cut, double, swap, blow_up, damage_chunk, damage_exif)
 
 
-def mutate_image(data: bytes, rng: random.Random) -> bytes:
-    """An image file with one or a few kinds of damage."""
-    for damage in rng.choices(DAMAGES, k=rng.choice((1, 1, 2, 3))):
+def damaged(data: bytes, rng: random.Random, damages: Sequence[Damage] = DAMAGES) -> bytes:
+    """A file with one or a few kinds of damage; those of images by default."""
+    for damage in rng.choices(damages, k=rng.choice((1, 1, 2, 3))):
         if len(data) > 8:
             data = damage(data, rng)
     return data

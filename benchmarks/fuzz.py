@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.damage import mutate_image, sound_images
+from benchmarks.damage import damaged, sound_images
 from benchmarks.fuzz_files import a_table, a_tar, fuzz_records, fuzz_run, fuzz_sources, fuzz_specs
 from pipeline.images.codec import ImageRefused
 from pipeline.images.decoder import Decoder
@@ -35,18 +35,18 @@ def fuzz_images(count: int, seed: int) -> Counter[str]:
     decoder, sound, found = Decoder(), list(sound_images().items()), Counter[str]()
     for index in range(count):
         name, data = sound[index % len(sound)]
-        damaged = mutate_image(data, random.Random(f"{seed} {index}"))
+        data = damaged(data, random.Random(f"{seed} {index}"))
         try:
-            assert decoder.decode(damaged, 32, "crop").pixels.shape == (3, 32, 32)
+            assert decoder.decode(data, 32, "crop").pixels.shape == (3, 32, 32)
             found["ok"] += 1
         except ImageRefused as refusal:
             found[refusal.status] += 1
             if refusal.error_type in ("DecoderCrashed", "DecoderTimeout", "MemoryError"):
                 found[f"{refusal.error_type} ({name})"] += 1
-                Path(f"fuzz-{refusal.error_type}-{name.replace(' ', '-')}-{seed}-{index}").write_bytes(damaged)
+                Path(f"fuzz-{refusal.error_type}-{name.replace(' ', '-')}-{seed}-{index}").write_bytes(data)
         except Exception as error:
             found[f"escaped: {type(error).__name__} ({name})"] += 1
-            Path(f"fuzz-escaped-{seed}-{index}").write_bytes(damaged)
+            Path(f"fuzz-escaped-{seed}-{index}").write_bytes(data)
         if index % 2000 == 1999 or index == count - 1:
             print(f"{index + 1:,} images: {memory_of(decoder)} MB in the child, {decoder.starts} started", flush=True)
     decoder.close()

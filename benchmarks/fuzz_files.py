@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from asyrp.errors import UserError
-from benchmarks.damage import Damage, blow_up, cut, double, flip_bytes, flip_header, mutate_image, sound_images, swap
+from benchmarks.damage import Damage, blow_up, cut, damaged, double, flip_bytes, flip_header, sound_images, swap
 from pipeline.images.source import FORMATS
 from pipeline.run.additions import CurrentRows
 from pipeline.run.stage import FINAL
@@ -43,14 +43,6 @@ ARROW_TYPES = (
     pa.dictionary(pa.int8(), pa.string()), pa.map_(pa.string(), pa.binary()), pa.struct({"bytes": pa.int64()}),
 )  # fmt: skip
 COLUMNS = ("key", "url", "image", "image.bytes", "bytes", "path", "jpg", "label", "")
-
-
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """A file with one or a few kinds of damage."""
-    for damage in rng.choices(BYTES, k=rng.choice((1, 1, 2, 3))):
-        if len(data) > 8:
-            data = damage(data, rng)
-    return data
 
 
 def with_an_odd_value(value: Any, rng: random.Random) -> Any:
@@ -94,14 +86,16 @@ def a_table(folder: Path, rng: random.Random) -> Path:
     if kind in ("csv", "txt"):
         lines = ["key,url", *(f"{row['key']},{row['url']}" for row in rows)] if kind == "csv" else ["", "# x"]
         path = folder / f"table.{kind}"
-        path.write_bytes(damaged("\n".join(lines).encode(rng.choice(("utf-8", "utf-8-sig", "utf-16", "latin-1"))), rng))
+        path.write_bytes(
+            damaged("\n".join(lines).encode(rng.choice(("utf-8", "utf-8-sig", "utf-16", "latin-1"))), rng, BYTES)
+        )
         return path
     path = folder / "table.parquet"
     if kind == "types":
         pq.write_table(_table_of_any_types(rng), path, row_group_size=rng.choice((1, 2, 100)))
         return path
     pq.write_table(pa.Table.from_pylist(rows), path)
-    path.write_bytes(damaged(path.read_bytes(), rng))
+    path.write_bytes(damaged(path.read_bytes(), rng, BYTES))
     return path
 
 
@@ -134,7 +128,7 @@ def a_tar(folder: Path, rng: random.Random) -> Path:
             tar.addfile(member, io.BytesIO(data))
     data = stream.getvalue()
     path = folder / "faces.tar"
-    path.write_bytes(damaged(data, rng) if rng.random() < 0.8 else data)
+    path.write_bytes(damaged(data, rng, BYTES) if rng.random() < 0.8 else data)
     return path
 
 
@@ -143,7 +137,7 @@ def a_spec(folder: Path, rng: random.Random) -> Path:
     text = rng.choice(EXAMPLES).read_text()
     path = folder / "job.yaml"
     if rng.random() < 0.4:
-        path.write_bytes(damaged(text.encode(), rng))
+        path.write_bytes(damaged(text.encode(), rng, BYTES))
     else:
         document = with_an_odd_value(yaml.safe_load(text), rng)
         path.write_text(yaml.safe_dump(document, allow_unicode=True), errors="surrogatepass")
@@ -164,7 +158,7 @@ def damage_a_record(root: Path, rng: random.Random) -> None:
                 data
             )
         case _:
-            path.write_bytes(damaged(data, rng))
+            path.write_bytes(damaged(data, rng, BYTES))
 
 
 def fuzz_run(count: int, seed: int) -> Counter[str]:
@@ -177,7 +171,7 @@ def fuzz_run(count: int, seed: int) -> Counter[str]:
             name, data = sound[index % len(sound)]
             ending = FORMATS.get(name.split()[0], FORMATS["PNG"])[0]  # what a file holds decides, not its name
             path = folder / "faces" / f"{index:06d}{ending}"
-            path.write_bytes(mutate_image(data, random.Random(f"{seed} {index}")))
+            path.write_bytes(damaged(data, random.Random(f"{seed} {index}")))
         store = stand_in_run(folder / "faces", folder / "out", edits=["smile=1"], shard_size=500)
         found = Counter(row["status"] for row in CurrentRows(store).of_stage(FINAL))
     found["escaped: images without a row"] = count - found.total()

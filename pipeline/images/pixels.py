@@ -46,7 +46,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
         raise
-    except Exception:
+    except Exception:  # Pillow raises whatever the bytes of a block make of its parser
         return 1
     return orientation if isinstance(orientation, int) else 1
 

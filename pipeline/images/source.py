@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.storage.text import is_text
+
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -60,16 +62,11 @@ class SourceImage:
     draws: Sequence[Draw] = ()
 
 
-def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8. Names of files that are not UTF-8 reach Python with surrogates."""
-    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
-
-
 def recordable(image: SourceImage) -> SourceImage:
     """The image as records can hold it: with backslashes for what is not UTF-8, and denied if its location is not."""
-    if is_utf8(f"{image.uri}{image.member}{image.etag}"):
+    if is_text(f"{image.uri}{image.member}{image.etag}"):
         return image
-    uri = image.uri if is_utf8(image.uri) else f"{DENIED}its name is not UTF-8: rename it"
+    uri = image.uri if is_text(image.uri) else f"{DENIED}its name is not UTF-8: rename it"
     member, etag = (escaped(text) if text else text for text in (image.member, image.etag))
     return replace(image, uri=uri, member=member, etag=etag)
 

@@ -20,8 +20,9 @@ from asyrp.errors import UserError
 from pipeline.images.fetch import plain_array
 from pipeline.images.keys import safe_key
 from pipeline.images.selection import Cell, Selection, some_names
-from pipeline.images.source import DENIED, SourceImage, is_utf8, version_of
+from pipeline.images.source import DENIED, SourceImage, version_of
 from pipeline.storage.credentials import names_user, redacted
+from pipeline.storage.text import is_text
 
 URL_COLUMNS = ("url", "uri", "image_url", "image_uri", "URL")
 IMAGE_COLUMNS = ("image", "img", "bytes", "jpg", "png", "webp", "content", "data")
@@ -260,7 +261,7 @@ def _lines(file: IO[str], uri: str) -> Iterator[str]:
         number += 1
         if len(line) == LONGEST_LINE:
             raise UserError(f"line {number} of {uri} has over {LONGEST_LINE:,} letters: a list has a URL on each line")
-        if not is_utf8(line):
+        if not is_text(line):
             raise UserError(f"line {number} of {uri} is not UTF-8: save it as UTF-8")
         yield line
 

@@ -2,6 +2,7 @@
 
 Files in reading order:
 
+- `text`: texts that can be stored, told from names that are not Unicode
 - `store`: a folder on any filesystem, with whole writes, create-if-absent and listings
 - `records`: small JSON files, each held against a dataclass when it is read
 - `read_ahead`: parallel reads ahead of the caller

@@ -27,6 +27,7 @@ from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from asyrp.errors import UserError
+from pipeline.storage.text import is_text
 
 EXTRAS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
@@ -62,7 +63,7 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         UserError: if the name is no text that a store can hold, the protocol is unknown or its driver is not installed.
     """
     try:
-        if "\0" in url or not _is_text(url):
+        if "\0" in url or not is_text(url):
             raise ValueError("its name holds a NUL or is not UTF-8 text, and could not be recorded: rename it")
         if WRAPPERS.match(url):
             return fsspec.core.url_to_fs(url, use_listings_cache=False)
@@ -102,15 +103,6 @@ def quoted_url(scheme: str, host: str, rest: str) -> str:
     """A URL with escapes for the signs that it must not hold. Escapes that are there already stay as they are."""
     host = host if host.isascii() else host.encode("idna").decode()
     return scheme + host + UNQUOTED.sub(lambda sign: quote(sign.group(), safe=""), rest)
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name can be written in UTF-8. One from a disk with another encoding cannot."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from asyrp.errors import UserError
 from pipeline.images.fetch import fetch
 from pipeline.images.selection import ALL, Selection
 from pipeline.images.skipped import Skipped
-from pipeline.images.source import SourceImage, is_utf8
+from pipeline.images.source import SourceImage
 from pipeline.sources.listing import list_images
+from pipeline.storage.text import is_text
 
 JSON = Selection(columns=("age",))
 
@@ -184,7 +185,7 @@ def test_a_member_of_any_name_is_read(tmp_path, name, form):
             info, data = member(each)
             tar.addfile(info, io.BytesIO(data))
     images = listed(path)
-    assert len(images) == 2 and all(is_utf8(f"{image.key}{image.member}") for image in images)
+    assert len(images) == 2 and all(is_text(f"{image.key}{image.member}") for image in images)
     assert [fetch(image) for image in images] == [b"image", b"image"]
 
 
@@ -229,6 +230,6 @@ def test_a_tar_with_any_bytes_changed_is_read_or_one_sentence(tmp_path_factory, 
     path.write_bytes(content)
     try:
         for image in listed(path):
-            assert is_utf8(image.key) and (image.size or 0) < len(content)
+            assert is_text(image.key) and (image.size or 0) < len(content)
     except UserError as error:
         assert "is no whole tar" in str(error)
