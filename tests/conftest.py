@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before torch is loaded: the two processes of the suite would starve each other with two threads each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers are nicer than others by default, so a test that waits for one would wait for the other process too.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 from tenacity import wait_none

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +31,7 @@ from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from tests.support.names import FILES, FOREIGN, NAMES, PATHS
 from tests.support.runs import asyrp, rows, run_here, stand_in_run, stand_in_stages
-from tests.support.servers import moto
+from tests.support.servers import moto, reached
 
 SINKS = ("files", "webdataset", "parquet")
 FORMATS = ("webdataset", "imagefolder", "parquet")
@@ -197,13 +196,8 @@ def test_a_root_may_have_any_name(tmp_path, monkeypatch, name):
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("s3")
-    with moto(folder, folder) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        fsspec.filesystem("s3").mkdir("bucket")
+    with moto(folder, folder) as server, reached(server):
         yield server.bucket
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 CARRIED = [name for name in sorted(FEW) if is_listed_in_a_folder(name) and safe_key(name) == name]

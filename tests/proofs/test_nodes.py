@@ -9,7 +9,8 @@ import pytest
 from tests.support.runs import ROOT
 
 
-@pytest.mark.parametrize("scenario", ["a_node_is_lost", pytest.param("nodes_come_late", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["a_node_is_lost", "nodes_come_late"])
 def test_a_run_ends_with_every_shard_committed_on_the_nodes_that_there_are(scenario, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.support.node_scenarios", scenario, tmp_path]

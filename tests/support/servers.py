@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import fsspec
 import pytest
 from filelock import FileLock
 from moto.server import ThreadedMotoServer
@@ -82,6 +83,21 @@ def azurite(folder: Path, cache: Path) -> Iterator[Server]:
         account = f"AccountName=devstoreaccount1;AccountKey={AZURITE_KEY}"
         connection = f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={url}/devstoreaccount1;"
         yield Server("az://bucket", {"AZURE_STORAGE_CONNECTION_STRING": connection}, AZURITE_KEY)
+
+
+@contextmanager
+def reached(server: Server) -> Iterator[Server]:
+    """The server, with an empty bucket, for this process and those that it starts. It takes no older connection."""
+    filesystem = fsspec.get_filesystem_class(server.protocol)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        filesystem.clear_instance_cache()
+        fsspec.filesystem(server.protocol).mkdir("bucket")
+        try:
+            yield server
+        finally:
+            filesystem.clear_instance_cache()
 
 
 SERVERS = {"moto": moto, "azurite": azurite, "nanio": nanio}

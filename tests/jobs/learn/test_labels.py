@@ -106,6 +106,7 @@ def tensors(paths) -> torch.Tensor:
     return torch.stack([load_direction(path).form.delta_h for path in paths])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_actor_and_two_find_the_same_and_so_does_one_that_was_killed(faces, tmp_path):
     def slow(output, **changes):  # long enough to be killed in the middle

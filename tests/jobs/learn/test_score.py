@@ -108,6 +108,7 @@ def test_a_classifier_file_that_is_none_is_one_sentence(tmp_path, ending):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_scores_of_texts_tell_who_wears_glasses_and_make_a_direction(tmp_path):
     (tmp_path / "mine.py").write_text(

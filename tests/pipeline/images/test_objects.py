@@ -16,7 +16,7 @@ from pipeline.images.fetch import ATTEMPTS, Changed, fetch
 from pipeline.images.objects import Hung, TooLarge, within_deadline
 from pipeline.images.source import MAX_IMAGE_BYTES, SourceImage
 from pipeline.storage.store import NotRegular
-from tests.support.servers import moto
+from tests.support.servers import moto, reached
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -193,12 +193,9 @@ def test_an_error_within_the_deadline_is_the_error():
         within_deadline(fails)
 
 
-def test_objects_of_a_store_are_read_up_to_the_limit_and_one_byte_more(tmp_path, monkeypatch):
-    with moto(tmp_path, tmp_path) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+def test_objects_of_a_store_are_read_up_to_the_limit_and_one_byte_more(tmp_path):
+    with moto(tmp_path, tmp_path) as server, reached(server):
         fs = fsspec.filesystem("s3", use_listings_cache=False)
-        fs.mkdir("bucket")
         for name, size in {"empty": 0, "small": 10, "large": MOST + 1}.items():
             fs.pipe_file(f"bucket/{name}.png", bytes(size))
         assert fetch(SourceImage("x", "s3://bucket/empty.png")) == b""
@@ -209,7 +206,6 @@ def test_objects_of_a_store_are_read_up_to_the_limit_and_one_byte_more(tmp_path,
         for planned, now in {0: "10", 9: "more", 5: "more", 11: "10"}.items():
             with pytest.raises(Changed, match=f"planned and has {now} now"):
                 fetch(SourceImage("x", "s3://bucket/small.png", size=planned))
-        fsspec.config.conf.clear()
 
 
 def test_a_blocking_filesystem_is_held_to_the_limit_too():

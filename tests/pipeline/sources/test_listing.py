@@ -338,6 +338,7 @@ def test_a_tar_is_edited_with_its_columns_in_the_manifest_and_a_run_is_a_source(
         assert columns["edit"] == "glasses" and columns["source_key"] in {key for key, _, _ in found}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_parquet_gives_the_same_edits_as_files(tmp_path):
     write_parquet(tmp_path / "x.parquet", 2, key=[name for name, _ in FACES])

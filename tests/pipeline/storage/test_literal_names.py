@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 from fsspec import AbstractFileSystem
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +16,7 @@ from jobs.spec.paths import absolute_url
 from pipeline.images.fetch import fetch
 from pipeline.images.source import SourceImage
 from pipeline.storage.store import open_filesystem
-from tests.support.servers import moto
+from tests.support.servers import moto, reached
 
 ODD = [
     "a::b",
@@ -44,12 +43,8 @@ FILE_NAMES = TEXTS.map(lambda text: text.replace("/", "_")).filter(lambda name: 
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("s3")
-    with moto(folder, folder) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3").mkdir("bucket")
+    with moto(folder, folder) as server, reached(server):
         yield
-    fsspec.filesystem("s3").clear_instance_cache()
 
 
 def opened_again(fs: AbstractFileSystem, path: str) -> None:
