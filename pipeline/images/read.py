@@ -10,14 +10,14 @@ from pipeline.images.statuses import FETCH_ERROR, REJECTED_SIZE
 _decoders = Decoders()
 
 
-def read_image(image: ImageLocation, size: int, fit: Fit) -> Decoded:
+def read_image(image: ImageLocation, size: int, fit: Fit, max_bytes: int = MAX_IMAGE_BYTES) -> Decoded:
     """Fetch an image and decode it in a child process, which ends with this process.
 
     Raises:
-        ImageRefused: if it cannot be fetched (status fetch_error), or as `Decoder.decode` does.
+        ImageRefused: as `fetched_bytes` and `Decoder.decode` do.
         OSError: if no child can be started.
     """
-    return _decoders.decode(fetched_bytes(image), size, fit)
+    return _decoders.decode(fetched_bytes(image, max_bytes), size, fit)
 
 
 def fetched_bytes(image: ImageLocation, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:

@@ -88,7 +88,7 @@ def write_sheet(store: Store, stages: Sequence[Stage], image_format: ImageFormat
 
 def _source_tile(row: Row, image_format: ImageFormat) -> Image.Image | None:
     try:
-        decoded = read_image(source_of(row), image_format.size, image_format.fit)
+        decoded = read_image(source_of(row), image_format.size, image_format.fit, image_format.max_image_bytes)
     except ImageRefused:
         return None  # the row says why
     return Image.fromarray(to_uint8(decoded.pixels))
