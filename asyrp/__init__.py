@@ -3,8 +3,8 @@
 These names are all that a notebook needs:
 
 - `find_model`, `load_model`, `load_direction` open a model and the directions that belong to it
-- `parse_edit`, `make_shift` turn an edit such as "glasses=1" into the shift of h that it makes
-- `invert`, `edit`, `boost` run the diffusion process on a batch of images
+- `parse_edit` reads an edit such as "glasses=1"
+- `invert`, `edit` run the diffusion process on a batch of images
 - `UserError` is raised for every mistake that the caller can mend
 
 Each name is imported when it is first used, so `import asyrp` alone does not load torch.
@@ -15,36 +15,31 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "UserError",
-    "boost",
     "edit",
     "find_model",
     "invert",
     "load_direction",
     "load_model",
-    "make_shift",
     "parse_edit",
 ]
 
 _MODULES = {
     "UserError": "asyrp.errors",
-    "boost": "asyrp.notebook",
     "edit": "asyrp.notebook",
     "find_model": "asyrp.models.find",
     "invert": "asyrp.notebook",
     "load_direction": "asyrp.directions.forms",
     "load_model": "asyrp.models.load",
-    "make_shift": "asyrp.directions.shift",
     "parse_edit": "asyrp.directions.edits",
 }
 
 if TYPE_CHECKING:
     from asyrp.directions.edits import parse_edit
     from asyrp.directions.forms import load_direction
-    from asyrp.directions.shift import make_shift
     from asyrp.errors import UserError
     from asyrp.models.find import find_model
     from asyrp.models.load import load_model
-    from asyrp.notebook import boost, edit, invert
+    from asyrp.notebook import edit, invert
 else:
 
     def __getattr__(name: str) -> Any:

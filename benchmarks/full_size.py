@@ -4,8 +4,8 @@
     python -m benchmarks.full_size --size 64 --steps 3 --images 4 --batches 2 --channels 32 --device cpu   # a try
 
 The net has the architecture of google/ddpm-ema-celebahq-256 and random weights, because speed does not depend on the
-weights. Each image gets one edit, with 40 + 40 steps. The worker runs alone, without Ray, which only wraps it. First
-the float32 and bfloat16 predictions of one batch are compared.
+weights. Each image gets one edit, by the solver of new runs in 20 + 20 steps. The worker runs alone, without Ray, which
+only wraps it. First the float32 and bfloat16 predictions of one batch are compared.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--channels", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])

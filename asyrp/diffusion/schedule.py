@@ -68,6 +68,10 @@ class NoiseSchedule:
         """alpha_bar at timestep `t`, which is 1 at CLEAN."""
         return 1.0 if t == CLEAN else self.alpha_bar[t].item()
 
+    def half_log_snrs(self) -> Tensor:
+        """lambda = ln(alpha / sigma) at every timestep, float64 [T], descending (Lu et al. 2022, section 2.1)."""
+        return torch.special.logit(self.alpha_bar, eps=LEAST_LEVEL) / 2
+
 
 def timesteps(n: int, t_0: int = 999) -> list[int]:
     """`n` timesteps from 0 to `t_0`, ascending, spaced as in the official code.
@@ -92,3 +96,26 @@ def generation_pairs(n: int, t_0: int = 999) -> list[tuple[int, int]]:
     """The n moves (t, t') of DDIM generation, downwards from `t_0` to CLEAN."""
     steps = timesteps(n, t_0)
     return list(zip(reversed(steps), reversed([CLEAN, *steps[:-1]]), strict=True))
+
+
+def blended_timesteps(n: int, schedule: NoiseSchedule) -> list[int]:
+    """`n` timesteps from 0 to the last of `schedule`, ascending, spaced half in t and half in lambda.
+
+    The mean of t and of the drop of lambda since timestep 0, both scaled to 0..1, grows evenly along the sequence.
+    Steps that are even in t alone jump in lambda near the image; steps that are even in lambda alone crowd there.
+
+    Raises:
+        ValueError: if the schedule has fewer than `n` timesteps, or n < 2.
+    """
+    last = len(schedule) - 1
+    if not 2 <= n <= last + 1:
+        raise ValueError(f"between 2 and {last + 1} steps fit below timestep {last}, not {n}")
+    snr = schedule.half_log_snrs()
+    drop = (snr[0] - snr) / (snr[0] - snr[-1]).clamp(min=LEAST_LEVEL)
+    progress = (torch.linspace(0, 1, last + 1, dtype=torch.float64) + drop) / 2
+    wanted = torch.linspace(0, 1, n, dtype=torch.float64)
+    nearest = (progress[None] - wanted[:, None]).abs().argmin(dim=1)
+    # Where steps crowd, each is at least one further than the one before, and leaves room for those that follow.
+    index = torch.arange(n)
+    apart = torch.cummax(nearest - index, dim=0).values + index
+    return torch.minimum(apart, last - (n - 1 - index)).tolist()

@@ -56,7 +56,8 @@ def _parameter(flag: Flag, field: FieldInfo) -> inspect.Parameter:
     """The option as Typer reads it. Its value is None where it is not used, so that a config is not overridden."""
     kind, name = _kind(field.annotation), flag.parameter.replace("_", "-")
     names = [f"--{name}/--no-{name}" if kind is bool else f"--{name}", *filter(None, [flag.short])]
-    choices = "|".join(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
+    literal = next((kind for kind in _kinds(field.annotation) if get_origin(kind) is Literal), None)
+    choices = "|".join(get_args(literal)) if literal else None
     option = typer.Option(
         *names, help=_help(field, name), metavar=flag.metavar or choices, autocompletion=flag.complete
     )
@@ -68,7 +69,12 @@ def _kind(annotation: Any) -> Any:
     """The type of an option: a number, a switch, or a list of texts. Any other value is a text that the spec reads."""
     if get_origin(annotation) in (list, dict):
         return list[str]
-    return next((kind for kind in (int, float, bool) if kind in (annotation, *get_args(annotation))), str)
+    return next((kind for kind in (int, float, bool) if kind in _kinds(annotation)), str)
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """A type, and those of which it is a union."""
+    return (annotation, *get_args(annotation))
 
 
 def _help(field: FieldInfo, name: str) -> str:

@@ -29,7 +29,7 @@ FLAGS = (
     Flag("model", complete=complete_model),
     Flag("edits", "edit", "-e", complete=complete_direction),
     Flag("directions", "direction", metavar="NAME=FILE", read=_named_files),
-    *map(Flag, ("combine", "n_inv", "refine", "n_gen", "t_edit", "t_boost", "intervals", "seed")),
+    *map(Flag, ("combine", "preset", "solver", "n_inv", "refine", "n_gen", "t_edit", "t_boost", "intervals", "seed")),
     *map(Flag, ("stages", "inversions", "image_size", "fit", "codec", "sink", "name", "shard_size", "preview")),
     Flag("inspection.metrics", "metric"),
     Flag("inspection.gates", "gate"),

@@ -57,6 +57,7 @@ def cost_table(cost: "Estimate", spec: RunSpec) -> Table:
         table.add_row("not read", not_read(cost.skipped))
     table.add_row("shards", f"{cost.shards:,} of up to {spec.shard_size} images")
     table.add_row("edited images", f"{cost.outputs:,}")
+    table.add_row("process", f"{cost.solver}, {cost.n_inv} + {cost.n_gen} steps")
     table.add_row(
         "network calls per image",
         f"{cost.unet_calls_per_image:.1f} ({cost.encodes_per_image} encodes, {cost.decodes_per_image} decodes)",
@@ -73,7 +74,7 @@ def demo(
     """Edit 64 bundled cartoon faces with two edits and draw a contact sheet. Needs no network and no GPU."""
     samples = BUNDLED / "avatars" / "samples"
     edits = ["glasses=1", "smile=1"]
-    flags = {"source": str(samples), "output": str(output), "edits": edits, "refine": 2, "shard_size": 16}
+    flags = {"source": str(samples), "output": str(output), "edits": edits, "shard_size": 16}
     raise typer.Exit(run_and_report(load_spec(None, flags, []), as_json))
 
 

@@ -13,7 +13,8 @@ from rich.progress import track
 from asyrp.errors import UserError
 from jobs.cli.options import AsJson, Root, one_of
 from jobs.display import console, out, report, state_table
-from jobs.runs.record import read_run, recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.record import recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.run_file import read_run
 from jobs.schedule.tick import TICKS, is_job
 from jobs.spec.paths import absolute_url
 from pipeline.datasets import leases, versions

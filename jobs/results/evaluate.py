@@ -9,9 +9,10 @@ from asyrp.errors import UserError
 from asyrp.measures.names import METRICS
 from jobs.runs.growth import spec_of
 from jobs.runs.inspection import judged_by
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import recorded_stages
 from jobs.runs.resolve import resolve
 from jobs.runs.run import Display, compute, no_display
+from jobs.runs.run_file import read_run
 from jobs.runs.session import read_state
 from jobs.spec.inspection import InspectionSpec
 from jobs.spec.run import EngineSpec

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import recorded_stages
 from jobs.runs.run import SUMMARY
+from jobs.runs.run_file import read_run
 from jobs.runs.session import read_state
 from pipeline.results.highlights import highlights
 from pipeline.results.rows import ResultReader, Results

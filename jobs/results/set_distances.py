@@ -8,7 +8,8 @@ from asyrp.measures.image_sets import FeatureSums, SetDistance, set_distance
 from asyrp.models.folder import ModelFolder
 from jobs.learn.collect import Collection, collect
 from jobs.runs.growth import spec_of
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import recorded_stages
+from jobs.runs.run_file import read_run
 from jobs.spec.run import EngineSpec
 from pipeline.engine.cluster import ray_session
 from pipeline.images.selection import Condition, Selection

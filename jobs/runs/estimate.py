@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from asyrp.diffusion.process import inversion_calls
-from asyrp.diffusion.schedule import timesteps
+from asyrp.diffusion.moves import SolverName
+from asyrp.diffusion.solvers import Solver
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
-from asyrp.models.scheduler import read_scheduler
 from jobs.runs.record import refuse_output_inside_source
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
@@ -19,7 +18,9 @@ from pipeline.images.codec import ImageRefused, encode
 from pipeline.images.read import read_image
 from pipeline.images.skipped import Skipped
 from pipeline.run.plan import no_images
+from pipeline.run.stage import INVERT
 from pipeline.sources.listing import list_images
+from pipeline.stages.editor import make_solver
 from pipeline.stages.models import fetch_model
 
 MEGABYTE = 1_000_000
@@ -35,6 +36,9 @@ class Estimate:
     skipped: dict[str, int]
     shards: int
     outputs: int
+    solver: SolverName
+    n_inv: int
+    n_gen: int
     encodes_per_image: int
     decodes_per_image: int
     unet_calls_per_image: float
@@ -67,33 +71,50 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     if not images:
         raise no_images(skipped, selection)
     folder = fetch_model(spec.model)
-    grid = timesteps(spec.n_gen, read_scheduler(folder.scheduler).t_0)
-    computed = resolved.settings.most_draws or len(resolved.settings.edits)
-    inversion = 0 if spec.inversions else inversion_calls(spec.n_inv, spec.refine)
-    attempts, reconstructions = _inspected(resolved)
-    by_edit = [sum(bound.acts(t) for t in grid) for bound in resolved.settings.edits]
-    second_decodes = max(by_edit) * computed if resolved.settings.most_draws else sum(by_edit)
-    encodes = inversion + spec.n_gen * (computed * attempts + reconstructions)
-    decodes = encodes + second_decodes * attempts
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
     model = load_model(folder, device, getattr(torch, spec.dtype))
+    solver = make_solver(resolved.settings, model)
+    encodes, decodes = _passes(resolved, solver)
     encode_s, decode_s = time_halves(model.unet, resolved.settings.image_size, spec.engine.batch_size or 8)
-    latent_bytes = 3 * resolved.settings.image_size**2 * (4 if spec.latent_dtype == "float32" else 2)
-    kept = sum(len(stage.variants) for stage in resolved.stages if stage.writes == "latents")
     return Estimate(
         images=images,
         skipped=dict(skipped.counts),
         shards=-(-images // spec.shard_size),
         outputs=images * len(resolved.final.variants),
+        solver=resolved.settings.solver,
+        n_inv=resolved.settings.n_inv,
+        n_gen=resolved.settings.n_gen,
         encodes_per_image=encodes,
         decodes_per_image=decodes,
         unet_calls_per_image=(encodes * encode_s + decodes * decode_s) / (encode_s + decode_s),
         output_megabytes=images * len(resolved.final.variants) * _bytes_per_output(resolved) / MEGABYTE,
-        latent_megabytes=images * kept * latent_bytes / MEGABYTE,
+        latent_megabytes=images * _latent_bytes(resolved, solver) / MEGABYTE,
         device=device,
         seconds_per_image=encodes * encode_s + decodes * decode_s,
         price_per_hour=spec.engine.price_per_hour,
     )
+
+
+def _passes(resolved: ResolvedRun, solver: Solver) -> tuple[int, int]:
+    """The encoder and decoder passes of an image."""
+    settings = resolved.settings
+    attempts, reconstructions = _inspected(resolved)
+    by_edit = [solver.edit_evaluations(bound.acts) for bound in settings.edits]
+    if settings.most_draws:
+        encodes, second_decodes = (settings.most_draws * max(each) for each in zip(*by_edit, strict=True))
+    else:
+        encodes, second_decodes = (sum(each) for each in zip(*by_edit, strict=True))
+    inversion = 0 if resolved.spec.inversions else solver.inversion_calls
+    encodes = inversion + encodes * attempts + solver.reconstruction_calls * reconstructions
+    return encodes, encodes + second_decodes * attempts
+
+
+def _latent_bytes(resolved: ResolvedRun, solver: Solver) -> int:
+    """The bytes of latents that are kept of an image."""
+    values, usual = 3 * resolved.settings.image_size**2, 4 if resolved.spec.latent_dtype == "float32" else 2
+    stages = [stage for stage in resolved.stages if stage.writes == "latents"]
+    tensors = {stage.name: solver.kept if stage.name == INVERT else len(stage.variants) for stage in stages}
+    return sum(values * tensors[stage.name] * (2 if stage.half else usual) for stage in stages)
 
 
 def _inspected(resolved: ResolvedRun) -> tuple[int, int]:
@@ -133,7 +154,7 @@ def _bytes_per_output(resolved: ResolvedRun) -> float:
     image_format, sizes = resolved.image_format, []
     for image in itertools.islice(list_images(resolved.spec.source, resolved.spec.selection()), 8):
         try:
-            decoded = read_image(image, image_format.size, image_format.fit)
+            decoded = read_image(image, image_format.size, image_format.fit, image_format.max_image_bytes)
         except ImageRefused:
             continue  # the run will record it in the image's row
         sizes.append(len(encode(decoded.pixels, image_format.codec, image_format.quality)))

@@ -16,8 +16,9 @@ from typing import Any
 
 from asyrp.errors import UserError
 from jobs.display import all_rows
-from jobs.runs.record import read_run, recorded_stages
+from jobs.runs.record import recorded_stages
 from jobs.runs.run import Display
+from jobs.runs.run_file import read_run
 from pipeline.run.progress import RunState, StateReader
 from pipeline.run.stage import FINAL
 from pipeline.storage.credentials import redacted

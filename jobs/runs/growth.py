@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
-from jobs.runs.record import output_names, read_run, recorded_sizes, recorded_stages
+from jobs.runs.record import output_names, recorded_sizes, recorded_stages
 from jobs.runs.resolve import ResolvedRun
+from jobs.runs.run_file import read_run
 from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.datasets.known_images import KnownImages, version_text
 from pipeline.images.source import SourceImage, version_of

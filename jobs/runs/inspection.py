@@ -13,6 +13,7 @@ from asyrp.errors import UserError
 from asyrp.measures.names import OF_TEXTS, Judges
 from asyrp.models.folder import ModelFolder
 from jobs.spec.inspection import InspectionSpec
+from jobs.spec.process import Process
 from jobs.spec.run import RunSpec
 from pipeline.stages.models import net_digest
 from pipeline.stages.settings import Inspection, SecondInversion
@@ -23,7 +24,12 @@ DirectionInfos = Mapping[str, DirectionInfo]
 
 
 def resolve_inspection(
-    spec: RunSpec, folder: ModelFolder, infos: DirectionInfos, edits: Sequence[Edit], staged: bool
+    spec: RunSpec,
+    process: Process,
+    folder: ModelFolder,
+    infos: DirectionInfos,
+    edits: Sequence[Edit],
+    staged: bool,
 ) -> Inspection | None:
     """What a run measures; None if it measures nothing.
 
@@ -38,7 +44,7 @@ def resolve_inspection(
         _refuse_with_augmentation(asked, staged)
     judges = _judges(asked, folder)
     _refuse_code_in_output(judges, spec.output)
-    retry = SecondInversion(asked.retry.n_inv or spec.n_inv, asked.retry.refine) if asked.retry else None
+    retry = SecondInversion(asked.retry.n_inv or process.n_inv, asked.retry.refine) if asked.retry else None
     wants_texts = bool(OF_TEXTS & set(asked.measured()))
     inspection = Inspection(
         metrics=asked.measured(),

@@ -21,7 +21,7 @@ from asyrp.directions.edits import parse_edit
 from asyrp.errors import UserError
 from jobs.runs.draws import Augmenter
 from jobs.runs.resolve import ResolvedRun
-from jobs.runs.run_file import RunFile, shapes
+from jobs.runs.run_file import FORMAT, STAGES_DERIVED, read_run
 from jobs.spec.run import RunSpec
 from pipeline.images.skipped import Skipped
 from pipeline.images.source import SourceImage
@@ -40,14 +40,9 @@ from pipeline.run.stage import INVERT, Stage, Variant, drawn_variants
 from pipeline.sources.files import split_glob
 from pipeline.sources.listing import list_images
 from pipeline.stages.settings import declare_stages, edit_variant
-from pipeline.storage.records import Record
 from pipeline.storage.store import Store, explained, open_filesystem
 
 log = logging.getLogger(__name__)
-
-FORMAT = 2
-STAGES_DERIVED = 1
-"""The format before stages were recorded. Its `stages` has only their sizes; the rest is derived from the spec."""
 
 
 @dataclass(frozen=True)
@@ -121,33 +116,6 @@ def check_creates(store: Store) -> None:
             "commit a shard counts, which is safe but wasteful, so start only one",
             store.url,
         )
-
-
-def read_run(store: Store) -> dict[str, Any]:
-    """The contents of run.json.
-
-    Raises:
-        UserError: if there is no run at this root, or run.json is damaged, of a later version, or out of reach.
-    """
-    record = open_record(store, RUN, f"there is no run at {store.url}: it has no {RUN}")
-    record.of(RunFile, formats=(STAGES_DERIVED, FORMAT))
-    contents = record.json()
-    for shape in shapes(contents):
-        record.of(shape)
-    return contents
-
-
-def open_record(store: Store, name: str, absent: str) -> Record:
-    """The record that marks the kind of a root, such as run.json.
-
-    Raises:
-        UserError: if the record is not there, with the message `absent`; if it is too large, or out of reach.
-    """
-    with explained(f"cannot reach {store.url}"):
-        try:
-            return Record(store, name)
-        except FileNotFoundError:
-            raise UserError(absent) from None
 
 
 def recorded_plan(record: dict[str, Any]) -> PlanSummary:
@@ -245,7 +213,7 @@ def refuse_output_inside_source(spec: RunSpec) -> None:
         raise UserError(f"the output {spec.output} lies inside the source, so edits would be edited: move it out")
 
 
-SAME_INVERSION = ("source", "model_digest", "n_inv", "refine", "image_size", "fit", "dtype", "shard_size")
+SAME_INVERSION = ("source", "model_digest", "solver", "n_inv", "refine", "image_size", "fit", "dtype", "shard_size")
 
 
 def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
@@ -256,6 +224,12 @@ def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
     made, wanted = ({name: i.get(name) for name in SAME_INVERSION} for i in (record["identity"], resolved.identity))
     if lines := "\n  ".join(_differences(made, wanted)):
         raise UserError(f"the inversions at {theirs.url} cannot be used here, they differ in:\n  {lines}")
+    t_top, needed = record["identity"].get("t_top"), resolved.settings.t_top
+    if t_top is not None and (needed is None or needed > t_top):
+        raise UserError(
+            f"the inversions at {theirs.url} go up to timestep {t_top}, where the edits of that run begin, and these "
+            f"edits begin {'at T' if needed is None else f'at {needed}'}: invert again, with an edit that begins there"
+        )
     sizes = recorded_sizes(record)
     if INVERT not in sizes:
         raise UserError(f"the run at {theirs.url} kept no inversions: only runs with --stages staged do")

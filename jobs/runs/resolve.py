@@ -1,7 +1,8 @@
 """Turns a spec into a resolved run: finds and checks its model and directions, and declares its stages."""
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from asyrp.directions.edits import Edit, official_sum
@@ -12,8 +13,11 @@ from asyrp.measures.intervals import Intervals
 from asyrp.models.folder import ModelFolder
 from asyrp.models.scheduler import read_scheduler
 from jobs.runs.inspection import judged_by, resolve_inspection
+from jobs.runs.run_file import read_run
 from jobs.spec.ends import AUTO
+from jobs.spec.process import Process, recorded_process
 from jobs.spec.run import RunSpec
+from pipeline.run.plan import RUN
 from pipeline.run.stage import FINAL, ImageFormat, Stage, drawn_variants
 from pipeline.stages.models import direction_path, fetch, fetch_model
 from pipeline.stages.settings import (
@@ -25,6 +29,7 @@ from pipeline.stages.settings import (
     edit_columns,
     edit_variant,
 )
+from pipeline.storage.store import Store, explained
 
 log = logging.getLogger(__name__)
 
@@ -48,29 +53,36 @@ class ResolvedRun:
         return next(stage for stage in self.stages if stage.name == FINAL)
 
 
-def resolve(spec: RunSpec) -> ResolvedRun:
+def resolve(spec: RunSpec, earlier: Store | None = None) -> ResolvedRun:
     """Find the model and the directions, and bind the edits to them.
+
+    Where the spec leaves out the process, it is that of an `earlier` run: one that is given, that of the inversions, or
+    that at the output.
 
     Raises:
         UserError: if one of them does not exist, or they do not fit each other.
     """
+    process = spec.process(_process_of(earlier or Store(spec.inversions or spec.output)))
+    spec = spec.model_copy(update=asdict(process))
     folder = fetch_model(spec.model)
     infos, sources = _directions(spec, folder)
     spec = _with_learned_intervals(spec, infos, folder)
-    _refuse_too_many_steps(spec, folder)
+    _refuse_too_many_steps(process, folder)
     edits = _bind_all(spec, infos)
     size = _image_size(spec, folder, infos)
     staged = spec.stages == "staged" or spec.inversions is not None
-    inspection = resolve_inspection(spec, folder, infos, [bound.edit for bound in edits], staged)
+    inspection = resolve_inspection(spec, process, folder, infos, [bound.edit for bound in edits], staged)
     ends = spec.t_edit.per_image
     settings = MethodSettings(
         model=spec.model,
         model_digest=folder.digest,
         directions=sources,
         edits=edits,
-        n_inv=spec.n_inv,
-        refine=spec.refine,
-        n_gen=spec.n_gen,
+        solver=process.solver,
+        n_inv=process.n_inv,
+        refine=process.refine,
+        n_gen=process.n_gen,
+        t_top=None if ends else _t_top(edits),  # an image may end where no edit has begun
         seed=spec.seed,
         dtype=spec.dtype,
         image_size=size,
@@ -91,6 +103,7 @@ def resolve(spec: RunSpec) -> ResolvedRun:
         inversions=spec.inversions,
         first_images=spec.preview,
         measured=inspection is not None,
+        solver=process.solver,
     )
     image_format = ImageFormat(
         size=size,
@@ -105,11 +118,26 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     return ResolvedRun(spec, settings, stages, image_format, _identity(spec, folder, settings))
 
 
-def _refuse_too_many_steps(spec: RunSpec, folder: ModelFolder) -> None:
+def _process_of(store: Store) -> Process | None:
+    """The process of the run at `store`; None if there is none."""
+    with explained(f"cannot reach {store.url}"):
+        if not store.exists(RUN):
+            return None
+    return recorded_process(read_run(store)["spec"])
+
+
+def _refuse_too_many_steps(process: Process, folder: ModelFolder) -> None:
     timesteps = read_scheduler(folder.scheduler).num_train_timesteps
-    for name in ("n_inv", "n_gen"):
-        if getattr(spec, name) > timesteps:
-            raise UserError(f"{name} {getattr(spec, name)}: the model {spec.model} has {timesteps} timesteps")
+    for name, steps in (("n_inv", process.n_inv), ("n_gen", process.n_gen)):
+        if steps > timesteps:
+            raise UserError(f"{name} {steps}: the model {folder.name} has {timesteps} timesteps")
+
+
+def _t_top(edits: Sequence[BoundEdit]) -> int | None:
+    """Where the first edit begins; None: at T."""
+    starts = [t_start for bound in edits for t_start in bound.t_starts]
+    known = [t_start for t_start in starts if t_start is not None]
+    return max(known, default=0) if len(known) == len(starts) else None
 
 
 def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionInfo]) -> int:
@@ -145,6 +173,8 @@ def _identity(spec: RunSpec, folder: ModelFolder, settings: MethodSettings) -> d
     }
     if schedule := read_scheduler(folder.scheduler).model_dump(exclude_defaults=True):
         identity |= {"schedule": schedule}
+    if settings.solver != "ddim" and spec.stages == "staged":
+        identity |= {"t_top": settings.t_top}
     if settings.inspection:
         identity |= {"judged_by": judged_by(settings.inspection)}
     return identity

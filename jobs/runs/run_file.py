@@ -1,14 +1,20 @@
-"""The shape of run.json: the types of the fields that commands read. It is checked whenever run.json is read."""
+"""Reads run.json, and checks its shape: the types of the fields that commands read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from asyrp.errors import UserError
 from pipeline.augmentation.draws import Census
 from pipeline.images.codec import Codec, Fit
-from pipeline.run.plan import PlanSummary
+from pipeline.run.plan import RUN, PlanSummary
 from pipeline.run.stage import FINAL, Stage
-from pipeline.storage.records import Count, StageName
+from pipeline.storage.records import Count, Record, StageName
+from pipeline.storage.store import Store, explained
+
+FORMAT = 2
+STAGES_DERIVED = 1
+"""The format before stages were recorded. Its `stages` has only their sizes; the rest is derived from the spec."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +121,30 @@ def shapes(record: Mapping[str, Any]) -> Iterator[type[Any]]:
         yield EditingRun
         if record["spec"].get("augmentation"):
             yield AugmentingRun
+
+
+def read_run(store: Store) -> dict[str, Any]:
+    """The contents of run.json.
+
+    Raises:
+        UserError: if there is no run at this root, or run.json is damaged, of a later version, or out of reach.
+    """
+    record = open_record(store, RUN, f"there is no run at {store.url}: it has no {RUN}")
+    record.of(RunFile, formats=(STAGES_DERIVED, FORMAT))
+    contents = record.json()
+    for shape in shapes(contents):
+        record.of(shape)
+    return contents
+
+
+def open_record(store: Store, name: str, absent: str) -> Record:
+    """The record that marks the kind of a root, such as run.json.
+
+    Raises:
+        UserError: if the record is not there, with the message `absent`; if it is too large, or out of reach.
+    """
+    with explained(f"cannot reach {store.url}"):
+        try:
+            return Record(store, name)
+        except FileNotFoundError:
+            raise UserError(absent) from None

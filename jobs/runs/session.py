@@ -1,14 +1,17 @@
 """Runs a session of a run and prints its tables, for all commands that edit."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from asyrp.diffusion.moves import SolverName
 from asyrp.measures.names import RECONSTRUCTION_PSNR
 from jobs.display import bound_text, console, live, out, print_marked, report, state_table
 from jobs.runs.experiment_log import LoggedSession, final_numbers, open_log
-from jobs.runs.record import read_run, recorded_sizes
+from jobs.runs.record import recorded_sizes
 from jobs.runs.run import cost, exit_code, run, summary
+from jobs.runs.run_file import read_run
 from jobs.spec.run import EngineSpec, RunSpec
 from pipeline.images.skipped import not_read
 from pipeline.run.additions import grown
@@ -37,7 +40,7 @@ def run_and_report(spec: RunSpec, as_json: bool, found: Mapping[str, Any] | None
         console.print(f"not read: {not_read(result.plan.skipped)}", highlight=False, markup=False, soft_wrap=True)
     lost = inversion_loss(store)
     if lost:
-        console.print(lost_sentence(lost), highlight=False, soft_wrap=True)
+        console.print(lost.text, highlight=False, soft_wrap=True)
     sheet = store.path(result.sheet) if result.sheet else None
 
     def show() -> None:
@@ -45,26 +48,38 @@ def run_and_report(spec: RunSpec, as_json: bool, found: Mapping[str, Any] | None
             out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False)
 
     ended = summary(result.outcome, state, spec.engine) | {"skipped": dict(result.plan.skipped)}
-    facts = {**(found or {}), **ended, "reconstruction": lost, "sheet": sheet}
+    facts = {**(found or {}), **ended, "reconstruction": asdict(lost) if lost else None, "sheet": sheet}
     report(facts, as_json, show)
     return exit_code(result.outcome)
 
 
-def inversion_loss(store: Store) -> dict[str, float] | None:
-    """The PSNR, in dB, of the sample that was denoised without an edit, and its number of images; None without a
-    sample."""
+@dataclass(frozen=True)
+class InversionLoss:
+    """What the plain process loses of a sample that it denoises without an edit: PSNR in dB. Edits by dpmpp_2m are
+    anchored to the source and lose none of it."""
+
+    images: int
+    median_psnr: float
+    worst_psnr: float
+    solver: SolverName = "ddim"
+
+    @property
+    def text(self) -> str:
+        """One sentence."""
+        said = f"inversion keeps {self.median_psnr:.1f} dB (PSNR, the median of {self.images} images without an edit"
+        said += f"; the worst {self.worst_psnr:.1f})"
+        if self.solver != "ddim":
+            return f"{said}, and an edit starts from all of the image"
+        return said if self.median_psnr >= GOOD_PSNR else f"{said}: --refine 2 keeps more"
+
+
+def inversion_loss(store: Store) -> InversionLoss | None:
+    """What the sample of a run has lost; None without a sample."""
     if 0 not in committed(store, SAMPLE_STAGE):
         return None
-    found = [row[RECONSTRUCTION_PSNR] for row in committed_rows(store, SAMPLE_STAGE, [0])]
-    psnr = [value for value in found if value is not None]
-    return {"images": len(psnr), "median_psnr": median(psnr), "worst_psnr": min(psnr)} if psnr else None
-
-
-def lost_sentence(lost: Mapping[str, float]) -> str:
-    """A sentence on what `inversion_loss` has found."""
-    said = f"inversion keeps {lost['median_psnr']:.1f} dB (PSNR, the median of {lost['images']} images without an edit"
-    said += f"; the worst {lost['worst_psnr']:.1f})"
-    return said if lost["median_psnr"] >= GOOD_PSNR else f"{said}: --refine 2 keeps more"
+    rows = [row for row in committed_rows(store, SAMPLE_STAGE, [0]) if row[RECONSTRUCTION_PSNR] is not None]
+    psnr = [row[RECONSTRUCTION_PSNR] for row in rows]
+    return InversionLoss(len(psnr), median(psnr), min(psnr), rows[0]["solver"] or "ddim") if rows else None
 
 
 def read_state(store: Store) -> RunState:

@@ -14,7 +14,7 @@ from jobs.runs.run import EXIT_DRAINED, EXIT_QUARANTINE, Display, RunResult, exi
 from jobs.spec.job import Job, Outcome
 from pipeline.datasets.changes import Changes
 from pipeline.datasets.known_images import KeySet
-from pipeline.datasets.versions import Version, latest, publish, run_name, write_index
+from pipeline.datasets.versions import Version, latest, publish, run_name, run_store, write_index
 from pipeline.images.skipped import Skipped
 from pipeline.run.additions import CurrentRows
 from pipeline.run.manifest import Row
@@ -26,7 +26,7 @@ EXIT_OK = 0
 TICK_TEXT = "%Y%m%dT%H%M%SZ"
 NOT_OF_RECIPE = {
     *("limit", "sample", "where", "image_column", "max_image_bytes"),
-    *("inversions", "stages", "shard_size", "preview"),
+    *("inversions", "stages", "shard_size", "preview", "t_top"),
 }
 """The settings of a run's identity that choose its images or say how they are processed, and change no image."""
 
@@ -75,7 +75,7 @@ class NextVersion:
     def __init__(self, job: Job, store: Store, tick: str) -> None:
         self.job, self.store, self.tick = job, store, tick
         self.base = latest(store)
-        resolved = resolve(job.run)
+        resolved = resolve(job.run, self._newest_run() or store)
         self.recipe = json_digest(
             {name: value for name, value in resolved.identity.items() if name not in NOT_OF_RECIPE}
         )
@@ -86,6 +86,10 @@ class NextVersion:
         self.run, self.run_name = Store(output), run_name(store, output)
         self.kept = self.base if job.incremental else None
         self.changes = Changes.since(store, self.kept, self.recipe)
+
+    def _newest_run(self) -> Store | None:
+        """The newest run in the data set, whose process goes on."""
+        return run_store(self.store, self.base.last_run) if self.base and self.base.last_run else None
 
     def make(self, display: Display) -> TickResult:
         """Edits what is new or changed and publishes the version. It publishes nothing if nothing has changed, or if

@@ -16,8 +16,9 @@ from types import FrameType
 from typing import Any
 
 from asyrp.errors import UserError
-from jobs.runs.record import check_creates, open_record
+from jobs.runs.record import check_creates
 from jobs.runs.run import EXIT_DRAINED, Display, exit_code_of, no_display
+from jobs.runs.run_file import open_record
 from jobs.schedule.next_version import NextVersion, TickResult, tick_text
 from jobs.schedule.notify import notify
 from jobs.spec.job import Job

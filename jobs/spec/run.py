@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from asyrp.diffusion.moves import SolverName
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
 from jobs.spec.augmentation import AugmentationSpec
@@ -13,6 +14,7 @@ from jobs.spec.ends import Ends, OneEnd
 from jobs.spec.inspection import InspectionSpec
 from jobs.spec.mistakes import validated
 from jobs.spec.paths import Url, absolute_model, without_credentials
+from jobs.spec.process import PRESETS, USUAL, PresetName, Process
 from jobs.spec.yaml_lines import read_mapping, read_value
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.selection import Condition, Selection
@@ -97,14 +99,26 @@ class RunSpec(BaseModel):
         description="Edits with several directions. sum: their plain sum. official: as the official code adds them, "
         "over sqrt(k) and with one interval.",
     )
-    n_inv: int = Field(40, ge=2, le=1000, description="Inversion steps.")
+    preset: PresetName | None = Field(
+        None,
+        description="Solver and steps together. default: dpmpp_2m, 20 + 20. fast: dpmpp_2m, 14 + 14. paper: ddim, "
+        "40 + 40, as in the papers.",
+    )
+    solver: SolverName | None = Field(
+        None,
+        description="dpmpp_2m: second order, edits anchored to the inversion. ddim: the papers' process. [default: "
+        "dpmpp_2m; ddim with refine, with n_inv other than n_gen, or with a retry]",
+    )
+    n_inv: int | None = Field(
+        None, ge=2, le=1000, description="Inversion steps. [default: 20 with dpmpp_2m, 40 with ddim]"
+    )
     refine: int = Field(
         0,
         ge=0,
         le=10,
-        description="Fixed-point iterations per inversion step. 2 reconstructs better, 0 is as in the papers.",
+        description="Fixed-point iterations per inversion step of ddim. 2 reconstructs better, 0 is as in the papers.",
     )
-    n_gen: int = Field(40, ge=2, le=1000, description="Generation steps.")
+    n_gen: int | None = Field(None, ge=2, le=1000, description="Generation steps. [default: as n_inv]")
     t_edit: Ends = Field(
         Ends(None),
         description="Last timestep that is edited; 'auto' or 'per-image': as learned intervals say; in YAML also a "
@@ -179,6 +193,41 @@ class RunSpec(BaseModel):
             raise ValueError(str(error)) from error
         return texts
 
+    @model_validator(mode="after")
+    def _process_belongs_together(self) -> "RunSpec":
+        if self.solver == "dpmpp_2m" and self.wants_ddim:
+            raise ValueError(f"{self.wants_ddim}: leave it out, or take solver: ddim")
+        if self.preset and self.solver and self.solver != PRESETS[self.preset].solver:
+            raise ValueError(f"preset {self.preset} is of {PRESETS[self.preset].solver}: give one of the two")
+        if self.preset in ("default", "fast") and self.wants_ddim:
+            raise ValueError(f"{self.wants_ddim}: leave it out, or leave out preset: {self.preset}")
+        return self
+
+    def process(self, recorded: Process | None) -> Process:
+        """The process that the spec asks for. What it leaves out is that of a `recorded` run, else the usual one.
+
+        A spec that asks for what only DDIM has, asks for DDIM.
+        """
+        base = PRESETS[self.preset] if self.preset else recorded or PRESETS["default"]
+        solver = self.solver or ("ddim" if self.wants_ddim else base.solver)
+        usual = base if base.solver == solver else USUAL[solver]
+        if solver == "ddim":
+            refine = self.refine if "refine" in self.model_fields_set else usual.refine
+            return Process(solver, self.n_inv or usual.n_inv, self.n_gen or usual.n_gen, refine)
+        n = self.n_inv or self.n_gen or usual.n_gen
+        return Process(solver, n, n)
+
+    @property
+    def wants_ddim(self) -> str | None:
+        """What in the spec only the solver ddim does, in words; None if there is nothing."""
+        if self.refine:
+            return "refine is for ddim, whose inversion loses images; an anchored edit loses nothing"
+        if self.n_inv and self.n_gen and self.n_inv != self.n_gen:
+            return "an anchored edit goes down the steps of its inversion, so n_inv and n_gen must be the same"
+        if self.inspection and self.inspection.retry:
+            return "inspection.retry is for ddim, whose inversion loses images; an anchored edit loses nothing"
+        return None
+
     def selection(self) -> Selection:
         """The images of the source that the run takes."""
         where = tuple(Condition.parse(text) for text in self.where)
@@ -200,7 +249,9 @@ class RunSpec(BaseModel):
         absent = {name for name in ("inspection", "augmentation") if getattr(self, name) is None}
         if self.max_image_bytes == MAX_IMAGE_BYTES:
             absent.add("max_image_bytes")
-        return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals"} | absent)
+        if self.solver == "ddim":  # as before there was a choice
+            absent.add("solver")
+        return self.model_dump(mode="json", exclude={"output", "engine", "model", "intervals", "preset"} | absent)
 
 
 def load_spec(config: Path | None, flags: dict[str, Any], settings: list[str]) -> RunSpec:

@@ -235,7 +235,7 @@ class ShardAttempt:
     def _keep_latent(self, row: int, index: int, output: NDArray[np.float32]) -> manifest.Row:
         name = arrays.latent_name(row, index)
         with self._lock:
-            self._latents[name] = output.astype(self.image_format.latent_dtype)
+            self._latents[name] = output.astype("float16" if self.stage.half else self.image_format.latent_dtype)
         return {"output_member": name}
 
     def _put_image(self, item: Item, index: int, number: int) -> manifest.Row:

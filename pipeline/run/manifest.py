@@ -17,6 +17,7 @@ _SETTINGS = (
     ("direction_digest", pa.string()),
     ("model_digest", pa.string()),
     ("seed", pa.int64()),
+    ("solver", pa.string()),
     ("n_inv", pa.int32()),
     ("refine", pa.int32()),
     ("n_gen", pa.int32()),

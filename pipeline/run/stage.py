@@ -111,6 +111,7 @@ class Stage:
         input_root: the root of the run that holds the input, if it is not this run.
         first_images: the stage takes that many images of shard 0 and no more.
         with_source: the source image follows the input, as the last of V_in.
+        half: latents are stored in half precision, in which they were made, whatever the format says.
         new_reducer: the name of the function that makes a shard's Reducer, for a stage that writes statistics.
     """
 
@@ -123,6 +124,7 @@ class Stage:
     input_root: str | None = None
     first_images: int | None = None
     with_source: bool = False
+    half: bool = False
     new_reducer: str | None = None
 
     def as_json(self) -> dict[str, Any]:

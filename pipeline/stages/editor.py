@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from asyrp.diffusion.noise import boosting_noise, noise_key
-from asyrp.diffusion.process import Shift, Watch, boost, edit, invert, split_at_boost
-from asyrp.diffusion.schedule import generation_pairs, inversion_pairs
+from asyrp.diffusion.process import Watch
+from asyrp.diffusion.solvers import DDIM, DPMSolver, Shift, Solver
 from asyrp.directions.forms import Direction, check_shape, load_direction
 from asyrp.directions.info import file_digest
-from asyrp.directions.shift import EditShift, MixedShift, make_shift
+from asyrp.directions.shift import MixedShift, shift_for
 from asyrp.errors import UserError
 from asyrp.models import selfcheck
 from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
 from pipeline.stages.models import check_images, direction_path, fetch_model
-from pipeline.stages.settings import BoundEdit, DirectionSource, MethodSettings
+from pipeline.stages.settings import BoundEdit, DirectionSource, MethodSettings, SecondInversion
 
 
 def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> selfcheck.SelfCheckReport:
@@ -52,8 +52,18 @@ def load_recorded_direction(folder: ModelFolder, name: str, source: DirectionSou
     return direction
 
 
+def make_solver(settings: MethodSettings, model: Model) -> Solver:
+    """The solver that a run has chosen, on its net."""
+    if settings.solver == "ddim":
+        return DDIM(model.unet, model.schedule, settings.n_inv, settings.n_gen, settings.refine)
+    return DPMSolver(model.unet, model.schedule, settings.n_inv, settings.t_top)
+
+
 class Editor:
-    """A frozen net and the shifts of a run's edits. Its methods take and give images or latents [B, C, H, W]."""
+    """A frozen net and the shifts of a run's edits.
+
+    Its methods take and give images or latents [B, C, H, W], and inversions [B, K, C, H, W], as its solver makes them.
+    """
 
     def __init__(self, settings: MethodSettings) -> None:
         self.settings = settings
@@ -66,29 +76,27 @@ class Editor:
             check=settings.check,
         )
         self.unet, self.schedule = model.unet, model.schedule
+        self.solver = make_solver(settings, model)
         loaded = {name: load_recorded_direction(folder, name, source) for name, source in settings.directions.items()}
         for direction in loaded.values():
             direction.form.to(self.device)
-        self.shifts = {bound: make_shift(bound.edit, loaded, settings.n_gen, bound.t_edits) for bound in settings.edits}
-        self.t_0 = len(self.schedule) - 1
-        self.generation = generation_pairs(settings.n_gen, self.t_0)
+        self.shifts = {bound: shift_for(self.solver, bound.edit, loaded, bound.t_edits) for bound in settings.edits}
 
-    def inverted(
-        self, x_0: Tensor, n_inv: int | None = None, refine: int | None = None, watch: Watch | None = None
-    ) -> Tensor:
-        """x_T of images, with the settings' numbers of steps and refinements or with others."""
-        pairs = inversion_pairs(n_inv or self.settings.n_inv, self.t_0)
-        refine = self.settings.refine if refine is None else refine
-        return invert(self.unet, self.schedule, x_0, pairs, refine=refine, watch=watch)
+    def inverted(self, x_0: Tensor, watch: Watch | None = None) -> Tensor:
+        """The inversions of images."""
+        return self.solver.invert(x_0, watch)
 
-    def reconstructed(self, x_T: Tensor) -> Tensor:
-        """The images without an edit."""
-        nothing = EditShift((), self.settings.n_gen)
-        return edit(self.unet, self.schedule, self.plain(x_T), self.generation, nothing)
+    def inverted_again(self, x_0: Tensor, second: SecondInversion) -> Tensor:
+        """The inversions of images with other numbers of steps and refinements than the run's."""
+        return DDIM(self.unet, self.schedule, second.n_inv, self.settings.n_gen, second.refine).invert(x_0)
+
+    def reconstructed(self, inversion: Tensor) -> Tensor:
+        """The images without an edit, by the plain process."""
+        return self.solver.reconstruct(self.plain(inversion))
 
     def edited(
         self,
-        x_T: Tensor,
+        inversion: Tensor,
         edits: Sequence[BoundEdit],
         keys: Sequence[str],
         factors: Tensor | None = None,
@@ -104,18 +112,16 @@ class Editor:
         """
         different = list(dict.fromkeys(edits))
         shifts = [self.shifts[bound].for_images(factors, ends[bound] if ends else None) for bound in different]
-        of_image = torch.tensor([different.index(bound) for bound in edits], device=self.device)
+        of_image = torch.tensor([different.index(bound) for bound in edits])
         shift = shifts[0] if len(shifts) == 1 else MixedShift(tuple(shifts), of_image)
-        return self.below_boost(self.down_to_boost(x_T, edits[0].t_boost, shift), edits, shift, keys)
+        return self.below_boost(self.down_to_boost(inversion, edits[0].t_boost, shift), edits, shift, keys)
 
-    def down_to_boost(self, x_T: Tensor, t_boost: int, shift: Shift) -> Tensor:
+    def down_to_boost(self, inversion: Tensor, t_boost: int, shift: Shift) -> Tensor:
         """x at t_boost."""
-        pairs, _ = split_at_boost(self.generation, t_boost)
-        return edit(self.unet, self.schedule, self.plain(x_T), pairs, shift)
+        return self.solver.edit(self.plain(inversion), shift, t_boost)
 
     def below_boost(self, x: Tensor, edits: Sequence[BoundEdit], shift: Shift, keys: Sequence[str]) -> Tensor:
         """The images from x at t_boost, with fresh noise for each key and edit."""
-        _, pairs = split_at_boost(self.generation, edits[0].t_boost)
         noise_keys = [
             noise_key(self.settings.seed, key, bound.edit.name) for key, bound in zip(keys, edits, strict=True)
         ]
@@ -123,7 +129,7 @@ class Editor:
         def noise(t: int) -> Tensor:
             return boosting_noise(noise_keys, t, tuple(x.shape[1:]), x.device)
 
-        return boost(self.unet, self.schedule, self.plain(x), pairs, shift=shift, noise=noise)
+        return self.solver.boost(self.plain(x), shift, edits[0].t_boost, noise)
 
     def plain(self, x: Tensor) -> Tensor:
         """x on the device in the plain memory layout.

@@ -42,13 +42,14 @@ class Functions:
         return {function.__name__: function for function in functions}
 
     def invert(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        """Images to x_T [B, 1, C, H, W]."""
-        return self.editor.inverted(self.editor.plain(batch[:, 0]))[:, None]
+        """Images to inversions, whose tensors lie one after the other in the channels: [B, 1, K C, H, W]."""
+        return self.editor.inverted(self.editor.plain(batch[:, 0])).flatten(1, 2)[:, None]
 
     def edit(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
-        """x_T to the latents of every edit at t_boost."""
+        """Inversions to the latents of every edit at t_boost."""
+        inversion = self._inversion(batch)
         latents = [
-            self.editor.down_to_boost(batch[:, 0], bound.t_boost, self.editor.shifts[bound]) for bound in self.edits
+            self.editor.down_to_boost(inversion, bound.t_boost, self.editor.shifts[bound]) for bound in self.edits
         ]
         return torch.stack(latents, dim=1)
 
@@ -66,8 +67,8 @@ class Functions:
         x_0 = self.editor.plain(batch[:, 0])
         if self.inspector:
             return self.inspector.edited(x_0, keys)
-        x_T = self.editor.inverted(x_0)
-        return torch.stack([self.editor.edited(x_T, [bound] * len(keys), keys) for bound in self.edits], dim=1)
+        inversion = self.editor.inverted(x_0)
+        return torch.stack([self.editor.edited(inversion, [bound] * len(keys), keys) for bound in self.edits], dim=1)
 
     def augment(self, batch: Tensor, keys: Sequence[str], draws: Sequence[Sequence[Draw]]) -> Measured:
         """Images to themselves and to what they drew."""
@@ -80,8 +81,15 @@ class Functions:
         return self._compared(x_0, self.editor.reconstructed(self.editor.inverted(x_0)))
 
     def reconstruct_latents(self, batch: Tensor, keys: Sequence[str]) -> Measured:  # noqa: ARG002
-        """x_T to images without an edit; the source images come last in the batch."""
-        return self._compared(batch[:, -1].to(self.editor.device), self.editor.reconstructed(batch[:, 0]))
+        """Inversions to images without an edit; where an inversion does not hold its source, it comes last in the
+        batch."""
+        inversion = self._inversion(batch)
+        x_0 = batch[:, -1].to(self.editor.device) if self.editor.settings.solver == "ddim" else inversion[:, 0]
+        return self._compared(x_0, self.editor.reconstructed(inversion))
+
+    def _inversion(self, batch: Tensor) -> Tensor:
+        """[B, K, C, H, W], as `invert` has flattened it."""
+        return batch[:, 0].unflatten(1, (-1, self.editor.unet.image_channels))
 
     def _compared(self, x_0: Tensor, again: Tensor) -> Measured:
         return Measured(again[:, None], [[values] for values in self.sample_metrics.reconstruction(x_0, again)])

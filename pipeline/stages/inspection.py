@@ -1,6 +1,6 @@
 """Measures images, holds them against gates, and does something about those that fail.
 
-x_0 -> x_T -> again without an edit: reconstruction metrics -> their gates: invert the failing ones once more
+x_0 -> inversion -> again without an edit: reconstruction metrics -> their gates: invert the failing ones once more
  |      \\-> edited, at the edit's strength or at the smallest that passes: edit metrics -> their gates
  \\-> measured against
 """
@@ -154,16 +154,16 @@ class Batch:
 
     Attributes:
         keys: of the images [B].
-        x_T: [B, C, H, W].
-        inversions: for each image what its inversion is worth.
+        inversion: [B, K, C, H, W].
+        verdicts: for each image what its inversion is worth.
         chosen: the images (indices) that are measured.
         seen: what the nets make of the chosen images before an edit.
         ends: what tells where edits end, if that is decided image by image.
     """
 
     keys: Sequence[str]
-    x_T: Tensor
-    inversions: Sequence[Verdict]
+    inversion: Tensor
+    verdicts: Sequence[Verdict]
     chosen: Sequence[int]
     seen: Observations | None
     ends: ImageEnds | None
@@ -171,7 +171,7 @@ class Batch:
     @property
     def inverted(self) -> list[int]:
         """The images (indices) whose inversion is good enough to edit."""
-        return [index for index, inversion in enumerate(self.inversions) if inversion.passes]
+        return [index for index, verdict in enumerate(self.verdicts) if verdict.passes]
 
     def seen_of(self, images: Sequence[int]) -> Observations | None:
         """What the nets make of those among some images that are measured."""
@@ -227,11 +227,11 @@ class Inspector:
         outputs[:, 0] = x_0
         columns: list[list[dict[str, Any]]] = [[{} for _ in range(1 + self.most_draws)] for _ in keys]
         wanted: list[Drawn] = []
-        for image, inversion in enumerate(batch.inversions):
+        for image, verdict in enumerate(batch.verdicts):
             for place, draw in enumerate(draws[image], start=1):
                 drawn = Drawn(image, place, draw, drawn_edit(draw, self.edits))
-                columns[image][place] = {**self.columns[drawn.bound], **inversion.row()}
-                wanted += [drawn] if inversion.passes else []
+                columns[image][place] = {**self.columns[drawn.bound], **verdict.row()}
+                wanted += [drawn] if verdict.passes else []
         for start in range(0, len(wanted), len(keys)):
             some = wanted[start : start + len(keys)]
             for drawn, result in zip(some, self._tried(batch, [each.trial for each in some]), strict=True):
@@ -253,31 +253,31 @@ class Inspector:
     def _inverted(self, x_0: Tensor, keys: Sequence[str]) -> Batch:
         """Invert, measure what that loses, and invert once more those that a gate refuses."""
         ends = ImageEnds(self.measure, x_0, self.per_image.distances) if self.measure and self.per_image else None
-        x_T = self.editor.inverted(x_0, watch=ends)
-        inversions = self._reconstructions(x_0, x_T, keys)
-        failing = [index for index, inversion in enumerate(inversions) if not inversion.passes]
+        inversion = self.editor.inverted(x_0, watch=ends)
+        verdicts = self._reconstructions(x_0, inversion, keys)
+        failing = [index for index, verdict in enumerate(verdicts) if not verdict.passes]
         if failing and (retry := self.inspection.retry):
             index = _padded(failing, len(keys))
-            again = self.editor.inverted(x_0[index], retry.n_inv, retry.refine)
+            again = self.editor.inverted_again(x_0[index], retry)
             second = self._reconstructions(x_0[index], again, [keys[i] for i in index])
             for place, image in enumerate(failing):
-                x_T[image] = again[place]
-                inversions[image] = second[place].with_columns({"n_inv": retry.n_inv, "refine": retry.refine})
+                inversion[image] = again[place]
+                verdicts[image] = second[place].with_columns({"n_inv": retry.n_inv, "refine": retry.refine})
         return Batch(
             keys=keys,
-            x_T=x_T,
-            inversions=inversions,
+            inversion=inversion,
+            verdicts=verdicts,
             chosen=self.measurer.chosen(keys),
             seen=self.measurer.look(x_0, keys),
             ends=ends,
         )
 
-    def _reconstructions(self, x_0: Tensor, x_T: Tensor, keys: Sequence[str]) -> list[Verdict]:
+    def _reconstructions(self, x_0: Tensor, inversion: Tensor, keys: Sequence[str]) -> list[Verdict]:
         """What the inversion of each image is worth: the metrics of its reconstruction, gated."""
         verdicts = [Verdict({}) for _ in keys]
         chosen = self.measurer.chosen(keys)
         if self.measurer.measures_reconstruction and chosen:
-            again = self.editor.reconstructed(x_T[chosen])
+            again = self.editor.reconstructed(inversion[chosen])
             for index, values in zip(chosen, self.measurer.metrics.reconstruction(x_0[chosen], again), strict=True):
                 verdicts[index] = Verdict(values).gated(self.measurer.reconstruction_gates)
         return verdicts
@@ -296,9 +296,10 @@ class Inspector:
             ),
             lambda result: result.verdict.passes,
         )
+        nothing = torch.zeros(batch.inversion.shape[2:], device=batch.inversion.device)
         return [
-            found[image][1] if image in found else Result(torch.zeros_like(batch.x_T[image]), inversion)
-            for image, inversion in enumerate(batch.inversions)
+            found[image][1] if image in found else Result(nothing, verdict)
+            for image, verdict in enumerate(batch.verdicts)
         ]
 
     def _tried(self, batch: Batch, trials: Sequence[Trial]) -> list[Result]:
@@ -311,11 +312,11 @@ class Inspector:
         factors = [trial.factor for trial in padded if trial.factor is not None]
         keys, ends = [batch.keys[image] for image in images], batch.t_edits(edits, images)
         scale = torch.tensor(factors, dtype=torch.float32) if factors else None
-        edited = self.editor.edited(batch.x_T[images], edits, keys, scale, ends)
+        edited = self.editor.edited(batch.inversion[images], edits, keys, scale, ends)
         values = self.measurer.edit_values(batch.seen_of(images), edited, keys, edits)
         results = []
         for place, trial in enumerate(trials):
-            verdict = self._edit_verdict(batch.inversions[trial.image], values[place])
+            verdict = self._edit_verdict(batch.verdicts[trial.image], values[place])
             results.append(Result(edited[place], verdict.with_columns(_own_columns(trial, place, ends))))
         return results
 

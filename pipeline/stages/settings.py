@@ -9,6 +9,7 @@ sample    reconstruct                       the first images without an edit, to
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from asyrp.diffusion.moves import SolverName, covered
 from asyrp.directions.edits import Edit, reconstruction
 from asyrp.directions.search import Search
 from asyrp.measures.names import METRICS, Judges
@@ -26,10 +27,9 @@ class BoundEdit:
     t_edits: tuple[int, ...]
     t_boost: int
 
-    def acts(self, t: int) -> bool:
-        """Does any of its directions act at timestep t?"""
-        intervals = zip(self.t_starts, self.t_edits, strict=True)
-        return any(t_edit <= t and (t_start is None or t <= t_start) for t_start, t_edit in intervals)
+    def acts(self, t: int, t_next: int) -> bool:
+        """Does any of its directions act in the move from t to t_next?"""
+        return any(covered(t, t_next, *interval) for interval in zip(self.t_starts, self.t_edits, strict=True))
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,11 @@ class MethodSettings:
     model_digest: str
     directions: Mapping[str, DirectionSource]
     edits: tuple[BoundEdit, ...]
+    solver: SolverName
     n_inv: int
     refine: int
     n_gen: int
+    t_top: int | None  # inversions go no higher than needed for an edit that begins here; None: to T
     seed: int
     dtype: str
     image_size: int
@@ -128,6 +130,7 @@ class MethodSettings:
         return {
             "model_digest": self.model_digest,
             "seed": self.seed,
+            "solver": self.solver,
             "n_inv": self.n_inv,
             "refine": self.refine,
             "n_gen": self.n_gen,
@@ -149,6 +152,7 @@ def declare_stages(
     inversions: str | None,
     first_images: int,
     measured: bool = False,
+    solver: SolverName = "ddim",
 ) -> list[Stage]:
     """The stages of a run in the order of their dependence.
 
@@ -159,8 +163,9 @@ def declare_stages(
         inversions: the root of a staged run whose x_T are used.
         first_images: so many images are also reconstructed without an edit.
         measured: whether edited images are held against their source.
+        solver: an inversion of dpmpp_2m holds its source, and is in half precision.
     """
-    stages = _staged(edits, columns, inversions, measured) if staged else [_fused(edits, columns)]
+    stages = _staged(edits, columns, inversions, measured, solver) if staged else [_fused(edits, columns)]
     if not first_images:
         return stages
     preview = Stage(
@@ -172,7 +177,7 @@ def declare_stages(
         columns=columns,
         input_root=inversions,
         first_images=first_images,
-        with_source=staged,
+        with_source=staged and solver == "ddim",
     )
     return [*stages, preview]
 
@@ -183,7 +188,11 @@ def _fused(edits: tuple[Variant, ...], columns: Mapping[str, object]) -> Stage:
 
 
 def _staged(
-    edits: tuple[Variant, ...], columns: Mapping[str, object], inversions: str | None, measured: bool
+    edits: tuple[Variant, ...],
+    columns: Mapping[str, object],
+    inversions: str | None,
+    measured: bool,
+    solver: SolverName,
 ) -> list[Stage]:
     invert = Stage(
         name=INVERT,
@@ -191,6 +200,7 @@ def _staged(
         writes="latents",
         variants=(Variant(),),
         columns={name: value for name, value in columns.items() if name != "n_gen"},
+        half=solver != "ddim",
     )
     edit = Stage(
         name="edit",

@@ -14,20 +14,18 @@ from asyrp.diffusion.schedule import NoiseSchedule, generation_pairs, inversion_
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.directions.forms import Direction, GlobalDirection
 from asyrp.directions.info import DirectionInfo
-from asyrp.directions.shift import EditShift
+from asyrp.directions.shift import make_shift
 from asyrp.models.load import Model
 from tests.support.nets import small_unet
 from tests.support.runs import ROOT
 
 NAMES = [
     "UserError",
-    "boost",
     "edit",
     "find_model",
     "invert",
     "load_direction",
     "load_model",
-    "make_shift",
     "parse_edit",
 ]
 
@@ -37,11 +35,14 @@ def model() -> Model:
     return Model(HSpaceUNet(small_unet()), NoiseSchedule.linear(steps=500))
 
 
-@pytest.fixture
-def shift() -> EditShift:
+EDIT = asyrp.parse_edit("random=1")
+
+
+@pytest.fixture(scope="module")
+def directions() -> dict[str, Direction]:
     torch.manual_seed(1)
-    info = DirectionInfo("random", "global", "", n_steps=6)
-    return EditShift(((Direction(info, GlobalDirection(torch.randn(32, 8, 8))), 1.0, 200),), n_steps=6)
+    info = DirectionInfo("random", "global", "", n_steps=6, t_edit=200)
+    return {"random": Direction(info, GlobalDirection(torch.randn(32, 8, 8)))}
 
 
 @pytest.fixture
@@ -80,25 +81,42 @@ def test_the_example_of_the_readme_edits_an_image_as_it_is_written():
     assert names["edited"].shape == (1, 3, 32, 32) and names["edited"].isfinite().all()
 
 
-def test_invert_and_edit_are_those_of_the_process_over_all_timesteps_of_the_schedule(model, shift, x):
-    x_T = asyrp.invert(model, x, 5, refine=1)
-    assert torch.equal(x_T, process.invert(model.unet, model.schedule, x, inversion_pairs(5, 499), 1))
+def test_ddim_is_the_papers_process_over_all_timesteps_of_the_schedule(model, directions, x):
+    inversion = asyrp.invert(model, x, 6, "ddim", refine=1)
+    x_T = process.invert(model.unet, model.schedule, x, inversion_pairs(6, 499), 1)
+    assert torch.equal(inversion.kept[:, 0], x_T)
+    shift = make_shift(EDIT, directions, 6)
     edited = process.edit(model.unet, model.schedule, x_T, generation_pairs(6, 499), shift)
-    assert torch.equal(asyrp.edit(model, x_T, shift), edited)
+    assert torch.equal(asyrp.edit(inversion, EDIT, directions), edited)
 
 
-def test_boost_is_edit_with_noise_below_t_boost_that_the_seed_and_the_index_decide(model, shift, x):
-    assert torch.equal(asyrp.boost(model, x, shift, t_boost=0), asyrp.edit(model, x, shift))
-    first, again, other = (asyrp.boost(model, x, shift, 300, seed) for seed in (0, 0, 1))
+def test_a_usual_inversion_gives_the_image_back_and_edits_change_it(model, directions, x):
+    inversion = asyrp.invert(model, x, 5)
+    assert inversion.reconstructed().shape == x.shape
+    assert (asyrp.edit(inversion, asyrp.parse_edit("reconstruction"), {}) - x).abs().max() < 2e-3
+    assert (asyrp.edit(inversion, EDIT, directions) - x).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
+def test_noise_below_t_boost_is_decided_by_the_seed_and_the_index(model, directions, x, solver):
+    inversion = asyrp.invert(model, x, 6, solver)
+    first, again, other = (asyrp.edit(inversion, EDIT, directions, t_boost=300, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    assert not torch.equal(first, asyrp.edit(model, x, shift))
-    same = asyrp.boost(model, x[:1].repeat(2, 1, 1, 1), shift, 300)
+    assert not torch.equal(first, asyrp.edit(inversion, EDIT, directions))
+    twice = asyrp.invert(model, x[:1].repeat(2, 1, 1, 1), 6, solver)
+    same = asyrp.edit(twice, EDIT, directions, t_boost=300)
     assert not torch.equal(same[0], same[1])
 
 
-def test_the_calls_of_the_face_keep_no_gradients(model, shift, x):
+def test_refinement_of_the_usual_solver_is_refused(model, x):
+    with pytest.raises(ValueError, match="refine is for the solver ddim"):
+        asyrp.invert(model, x, refine=1)
+
+
+def test_the_calls_of_the_face_keep_no_gradients(model, directions, x):
     x.requires_grad_(True)
-    results = [asyrp.invert(model, x, 3), asyrp.edit(model, x, shift), asyrp.boost(model, x, shift, 300)]
+    inversion = asyrp.invert(model, x, 3)
+    results = [inversion.kept, inversion.reconstructed(), asyrp.edit(inversion, EDIT, directions, t_boost=300)]
     assert not any(result.requires_grad for result in results)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from asyrp.errors import UserError
-from jobs.runs.record import open_run, read_run, recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.record import open_run, recorded_plan, recorded_sizes, recorded_stages
 from jobs.runs.resolve import resolve
+from jobs.runs.run_file import read_run
 from pipeline.engine.worker import Worker, WorkerOptions
 from pipeline.run.commit import committed
 from pipeline.run.stage import FINAL

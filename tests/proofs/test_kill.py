@@ -19,7 +19,7 @@ FLAGS = (
     "-e",
     "glasses=1",
     "--n-inv",
-    "3",
+    "4",
     "--n-gen",
     "4",
     "--preview",
@@ -74,6 +74,7 @@ def test_a_killed_driver_costs_no_image_and_changes_no_byte(source, undisturbed,
     assert digests(tmp_path / "out") == undisturbed
 
 
+@pytest.mark.slow
 def test_sigterm_drains_and_the_same_command_goes_on(source, undisturbed, tmp_path):
     driver = start_run(source, tmp_path / "out")
     store = wait_for_commits(tmp_path / "out", 3)

@@ -14,7 +14,7 @@ from pipeline.storage.store import Store
 from tests.support.runs import ROOT, asyrp, make_faces, wait_for_commits
 
 pytestmark = pytest.mark.slow
-FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "4", "--no-check")
+FLAGS = ("-e", "glasses=1", "--n-inv", "4", "--n-gen", "4", "--preview", "0", "--shard-size", "4", "--no-check")
 
 
 def start_run(source: Path, root: Path) -> subprocess.Popen[str]:

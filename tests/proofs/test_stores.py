@@ -11,7 +11,8 @@ import fsspec
 import pytest
 
 from asyrp.errors import UserError
-from jobs.runs.record import read_run, recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.record import recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.run_file import read_run
 from pipeline.datasets.leases import Heartbeat, begin, read_leases, read_skipped, skip
 from pipeline.datasets.versions import Version, latest, publish, read_rows, write_index
 from pipeline.images.fetch import fetch
@@ -21,27 +22,21 @@ from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from pipeline.upkeep.verify import verify
 from tests.support.runs import ASYRP, SAMPLES, rows, stand_in_run
-from tests.support.servers import SERVERS
+from tests.support.servers import SERVERS, reached
 
 FACES = sorted(SAMPLES.glob("*.png"))[:12]
-FLAGS = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")
-ONE_AND_THE_REST = ["moto", *(pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "moto")]
+FLAGS = ("-e", "glasses=1", "--n-inv", "4", "--n-gen", "4", "--preview", "0", "--shard-size", "1", "--no-check")
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request, tmp_path_factory):
     """A server with 12 faces below faces/ in its bucket, for this process and those that it starts."""
     folder, cache = tmp_path_factory.mktemp(request.param), request.config.cache.mkdir("servers")
-    with SERVERS[request.param](folder, cache) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        fsspec.get_filesystem_class(server.protocol).clear_instance_cache()
+    with SERVERS[request.param](folder, cache) as started, reached(started) as server:
         fs = fsspec.filesystem(server.protocol)
-        fs.mkdir("bucket")
         for path in FACES:
             fs.pipe_file(f"bucket/faces/{path.name}", path.read_bytes())
         yield server
-        fsspec.get_filesystem_class(server.protocol).clear_instance_cache()
 
 
 @pytest.fixture
@@ -61,7 +56,8 @@ def kill_a_run(command: list[str], store: Store) -> None:
     assert len(committed(store, "boost")) < len(FACES)
 
 
-@pytest.mark.parametrize("server", ONE_AND_THE_REST, indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("server", SERVERS, indirect=True)
 def test_a_killed_run_goes_on_and_commits_every_image_once(server, cli):
     root, store = f"{server.bucket}/out", Store(f"{server.bucket}/out")
     arguments = ["-s", f"{server.bucket}/faces", "-o", root, *FLAGS]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.runs.record import open_run, read_run
+from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
+from jobs.runs.run_file import read_run
 from pipeline.run import plan
 from pipeline.run.plan import read_plan
 from pipeline.storage.store import Store
@@ -33,10 +34,11 @@ def test_of_two_drivers_that_plan_at_once_one_plan_counts_even_if_the_source_gre
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")  # which neither driver takes down while the other is at work
 def test_two_drivers_at_once_both_finish_and_commit_every_image_once(tmp_path):
     source, root = make_faces(tmp_path / "faces", 24), tmp_path / "out"
-    flags = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--shard-size", "2", "--no-check")
+    flags = ("-e", "glasses=1", "--n-inv", "4", "--n-gen", "4", "--preview", "0", "--shard-size", "2", "--no-check")
     command = ("run", "-s", source, "-o", root, "--stages", "staged", *flags)
     with ThreadPoolExecutor() as pool:
         ended = [future.result() for future in [pool.submit(asyrp, *command) for _ in range(2)]]

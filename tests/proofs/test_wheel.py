@@ -107,7 +107,7 @@ def test_a_dashboard_is_written_from_the_wheel(call, tmp_path):
 
 def test_a_run_is_made_and_reported_from_the_wheel(call, tmp_path):
     faces, root = make_faces(tmp_path / "faces", 2), tmp_path / "out"
-    call("asyrp", "run", "-s", faces, "-o", root, "-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--no-check")
+    call("asyrp", "run", "-s", faces, "-o", root, "-e", "glasses=1", "--n-inv", "4", "--n-gen", "4", "--no-check")
     assert len(list((root / "data" / "boost").rglob("*.png"))) == 2
     call("asyrp", "report", root)
     assert "uPlot" in (root / "report" / "report.html").read_text()

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 DATA = ROOT / "tests" / "data"
 SAMPLES = BUNDLED / "avatars" / "samples"
-FEW_STEPS: dict[str, Any] = {"n_inv": 3, "n_gen": 4, "preview": 0}
+FEW_STEPS: dict[str, Any] = {"n_inv": 4, "n_gen": 4, "preview": 0}
 
 
 def make_faces(folder: Path, count: int) -> Path:

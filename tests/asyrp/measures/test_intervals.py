@@ -25,8 +25,9 @@ from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from jobs.learn.intervals import IntervalsRequest, learn_intervals, sampled_keys
 from jobs.runs.growth import spec_of
-from jobs.runs.record import open_run, read_run
+from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
+from jobs.runs.run_file import read_run
 from jobs.spec.run import EngineSpec
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
@@ -283,7 +284,7 @@ def test_a_direction_that_begins_later_than_it_would_end_is_refused(tmp_path):
     with pytest.raises(UserError, match="direction 'smile' begins at 450, so it cannot end at 451"):
         resolve(spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=451))
     [bound] = resolve(spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=450)).settings.edits
-    assert [t for t in range(1000) if bound.acts(t)] == [450]
+    assert [t for t in range(1000) if bound.acts(t, t - 1)] == [450]
 
 
 def test_auto_without_intervals_of_this_model_is_one_sentence(cli, tmp_path):

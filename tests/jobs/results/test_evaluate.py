@@ -24,6 +24,7 @@ from pipeline.upkeep.garbage import find_garbage
 from tests.support.runs import asyrp, digests, make_faces, rows, run_here, spec, stand_in_run, stand_in_stages
 
 NAMES = ["s_dir", "edit_clip", "clip_margin"]
+STEPS = {"n_inv": 10, "n_gen": 10}  # so many that an edit is more than the rounding of pixels
 
 
 def evaluate_here(root: Path | str, **asked: Any) -> str:
@@ -49,7 +50,8 @@ def source(tmp_path):
 @pytest.mark.parametrize("sink", ["files", "webdataset", "parquet"])
 def test_finished_images_have_the_metrics_that_they_had_when_they_were_made(source, tmp_path, sink):
     inspection, edits = {"metrics": NAMES}, ["glasses=1", "smile=1"]
-    run_here(resolve(spec(source, tmp_path / "run", edits=edits, shard_size=4, sink=sink, inspection=inspection)))
+    asked = spec(source, tmp_path / "run", edits=edits, shard_size=4, sink=sink, inspection=inspection, **STEPS)
+    run_here(resolve(asked))
     made, found = rows(tmp_path / "run"), evaluated(tmp_path / "run")
     assert found.keys() == made.keys() and len(found) == 14
     for name, row in found.items():

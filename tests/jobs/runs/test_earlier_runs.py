@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from jobs.runs.record import open_run, read_run, recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.record import open_run, recorded_plan, recorded_sizes, recorded_stages
 from jobs.runs.resolve import resolve
 from jobs.runs.run import run
+from jobs.runs.run_file import read_run
 from jobs.spec.run import RunSpec
 from pipeline.storage.store import Store
 from pipeline.upkeep.verify import verify
@@ -67,7 +68,8 @@ def asked(root: Path) -> RunSpec:
             "augmentation": {"labels": str(root.parent / "labels.csv"), "edits": OPPOSITES, "draws": 1},
         },
     }
-    return spec(root.parent / "faces", root, shard_size=2, **changes[root.name])
+    process = {"n_inv": None, "n_gen": None}  # taken from the run
+    return spec(root.parent / "faces", root, shard_size=2, **process, **changes[root.name])
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from tests.support.runs import asyrp, make_faces
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-FAST = ("--n-inv", "3", "--n-gen", "4", "--preview", "0", "--no-check", "--json")
+FAST = ("--n-inv", "4", "--n-gen", "4", "--preview", "0", "--no-check", "--json")
 
 
 @pytest.fixture(scope="module")

@@ -215,7 +215,7 @@ def test_a_run_with_images_tried_again_can_be_extended(tmp_path):
 def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_path):
     source = make_faces(tmp_path / "faces", 2)
     (source / "0001.png").write_bytes(b"")
-    flags = ("-e", "glasses=1", "--n-inv", "3", "--n-gen", "4", "--preview", "0", "--no-check")
+    flags = ("-e", "glasses=1", "--n-inv", "4", "--n-gen", "4", "--preview", "0", "--no-check")
     first = asyrp("run", "-s", source, "-o", tmp_path / "out", "--json", *flags)
     facts = json.loads(first.stdout)
     assert first.returncode == 0 and facts["complete"] and facts["session"]["finished"]
@@ -241,7 +241,7 @@ def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_pat
 def test_a_spec_is_read_back_as_it_was(tmp_path):
     asked = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", limit=1)
     open_run(Store(asked.output), resolve(asked))
-    assert spec_of(asked.output, ENGINE).identity() == asked.identity()
+    assert spec_of(asked.output, ENGINE).identity() == resolve(asked).spec.identity()
     assert spec_of(asked.output, ENGINE).engine == ENGINE
 
 

@@ -30,7 +30,7 @@ from pipeline.run.commit import committed
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from tests.support.runs import EXAMPLES, FEW_STEPS, SAMPLES, make_faces
-from tests.support.servers import SERVERS
+from tests.support.servers import SERVERS, reached
 
 FACES = sorted(SAMPLES.glob("*.png"))
 QUICK = "from pipeline.datasets import leases; leases.HEARTBEAT_SECONDS = 0.3; leases.EXPIRY_SECONDS = 3.0;"
@@ -39,15 +39,10 @@ DRIVER = [sys.executable, "-c", f"{QUICK} from jobs.cli.app import main; main()"
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch, request) -> Iterator[str]:
+def bucket(tmp_path, request) -> Iterator[str]:
     """An empty bucket on a server of S3, for this process and those that it starts."""
-    with SERVERS["moto"](tmp_path, request.config.cache.mkdir("servers")) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        fsspec.get_filesystem_class(server.protocol).clear_instance_cache()
-        fsspec.filesystem(server.protocol).mkdir("bucket")
+    with SERVERS["moto"](tmp_path, request.config.cache.mkdir("servers")) as server, reached(server):
         yield server.bucket
-        fsspec.get_filesystem_class(server.protocol).clear_instance_cache()
 
 
 def write_job(path: Path, **changes: Any) -> Path:
@@ -104,6 +99,7 @@ def check_whole(store: Store, version: Version) -> None:
     assert version.rows == {"ok": len(rows)} and all(sample.edited for sample in samples)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_day_in_the_life_of_a_job(bucket, tmp_path, cli):
     source, fs = f"{bucket}/faces", fsspec.filesystem("s3")

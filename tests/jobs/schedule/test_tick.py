@@ -103,6 +103,21 @@ def test_a_driver_that_dies_after_any_writing_leaves_a_tick_that_the_next_one_en
     )
 
 
+def test_a_data_set_keeps_the_process_of_its_newest_version_where_the_spec_names_none(job, tmp_path):
+    """Another usual process does not make every image again."""
+    nightly = job(tmp_path / "job")
+    papers, silent = (
+        nightly.model_copy(update={"run": nightly.run.model_copy(update=process)})
+        for process in ({"solver": "ddim", "n_inv": 4, "n_gen": 3}, {"n_inv": None, "n_gen": None})
+    )
+    compute(papers, TICK)
+    assert run_tick(papers, TICK).outcome == "succeeded"
+    assert run_tick(silent, NEXT).outcome == "unchanged"
+    named = silent.model_copy(update={"run": silent.run.model_copy(update={"preset": "fast"})})
+    recipes = [NextVersion(each, open_job(each), tick_text(NEXT)).recipe for each in (papers, silent, named)]
+    assert recipes[0] == recipes[1] != recipes[2]
+
+
 def test_a_tick_that_is_done_is_not_done_again(job, source, tmp_path):
     nightly = job(tmp_path / "job")
     compute(nightly, TICK)

@@ -429,6 +429,7 @@ def test_draws_do_not_depend_on_which_other_images_there_are(source, tmp_path):
     assert draws_of(few.output) == {key: everyone[key] for key in ("0000.png", "0001.png", "0002.png")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_example_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(EXAMPLE.parents[3])

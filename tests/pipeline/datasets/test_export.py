@@ -525,7 +525,13 @@ def test_the_card_counts_by_edit_and_split_and_says_how_it_was_made(export):
         and f"| smile | -0.5 | {counted['smile', -0.5]} |" in text
     )
     assert "left out, by status: 2 decode_error." in text
-    for fact in ("| model | avatars (", "| n_inv | 3 |", "| n_gen | 4 |", "| edits | glasses=1; smile=-0.5 |"):
+    for fact in (
+        "| model | avatars (",
+        "| solver | dpmpp_2m |",
+        "| n_inv | 4 |",
+        "| n_gen | 4 |",
+        "| edits | glasses=1; smile=-0.5 |",
+    ):
         assert fact in text
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from jobs.runs.growth import extend, retry
-from jobs.runs.record import read_run, recorded_plan
+from jobs.runs.record import recorded_plan
 from jobs.runs.resolve import resolve
+from jobs.runs.run_file import read_run
 from pipeline.images.source import SourceImage
 from pipeline.run import plan as plans
 from pipeline.run.additions import add, read_additions, read_everything, read_shard

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from asyrp.errors import UserError
 from jobs.runs.resolve import resolve
-from jobs.runs.session import inversion_loss, lost_sentence
+from jobs.runs.session import InversionLoss, inversion_loss
 from jobs.spec.inspection import InspectionSpec
 from pipeline.images.statuses import OK
 from pipeline.storage.store import Store
@@ -72,9 +72,10 @@ def test_the_sample_without_an_edit_is_measured_in_every_run(source, tmp_path):
     assert len(psnr["fused"]) == 3 and min(psnr["fused"]) > 10
     assert psnr["fused"] == pytest.approx(psnr["staged"], abs=1e-3)
     lost = inversion_loss(Store(str(tmp_path / "fused")))
-    assert lost == {"images": 3, "median_psnr": np.median(psnr["fused"]), "worst_psnr": min(psnr["fused"])}
-    assert "--refine 2 keeps more" in lost_sentence(lost)
-    assert "refine" not in lost_sentence({"images": 3, "median_psnr": 40.0, "worst_psnr": 35.0})
+    assert lost == InversionLoss(3, np.median(psnr["fused"]), min(psnr["fused"]), "ddim")
+    assert "--refine 2 keeps more" in lost.text
+    assert "refine" not in InversionLoss(3, 40.0, 35.0).text
+    assert "starts from all of the image" in InversionLoss(3, 20.0, 15.0, "dpmpp_2m").text
 
 
 def test_an_edit_that_a_gate_refuses_has_its_numbers_and_no_image(source, tmp_path, plain):

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from asyrp.errors import UserError
 from jobs.cli.app import app
-from jobs.runs.record import read_run, recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.record import recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.run_file import read_run
 from pipeline.run.commit import DamagedCommit, commit_name, committed, read_commit, read_manifest
 from pipeline.run.plan import DamagedPlan, read_group, read_part
 from pipeline.storage.store import Store

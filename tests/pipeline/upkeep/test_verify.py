@@ -16,8 +16,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp.errors import UserError
-from jobs.runs.record import open_run, read_run, recorded_plan, recorded_sizes, recorded_stages
+from jobs.runs.record import open_run, recorded_plan, recorded_sizes, recorded_stages
 from jobs.runs.resolve import resolve
+from jobs.runs.run_file import read_run
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
 from pipeline.run.additions import Addition, add, read_additions, read_shard
