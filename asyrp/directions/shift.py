@@ -70,6 +70,8 @@ class EditShift:
             for (direction, c, _), share in zip(self.terms, shares, strict=True)
             if share.any()
         ]
+        if not deltas:  # where the levels of a schedule do not change, an edit weighs nothing
+            deltas = [torch.zeros_like(encoded.h)]
         delta_h = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
         if self.strengths is not None:
             delta_h = _scaled(delta_h, self.strengths)

@@ -213,7 +213,10 @@ def refuse_output_inside_source(spec: RunSpec) -> None:
         raise UserError(f"the output {spec.output} lies inside the source, so edits would be edited: move it out")
 
 
-SAME_INVERSION = ("source", "model_digest", "solver", "n_inv", "refine", "image_size", "fit", "dtype", "shard_size")
+SAME_INVERSION = (
+    *("source", "model_digest", "schedule", "solver", "n_inv", "refine"),
+    *("image_size", "fit", "dtype", "shard_size"),
+)
 
 
 def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:

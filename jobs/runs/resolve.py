@@ -134,10 +134,10 @@ def _refuse_too_many_steps(process: Process, folder: ModelFolder) -> None:
 
 
 def _t_top(edits: Sequence[BoundEdit]) -> int | None:
-    """Where the first edit begins; None: at T."""
+    """Where the first edit, or the noise of boosting, begins; None: at T."""
     starts = [t_start for bound in edits for t_start in bound.t_starts]
     known = [t_start for t_start in starts if t_start is not None]
-    return max(known, default=0) if len(known) == len(starts) else None
+    return max([*known, *(bound.t_boost for bound in edits)]) if len(known) == len(starts) else None
 
 
 def _image_size(spec: RunSpec, folder: ModelFolder, infos: dict[str, DirectionInfo]) -> int:

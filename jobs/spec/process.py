@@ -26,6 +26,12 @@ PRESETS: dict[PresetName, Process] = {
 USUAL: dict[SolverName, Process] = {"dpmpp_2m": PRESETS["default"], "ddim": PRESETS["paper"]}
 
 
-def recorded_process(spec: dict[str, Any]) -> Process:
-    """The process of the spec in a run.json. Runs of before there was a choice are of DDIM."""
+def recorded_process(spec: dict[str, Any]) -> Process | None:
+    """The process of the spec in a run.json; None if it is of no run of edits, or tells none.
+
+    Runs of before there was a choice are of DDIM.
+    """
+    steps = (spec.get("n_inv"), spec.get("n_gen"))
+    if not all(isinstance(n, int) and n >= 2 for n in steps) or spec.get("solver") not in (None, *USUAL):
+        return None
     return Process(spec.get("solver") or "ddim", spec["n_inv"], spec["n_gen"], spec.get("refine", 0))

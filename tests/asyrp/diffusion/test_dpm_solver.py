@@ -275,3 +275,10 @@ def test_directions_of_other_numbers_of_steps_keep_their_strength():
     many = solver.edit(inversion, up(SCHEDULE, 1.0, 300, n_steps=80, size=0.01), 0) - x_0
     few = solver.edit(inversion, up(SCHEDULE, 1.0, 300, n_steps=40, size=0.02), 0) - x_0
     torch.testing.assert_close(many, few, rtol=0, atol=0.1 * few.abs().max().item())
+
+
+def test_a_schedule_whose_levels_end_in_pure_noise_is_edited():
+    schedule = NoiseSchedule.linear(steps=4000)  # alpha_bar falls below the smallest level
+    solver, x_0 = DPMSolver(MixtureNet(schedule), schedule, 20), images().float()
+    edited = solver.edit(solver.invert(x_0), up(schedule, 1.0, 500), 0)
+    assert edited.isfinite().all() and (edited - x_0).abs().mean() > 1e-3

@@ -71,6 +71,11 @@ def test_a_run_that_is_there_goes_on_with_its_own_process(there):
     assert spec(preset="fast").process(recorded) == PRESETS["fast"]
 
 
+@pytest.mark.parametrize("told", [{}, {"n_inv": 40}, {"n_inv": "x", "n_gen": 4}, {"n_inv": 4, "n_gen": 0}])
+def test_a_record_without_a_process_tells_none(told):
+    assert recorded_process({"source": "a", "model": "avatars", **told}) is None
+
+
 def test_a_run_of_before_there_was_a_choice_is_of_ddim():
     assert recorded_process({"n_inv": 40, "n_gen": 20, "refine": 1}) == Process("ddim", 40, 20, 1)
 

@@ -32,10 +32,10 @@ def done(source, output, **changes):
     return rows(output)
 
 
-@pytest.mark.parametrize("stages", ["fused", "staged"])
-def test_an_edit_does_not_depend_on_the_other_edits_of_the_run(source, tmp_path, stages):
-    alone = done(source, tmp_path / "alone", edits=[LATE])
-    beside = done(source, tmp_path / "beside", edits=[EARLY, LATE], stages=stages)
+@pytest.mark.parametrize(("stages", "t_boost"), [("fused", 0), ("staged", 0), ("fused", 700)])
+def test_an_edit_does_not_depend_on_the_other_edits_of_the_run(source, tmp_path, stages, t_boost):
+    alone = done(source, tmp_path / "alone", edits=[LATE], t_boost=t_boost)
+    beside = done(source, tmp_path / "beside", edits=[EARLY, LATE], stages=stages, t_boost=t_boost)
     for name, row in alone.items():
         assert beside[name]["output_sha256"] == row["output_sha256"]
 
