@@ -8,6 +8,7 @@ dpmpp_2m    DPM-Solver++(2M) on a grid half in t and half in lambda, edits ancho
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -133,7 +134,7 @@ class DPMSolver:
     n: int
     t_top: int | None = None
 
-    @property
+    @cached_property
     def steps(self) -> list[int]:
         """The ascending timesteps that an inversion visits; at least two."""
         steps = blended_timesteps(self.n, self.schedule)

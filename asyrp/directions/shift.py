@@ -40,7 +40,7 @@ class EditShift:
         active = [
             (index, direction, c)
             for index, (direction, c, t_edit) in enumerate(self.terms)
-            if t >= t_edit and direction.info.begun(t)
+            if covered(t, t - 1, direction.info.t_start, t_edit)
         ]
         if not active:
             return None

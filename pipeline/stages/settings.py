@@ -115,7 +115,7 @@ class MethodSettings:
     n_inv: int
     refine: int
     n_gen: int
-    t_top: int | None  # inversions go no higher than needed for an edit that begins here; None: to T
+    t_top: int | None  # inversions go no higher than needed for what begins here, an edit or its noise; None: to T
     seed: int
     dtype: str
     image_size: int
