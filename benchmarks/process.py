@@ -70,7 +70,7 @@ OURS = WAYS[1:3]
 
 def evaluations(solver: Solver, shift: EditShift) -> float:
     """The evaluations of the net that an image with one edit takes."""
-    found = solver.edit_evaluations(shift.acts)
+    found = solver.edit_evaluations(shift.acts, t_boost=0)
     return solver.inversion_calls + found.encodes + SECOND_DECODE * found.second_decodes
 
 

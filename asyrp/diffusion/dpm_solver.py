@@ -127,9 +127,7 @@ def edit(
     """
     snrs, source = schedule.half_log_snrs().tolist(), latents(schedule, inversion, steps)
     difference = torch.zeros_like(source[0])
-    moved = torch.zeros(
-        len(difference), dtype=torch.bool
-    )  # images that an edit has reached; on the CPU, as weights are
+    moved = torch.zeros(len(difference), dtype=torch.bool)  # which images are edited by now; on the CPU, as weights are
     change_before, forcing = None, Forcing()
     for index, (t, t_next) in zip(reversed(range(len(steps))), downwards(steps), strict=True):
         if t < t_boost:

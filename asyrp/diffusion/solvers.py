@@ -70,7 +70,7 @@ class Solver(Protocol):
     def reconstruction_calls(self) -> int:
         """How often `reconstruct` evaluates the net."""
 
-    def edit_evaluations(self, acts: Acts) -> Evaluations:
+    def edit_evaluations(self, acts: Acts, t_boost: int) -> Evaluations:
         """How often `edit` and `boost` evaluate the net for an edit."""
 
 
@@ -118,7 +118,7 @@ class DDIM:
     def reconstruction_calls(self) -> int:
         return self.n_gen
 
-    def edit_evaluations(self, acts: Acts) -> Evaluations:
+    def edit_evaluations(self, acts: Acts, t_boost: int) -> Evaluations:  # noqa: ARG002
         return Evaluations(self.n_gen, sum(acts(t, t - 1) for t, _ in self._down))
 
 
@@ -165,6 +165,8 @@ class DPMSolver:
     def reconstruction_calls(self) -> int:
         return len(self.steps)
 
-    def edit_evaluations(self, acts: Acts) -> Evaluations:
-        acting = [acts(t, t_next) for t, t_next in dpm_solver.downwards(self.steps)]
-        return Evaluations(len(acting) - acting.index(True) if any(acting) else 0, sum(acting))
+    def edit_evaluations(self, acts: Acts, t_boost: int) -> Evaluations:
+        moves = dpm_solver.downwards(self.steps)
+        acting = [acts(t, t_next) for t, t_next in moves]
+        evaluated = [edited or t < t_boost for edited, (t, _) in zip(acting, moves, strict=True)]
+        return Evaluations(len(moves) - evaluated.index(True) if any(evaluated) else 0, sum(acting))

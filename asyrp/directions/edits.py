@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 
 from asyrp.errors import UserError
+from asyrp.numbers import number
 
 RECONSTRUCTION = "reconstruction"
 TERM = re.compile(r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?:=\s*(?P<weight>[^=\s]+)\s*)?")
@@ -62,8 +63,4 @@ def parse_edit(text: str) -> Edit:
 
 
 def _number(text: str | None) -> float | None:
-    try:
-        value = 1.0 if text is None else float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    return 1.0 if text is None else number(text)

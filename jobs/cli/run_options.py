@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from asyrp.directions.info import read_info
+from asyrp.errors import UserError
 from jobs.cli.fields import Flag, from_fields
 from jobs.cli.options import ENGINE, Settings, complete_direction, complete_model, takes
 from jobs.spec.run import RunSpec, load_spec
@@ -17,6 +18,8 @@ def _named_files(pairs: list[str]) -> dict[str, str]:
         name, equals, path = pair.partition("=")
         if not equals:
             name, path = read_info(Path(pair)).name, pair
+        if not name or not path:
+            raise UserError(f"--direction {pair}: give NAME=FILE, or a FILE that says its own name")
         files[name] = path
     return files
 

@@ -11,7 +11,7 @@ from asyrp.diffusion.moves import SolverName
 from asyrp.diffusion.solvers import Solver
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
-from jobs.runs.record import refuse_output_inside_source
+from jobs.runs.record import refuse_unopenable
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
 from pipeline.images.codec import ImageRefused, encode
@@ -22,6 +22,7 @@ from pipeline.run.stage import INVERT
 from pipeline.sources.listing import list_images
 from pipeline.stages.editor import make_solver
 from pipeline.stages.models import fetch_model
+from pipeline.storage.store import Store
 
 MEGABYTE = 1_000_000
 
@@ -61,11 +62,10 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     """Counts the images and passes, and times the net on this machine. Writes nothing.
 
     Raises:
-        UserError: if there are no images, or the output is inside the source.
+        UserError: if there are no images, or the run would be refused for what is at its output or inversions.
     """
     spec, skipped = resolved.spec, Skipped()
-    if not spec.inversions:
-        refuse_output_inside_source(spec)
+    refuse_unopenable(Store(spec.output), resolved)
     selection = spec.selection()
     images = sum(1 for _ in list_images(spec.source, selection, skipped))
     if not images:
@@ -99,7 +99,7 @@ def _passes(resolved: ResolvedRun, solver: Solver) -> tuple[int, int]:
     """The encoder and decoder passes of an image."""
     settings = resolved.settings
     attempts, reconstructions = _inspected(resolved)
-    by_edit = [solver.edit_evaluations(bound.acts) for bound in settings.edits]
+    by_edit = [solver.edit_evaluations(bound.acts, bound.t_boost) for bound in settings.edits]
     if settings.most_draws:
         encodes, second_decodes = (settings.most_draws * max(each) for each in zip(*by_edit, strict=True))
     else:

@@ -5,7 +5,6 @@ It is written once, as the last file of planning. A run with another identity is
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter
 
 from asyrp.digests import json_digest
@@ -40,7 +38,7 @@ from pipeline.run.stage import INVERT, Stage, Variant, drawn_variants
 from pipeline.sources.files import split_glob
 from pipeline.sources.listing import list_images
 from pipeline.stages.settings import declare_stages, edit_variant
-from pipeline.storage.store import Store, explained, open_filesystem
+from pipeline.storage.store import Store, explained, lies_inside, open_filesystem
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +67,24 @@ def open_run(
     Raises:
         UserError: if the run there has another identity. The message lists the differences.
     """
-    record = RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity, resolved.stages)
-    return open_root(store, record, lambda: _new_plan(store, resolved, images, skipped or Skipped()))
+    return open_root(store, _record_of(resolved), lambda: _new_plan(store, resolved, images, skipped or Skipped()))
+
+
+def refuse_unopenable(store: Store, resolved: ResolvedRun) -> None:
+    """Raise UserError if `open_run` would refuse the run for what is at its output, source or inversions. Writes
+    nothing."""
+    with explained(f"cannot reach {store.url}"):
+        there = store.exists(RUN)
+    if there:
+        _resume(store, _record_of(resolved))
+    elif resolved.spec.inversions:
+        _usable_inversions(resolved, resolved.spec.inversions)
+    else:
+        refuse_output_inside_source(resolved.spec)
+
+
+def _record_of(resolved: ResolvedRun) -> RunRecord:
+    return RunRecord(resolved.spec.model_dump(mode="json"), resolved.identity, resolved.stages)
 
 
 def open_root(store: Store, run: RunRecord, make_plan: Callable[[], PlanSummary]) -> PlanSummary:
@@ -173,7 +187,8 @@ def _new_plan(
     store: Store, resolved: ResolvedRun, images: Iterable[SourceImage] | None, skipped: Skipped
 ) -> PlanSummary:
     if resolved.spec.inversions:
-        return _plan_of_inversions(store, resolved)
+        theirs = _usable_inversions(resolved, resolved.spec.inversions)
+        return _write_plan(store, (source_image(row) for row in read_plan(theirs)), resolved)
     refuse_output_inside_source(resolved.spec)
     if images is None:
         images = list_images(resolved.spec.source, resolved.spec.selection(), skipped)
@@ -203,13 +218,9 @@ def output_names(resolved: ResolvedRun, key: str) -> list[str]:
 def refuse_output_inside_source(spec: RunSpec) -> None:
     """Raise UserError if the edits of a run would be listed as images of its source."""
     (source_fs, source), (output_fs, output) = open_filesystem(spec.source), open_filesystem(spec.output)
-    if type(source_fs) is not type(output_fs):
-        return
-    if "/**" in source:
+    if type(source_fs) is type(output_fs) and "/**" in source:
         source = split_glob(source_fs, source)[0]
-    if isinstance(source_fs, LocalFileSystem):
-        source, output = os.path.realpath(source), os.path.realpath(output)
-    if f"{output}/".startswith(f"{source.rstrip('/')}/"):
+    if lies_inside((output_fs, output), (source_fs, source)):
         raise UserError(f"the output {spec.output} lies inside the source, so edits would be edited: move it out")
 
 
@@ -219,10 +230,13 @@ SAME_INVERSION = (
 )
 
 
-def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
-    """Copy the plan of the staged run whose inversions are used, row by row."""
-    assert resolved.spec.inversions
-    theirs = Store(resolved.spec.inversions)
+def _usable_inversions(resolved: ResolvedRun, url: str) -> Store:
+    """The store of a staged run whose inversions are used.
+
+    Raises:
+        UserError: if they are not there, not complete, or not what these edits need.
+    """
+    theirs = Store(url)
     record = read_run(theirs)
     made, wanted = ({name: i.get(name) for name in SAME_INVERSION} for i in (record["identity"], resolved.identity))
     if lines := "\n  ".join(_differences(made, wanted)):
@@ -239,4 +253,4 @@ def _plan_of_inversions(store: Store, resolved: ResolvedRun) -> PlanSummary:
     state = StateReader(theirs, {INVERT: sizes[INVERT]}).read()
     if not state.complete:
         raise UserError(f"the inversions at {theirs.url} are not complete: finish that run first")
-    return _write_plan(store, (source_image(row) for row in read_plan(theirs)), resolved)
+    return theirs

@@ -130,7 +130,9 @@ def _refuse_too_many_steps(process: Process, folder: ModelFolder) -> None:
     timesteps = read_scheduler(folder.scheduler).num_train_timesteps
     for name, steps in (("n_inv", process.n_inv), ("n_gen", process.n_gen)):
         if steps > timesteps:
-            raise UserError(f"{name} {steps}: the model {folder.name} has {timesteps} timesteps")
+            raise UserError(
+                f"{name} {steps}: the model {folder.name} has {timesteps} timesteps, so give {timesteps} or less"
+            )
 
 
 def _t_top(edits: Sequence[BoundEdit]) -> int | None:

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from asyrp.diffusion.moves import SolverName
 from asyrp.errors import UserError
 from pipeline.augmentation.draws import Census
 from pipeline.images.codec import Codec, Fit
@@ -15,6 +18,8 @@ from pipeline.storage.store import Store, explained
 FORMAT = 2
 STAGES_DERIVED = 1
 """The format before stages were recorded. Its `stages` has only their sizes; the rest is derived from the spec."""
+
+Steps = Annotated[int, Field(ge=2, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,21 @@ class RunFile:
     stages: list[Stage] | dict[StageName, tuple[Count, Count]]
     created_at: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Declared:
+    stages: Annotated[list[Stage], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    stages: Annotated[dict[StageName, tuple[Count, Count]], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class _SizesOfStatistics:
+    stages: Annotated[dict[StageName, tuple[Count, Count]], Field(min_length=1, max_length=1)]
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,10 @@ class _EditSpec:
     stages: Literal["fused", "staged"]
     preview: Count
     inversions: str | None
+    n_inv: Steps
+    n_gen: Steps
+    solver: SolverName | None = None
+    refine: Count = 0
     augmentation: dict[str, Any] | None = None
     inspection: dict[str, Any] | None = None
 
@@ -115,9 +139,14 @@ class AugmentingRun:
 def shapes(record: Mapping[str, Any]) -> Iterator[type[Any]]:
     """The shapes that a run.json must have besides that of RunFile, by the kind of its run."""
     yield AnyRun
-    stages = record["stages"]
-    names = stages if isinstance(stages, dict) else [stage["name"] for stage in stages]
-    if "edits" in record["spec"] or FINAL in names:
+    stages, edits = record["stages"], "edits" in record["spec"]
+    if record["format"] == STAGES_DERIVED:
+        yield _Sizes if edits else _SizesOfStatistics
+        names = list(stages)
+    else:
+        yield _Declared
+        names = [stage["name"] for stage in stages]
+    if edits or FINAL in names:
         yield EditingRun
         if record["spec"].get("augmentation"):
             yield AugmentingRun

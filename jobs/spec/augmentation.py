@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, field_validator, model_validator
 
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
-from jobs.spec.mistakes import alternative
+from jobs.spec.mistakes import CHECKED, alternative
 from jobs.spec.paths import Url
 from pipeline.images.selection import Condition
 from pipeline.stages.settings import unit_edit
@@ -17,7 +17,7 @@ Strength = Annotated[float, Field(gt=0)]
 class UniformSpec(BaseModel):
     """Any strength between two."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     uniform: tuple[Strength, Strength]
 
@@ -49,7 +49,7 @@ Strengths = (
 class OptionSpec(BaseModel):
     """An edit that images may draw: its strengths, its weight beside others, which images, and the resulting labels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     edit: str
     strength: Annotated[Strengths, Discriminator(_strength_kind)] = Field(
@@ -95,7 +95,7 @@ class AugmentationSpec(BaseModel):
     """Each image draws up to `draws` edits; the image itself stays in the data set. All fields are part of a run's
     identity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     edits: list[OptionSpec] = Field(min_length=1)
     draws: int = Field(1, ge=1, le=100, description="The most edits that one image draws.")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel
 
-from jobs.spec.mistakes import alternative
+from jobs.spec.mistakes import CHECKED, alternative
 
 Timestep = Annotated[int, Field(ge=0, le=999)]
 Auto = Literal["auto"]
@@ -21,7 +21,7 @@ class DistancesSpec(BaseModel):
     """What 'per-image' is settled to: for each direction the distance at which it ends, and a t_edit (`otherwise`) for
     images that are never that far from their P_t."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     measure: str
     distances: dict[str, float]

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, field_validator, model_validator
 
 from asyrp.directions.search import Bisection, Ladder, Search
 from asyrp.errors import UserError
 from asyrp.measures.names import METRICS, OF_CLIP, SCORE, SOURCE_SCORE
-from jobs.spec.mistakes import alternative
+from asyrp.numbers import number
+from jobs.spec.mistakes import CHECKED, alternative
 from jobs.spec.paths import Net
 from pipeline.images.selection import Condition
 
@@ -17,17 +18,23 @@ Strength = Annotated[float, Field(gt=0)]
 class BisectionSpec(BaseModel):
     """A search that halves the range of strengths from `low` to `high` for a number of `steps`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     low: float = Field(0, ge=0)
     high: Strength
     steps: int = Field(4, ge=1, le=12)
 
+    @model_validator(mode="after")
+    def _ascends(self) -> "BisectionSpec":
+        if self.high <= self.low:
+            raise ValueError(f"high must be more than low, and {self.high:g} is not more than {self.low:g}")
+        return self
+
 
 class RetrySpec(BaseModel):
     """How an image is inverted again if a gate refuses its reconstruction."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     refine: int = Field(3, ge=0, le=20, description="Fixed-point iterations per inversion step.")
     n_inv: int | None = Field(None, ge=2, le=1000, description="Inversion steps. [default: as the first time]")
@@ -37,7 +44,7 @@ class ClassifierSpec(BaseModel):
     """A net that scores images: a .pt or .onnx file, or MODULE:NAME. An image has a label if its
     score is at least `threshold`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     file: Net
     labels: list[str] = Field(min_length=1)
@@ -55,7 +62,7 @@ Halving = Annotated[BisectionSpec, alternative("halving")]
 class InspectionSpec(BaseModel):
     """What is measured: the `metrics`, and those that gates compare. All fields are part of a run's identity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     metrics: list[str] = Field(
         default_factory=list, description=f"Metrics to measure of every edit. Known: {', '.join(METRICS)}."
@@ -88,12 +95,12 @@ class InspectionSpec(BaseModel):
     def _gates_parse(cls, texts: list[str]) -> list[str]:
         conditions = [part for text in texts for part in text.split(" and ")]
         try:
-            for condition in map(Condition.parse, conditions):
-                float(condition.value)
+            parsed = list(map(Condition.parse, conditions))
         except UserError as error:
             raise ValueError(str(error)) from error
-        except ValueError:
-            raise ValueError(f"'{condition}' compares with no number") from None
+        for condition in parsed:
+            if number(condition.value) is None:
+                raise ValueError(f"'{condition}' compares with no number")
         return conditions
 
     @model_validator(mode="after")

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from asyrp.digests import json_digest
 from asyrp.errors import UserError
-from jobs.spec.mistakes import explain, path_of
+from jobs.spec.mistakes import CHECKED, explain, path_of
 from jobs.spec.paths import MAX_NAME, NAME, Url, without_credentials
 from jobs.spec.run import RunSpec
 from jobs.spec.schedule import Schedule
@@ -42,7 +42,7 @@ def _webhook(url: str) -> str:
 class Notifications(BaseModel):
     """Who is told how a tick ended. A notification that fails is reported, and never fails the tick."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     webhook: Annotated[str, AfterValidator(_webhook)] | None = Field(
         None, description="a URL that gets a POST of JSON; $NAME: the URL is in this environment variable"
@@ -56,7 +56,7 @@ class Notifications(BaseModel):
 class Job(BaseModel):
     """A job that edits what is new or changed in a source at every tick, and adds it to its data set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     name: Annotated[str, AfterValidator(_name)] = Field(description="of the job, in its runs' names")
     root: Url = Field(description="folder of the job's data set and history, on any fsspec URL")

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, RootModel, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from asyrp.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+CHECKED = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+"""How the models of specs are checked. An unknown field is a mistake, and so is a number that is none."""
 
 
 def alternative(name: str) -> Tag:

@@ -9,18 +9,20 @@ from pydantic import AfterValidator
 from asyrp.errors import UserError
 from asyrp.models.folder import bundled_names
 from pipeline.storage.credentials import refuse_credentials
-from pipeline.storage.store import absolute_path, is_local_path
+from pipeline.storage.store import EXTRAS, absolute_path, is_local_path
 
 
 def absolute_url(url: str) -> str:
     """A local path as an absolute path; any other URL as it is.
 
     Raises:
-        UserError: if the URL holds credentials.
+        UserError: if it is empty, lacks a slash of its scheme, or holds credentials.
     """
     if not url.strip():
         raise UserError("a path or URL is missing: it is empty")
     refuse_credentials(url)
+    if torn := ONE_SLASH.match(url):
+        raise UserError(f"{url}: a URL begins with {torn[1]}://, and a folder of this name would be given as ./{url}")
     return absolute_path(url) if is_local_path(url) else url
 
 
@@ -28,8 +30,10 @@ def absolute_model(model: str) -> str:
     """A model's local folder or file by its absolute path; a short name or hub id as it is.
 
     Raises:
-        UserError: if it is a URL that holds credentials.
+        UserError: if it is empty, or a URL that holds credentials.
     """
+    if not model.strip():
+        raise UserError("a model is missing: its name is empty")
     return model if model in bundled_names() else absolute_if_there(model)
 
 
@@ -61,6 +65,9 @@ def without_credentials(url: str) -> str:
         raise ValueError(str(error)) from error
     return url
 
+
+ONE_SLASH = re.compile(rf"({'|'.join([*EXTRAS, 'file', 'hf'])}):/(?!/)")
+"""A URL of a known scheme with one slash, which would be a local path."""
 
 Url = Annotated[str, AfterValidator(absolute_url)]
 Net = Annotated[str, AfterValidator(absolute_net)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from asyrp.diffusion.moves import SolverName
@@ -12,7 +12,7 @@ from asyrp.errors import UserError
 from jobs.spec.augmentation import AugmentationSpec
 from jobs.spec.ends import Ends, OneEnd
 from jobs.spec.inspection import InspectionSpec
-from jobs.spec.mistakes import validated
+from jobs.spec.mistakes import CHECKED, validated
 from jobs.spec.paths import Url, absolute_model, without_credentials
 from jobs.spec.process import PRESETS, USUAL, PresetName, Process
 from jobs.spec.yaml_lines import read_mapping, read_value
@@ -30,7 +30,7 @@ MODEL_HELP = "A short name, hub id, diffusers folder or checkpoint file; folders
 class EngineSpec(BaseModel):
     """Speed knobs and budgets. They may change from one call to the next: none of them changes a pixel."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     actors: int | None = Field(None, ge=1, description="Ray actors. [default: one a GPU, else one]")
     batch_size: int | None = Field(None, ge=1, description="Images per network call. [default: 16 on GPU, 8 on CPU]")
@@ -63,7 +63,7 @@ class EngineSpec(BaseModel):
 class RunSpec(BaseModel):
     """A whole run. All but `output` and `engine` is its identity: the model by its weights, `intervals` by numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     source: Url = Field(
         description="Images: a folder or glob, tars, Parquet, a list of URLs, or the root of a run; on any fsspec URL."

@@ -12,7 +12,9 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
+
+from jobs.spec.mistakes import CHECKED
 
 SECOND = timedelta(seconds=1)
 TWICE = timedelta(hours=2)
@@ -24,7 +26,7 @@ CatchUp = Literal["none", "last", "all"]
 class Schedule(BaseModel):
     """When a job is to run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     cron: str = Field(description="minute hour day month weekday; with six fields the first is seconds")
     timezone: str = Field("UTC", description="whose clock the times are of, such as Europe/Berlin")

@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from asyrp.errors import UserError
+from jobs.spec.mistakes import CHECKED
 from jobs.spec.paths import MAX_NAME, NAME
 from jobs.spec.run import EngineSpec, RunSpec
 
@@ -52,7 +53,7 @@ class Resources:
 class Placement(BaseModel):
     """The options that say where a job runs and what it asks for there; None where the user gave none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CHECKED
 
     workers: int | None = Field(None, ge=1, description=f"Number of worker nodes. [default: {DEFAULT_WORKERS}]")
     gpus_per_worker: int | None = Field(

@@ -29,7 +29,7 @@ from pipeline.run.manifest import Row
 from pipeline.run.names import shown_strength
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.storage.records import RESTORE
-from pipeline.storage.store import Store
+from pipeline.storage.store import Store, explained, lies_inside, open_filesystem
 
 RECORD = ".asyrp-export.json"
 CARD = "README.md"
@@ -144,13 +144,18 @@ def export(
     """Writes the samples of a snapshot to `output`. Memory does not grow with their number.
 
     Raises:
-        UserError: if no row has one of the statuses; if the output holds anything else; if the bytes of an image are
-            not those that were committed; if a source cannot be read.
+        UserError: if no row has one of the statuses; if the output holds anything else, lies inside the run or cannot
+            be written to; if the bytes of an image are not those that were committed; if a source cannot be read.
     """
     if not any(snapshot.rows[status] for status in settings.statuses):
         there = ", ".join(f"{count} {status}" for status, count in snapshot.rows.items()) or "no rows"
         raise UserError(f"no row of {snapshot.url} is {' or '.join(settings.statuses)}: there are {there}")
-    _claim(output, {"format": 1, "commits": snapshot.digest, "settings": asdict(settings)})
+    if lies_inside(open_filesystem(output.url), open_filesystem(snapshot.url)):
+        raise UserError(
+            f"the output {output.url} lies inside {snapshot.url}, among files that are not its: move it out"
+        )
+    with explained(f"cannot write to {output.url}"):
+        _claim(output, {"format": 1, "commits": snapshot.digest, "settings": asdict(settings)})
     output.delete(CARD)
     exported = Exported()
     wanted = ((store, row) for store, row in snapshot.read() if row["status"] in settings.statuses)

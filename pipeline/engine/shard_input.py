@@ -12,7 +12,7 @@ from pipeline.images.statuses import OK
 from pipeline.run.arrays import LATENTS
 from pipeline.run.commit import Commit, commit_digest, read_commit, read_committed, read_manifest
 from pipeline.run.manifest import Row, from_bytes
-from pipeline.run.sinks import read_output
+from pipeline.run.sinks import DamagedOutput, read_output
 from pipeline.run.stage import ImageFormat, Stage
 from pipeline.storage.store import Store
 
@@ -38,11 +38,21 @@ class ShardInput(Protocol):
 
 
 class ShardLatents:
-    """The latents of a shard, all of them in memory."""
+    """The latents of a shard, all of them in memory.
+
+    Raises:
+        DamagedOutput: if they are not those that the manifest names, all of one shape.
+    """
 
     def __init__(self, store: Store, stage: str, commit: Commit, file: str) -> None:
         self.rows, self.digest = _rows(store, commit), commit_digest(store, stage, commit.shard)
         self.latents = load(read_committed(store, commit, file))
+        named = {row["output_member"] for rows in self.rows.values() for row in rows} - {None}
+        if not named <= self.latents.keys() or len({latent.shape for latent in self.latents.values()}) > 1:
+            raise DamagedOutput(
+                f"{file} at {store.url} does not hold the latents that its manifest names, all of one shape: it was "
+                "changed by somebody, so invert again"
+            )
 
     def outputs(self, row: int) -> NDArray[np.float32]:
         names = [r["output_member"] for r in self.rows[row]]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
+from pipeline.images import png
 from pipeline.images.pixels import to_rgb, upright
 from pipeline.images.source import FORMATS
 from pipeline.images.statuses import DECODE_ERROR, REJECTED_SIZE
@@ -100,12 +101,23 @@ def decode_square(data: bytes, size: int, fit: Fit) -> Square:
     """Decode an image, upright and in sRGB, to a square of `size` pixels.
 
     `fit` "crop" takes the centre square and resizes it (Lanczos); "exact" refuses images of another size. Transparent
-    images are laid on white. The first frame of an animation is taken.
+    images are laid on white. The first frame of an animation is taken. Damage in a PNG's texts and the like is passed
+    over.
 
     Raises:
         ImageRefused: with status decode_error if the bytes are not a readable image, or rejected_size if the image is
             too large to decode safely, too small to edit, or of another size although `fit` is "exact".
     """
+    try:
+        return _square(data, size, fit)
+    except ImageRefused as refusal:
+        lean = png.without_extras(data) if refusal.status == DECODE_ERROR else None
+        if lean is None:
+            raise
+    return _square(lean, size, fit)
+
+
+def _square(data: bytes, size: int, fit: Fit) -> Square:
     with refusing(DECODE_ERROR), _open(data) as image:
         _check_pixels(image)
         _check_size(*image.size, size, fit)  # a turn changes nothing here

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import operator
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asyrp.errors import UserError
+from asyrp.numbers import number
 from pipeline.images.source import SourceImage
 
 OPERATORS = {
@@ -17,8 +19,7 @@ OPERATORS = {
 }  # fmt: skip
 CONDITION = re.compile(r"\s*([^\s=!<>]+)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
 EQUALITIES = ("==", "=", "!=")
-INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
-NUMBER = re.compile(r"[+-]?([0-9]{1,300}(\.[0-9]{0,300})?|\.[0-9]{1,300})([eE][+-]?[0-9]{1,9})?")
+SELECTING, CARRYING = "select by", "carry along"
 SHOWN_NAMES = 30
 
 
@@ -32,14 +33,6 @@ class Cell(str):
         value = typed(self)
         same = not isinstance(value, str) and json.dumps(value) == self and abs(value) < 2**63
         return value if same else str(self)
-
-
-def number(text: str) -> int | float | None:
-    """The number that a text is; None if it is none."""
-    text = text.strip()
-    if INTEGER.fullmatch(text):
-        return int(text)
-    return float(text) if NUMBER.fullmatch(text) else None
 
 
 def typed(text: str) -> int | float | bool | str:
@@ -80,7 +73,7 @@ class Condition:
             UserError: if there is no such column, or it holds numbers and the value is none.
         """
         if self.column not in columns:
-            raise _no_column(self.column, "select by", columns)
+            raise _no_column(self.column, SELECTING, columns)
         found, compare = columns[self.column], OPERATORS[self.operator]
         if found is None or found == "":
             return False
@@ -134,8 +127,8 @@ class Selection:
 
     def columns_of(self, names: Collection[str]) -> list[str]:
         """The columns that the selection needs, of a table with columns `names`. Raises UserError if it lacks one."""
-        selects = {condition.column: "select by" for condition in self.where}
-        wanted = selects | dict.fromkeys(self.columns, "carry along")
+        selects = {condition.column: SELECTING for condition in self.where}
+        wanted = selects | dict.fromkeys(self.columns, CARRYING)
         for name, purpose in wanted.items():
             if name not in names:
                 raise _no_column(name, purpose, names)
@@ -148,17 +141,17 @@ class Selection:
             UserError: if an image lacks a column of the selection.
         """
         for image in images:
+            _refuse_missing(image, [condition.column for condition in self.where], SELECTING)
             if all(condition.holds(image.columns) for condition in self.where) and self._sampled(image.key):
                 yield replace(image, columns=self._carried(image))
 
     def _carried(self, image: SourceImage) -> dict[str, Any]:
         """The columns that are carried along. Raises UserError if the image lacks one."""
+        _refuse_missing(image, self.columns, CARRYING)
         carried = {}
         for name in self.columns:
-            if name not in image.columns:
-                raise _no_column(name, "carry along", image.columns)
             value = image.columns[name]
-            carried[name] = value.carried() if isinstance(value, Cell) else value
+            carried[name] = _as_json(value.carried() if isinstance(value, Cell) else value)
         return carried
 
     def _sampled(self, key: str) -> bool:
@@ -171,8 +164,22 @@ def some_names(names: Collection[str]) -> str:
     return (", ".join(list(names)[:SHOWN_NAMES]) or "none") + more
 
 
-def _no_column(name: str, purpose: str, names: Collection[str]) -> UserError:
-    return UserError(f"the source has no column '{name}' to {purpose}: it has {some_names(names)}")
+def _as_json(value: Any) -> Any:
+    """A value as JSON can hold it: a float that is no number is empty, or the text that says it is infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _refuse_missing(image: SourceImage, names: Iterable[str], purpose: str) -> None:
+    """Raise UserError if an image lacks one of these columns."""
+    for name in names:
+        if name not in image.columns:
+            raise _no_column(name, purpose, image.columns, f"the image '{image.key}'")
+
+
+def _no_column(name: str, purpose: str, names: Collection[str], whose: str = "the source") -> UserError:
+    return UserError(f"{whose} has no column '{name}' to {purpose}: it has {some_names(names)}")
 
 
 def is_sampled(key: str, share: float, purpose: str) -> bool:

@@ -239,6 +239,10 @@ def _shards(images: Iterable[SourceImage], shard_size: int) -> Iterator[tuple[So
         yield shard
 
 
+def _columns_json(image: SourceImage) -> str | None:
+    return json.dumps(image.columns, default=str, allow_nan=False) if image.columns else None
+
+
 def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> bytes:
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
@@ -252,7 +256,7 @@ def _part_bytes(shards: list[tuple[SourceImage, ...]], first_shard: int) -> byte
                 "offset": [image.offset for image in images],
                 "size": [image.size for image in images],
                 "etag": [image.etag for image in images],
-                "columns": [json.dumps(image.columns, default=str) if image.columns else None for image in images],
+                "columns": [_columns_json(image) for image in images],
                 "labels": [image.labels for image in images],
                 "draws": [[asdict(draw) for draw in image.draws] or None for image in images],
             }

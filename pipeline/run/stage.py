@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from pipeline.images.codec import Codec, Fit
 from pipeline.images.source import MAX_IMAGE_BYTES, Draw
 from pipeline.run.names import output_name
-from pipeline.storage.records import StageName
+from pipeline.storage.records import Count, Ordinal, StageName
 
 if TYPE_CHECKING:  # a driver that has nothing to compute does without torch
     import numpy as np
@@ -72,7 +72,7 @@ class Variant:
     edit: str | None = None
     strength: float | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
-    draw: int | None = None
+    draw: Ordinal | None = None
 
 
 def drawn_variants(draws: int) -> tuple[Variant, ...]:
@@ -122,7 +122,7 @@ class Stage:
     variants: tuple[Variant, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
     input_root: str | None = None
-    first_images: int | None = None
+    first_images: Count | None = None
     with_source: bool = False
     half: bool = False
     new_reducer: str | None = None

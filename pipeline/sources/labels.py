@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from asyrp.digests import json_digest
 from asyrp.errors import UserError
+from pipeline.images.keys import safe_key
 from pipeline.sources.listing import list_images
 from pipeline.storage.store import NotRegular, check_regular, open_filesystem
 
@@ -195,7 +196,9 @@ def read_labels(url: str) -> LabelTable:
 
 
 def _keys(column: pa.ChunkedArray, first_row: int, url: str) -> tuple[str, ...]:
-    """The keys as text. Raises UserError if one is empty or cannot be read."""
+    """The keys as those of sources are made. Raises UserError if one is empty or cannot be read."""
+    if pa.types.is_nested(column.type):
+        raise UserError(f"the column '{KEY}' of {url} holds {str(column.type)[:200]}: keys are texts or numbers")
     try:
         found = column.to_pylist()
         keys = [key.decode() if isinstance(key, bytes) else key for key in found]
@@ -206,7 +209,7 @@ def _keys(column: pa.ChunkedArray, first_row: int, url: str) -> tuple[str, ...]:
     for row, key in enumerate(keys, first_row):
         if key is None or key == "":
             raise UserError(f"{url} has no key in row {row}: every row of labels needs the key of its image")
-    return tuple(map(str, keys))
+    return tuple(safe_key(str(key)) for key in keys)
 
 
 def _refuse_contradictions(keys: Sequence[str], rows: NDArray[np.float64], first_row: int, url: str) -> None:

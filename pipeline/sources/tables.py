@@ -6,6 +6,7 @@ the selection. Keys are text: what a table has in its column `key` is the key, t
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Literal
@@ -26,6 +27,7 @@ from pipeline.storage.text import is_text
 
 URL_COLUMNS = ("url", "uri", "image_url", "image_uri", "URL")
 IMAGE_COLUMNS = ("image", "img", "bytes", "jpg", "png", "webp", "content", "data")
+CHAIN = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*(://|::)|::/")
 LISTED_SCHEMES = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 KEY = "key"
 BATCH = 1_000
@@ -311,7 +313,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def may_be_listed(url: str) -> bool:
-    chained = "::" in url  # chained filesystems of fsspec, which could hide a local one
+    chained = CHAIN.search(url) is not None  # filesystems of fsspec, of which the last could be a local one
     parts = _split(url)
     return parts is not None and parts.scheme in LISTED_SCHEMES and not chained and not names_user(url)
 

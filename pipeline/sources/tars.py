@@ -4,6 +4,7 @@ To list a tar, only headers are read: one small ranged read for each member, wha
 """
 
 import json
+import math
 import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -172,6 +173,12 @@ def _images_of(sample: list[tarfile.TarInfo], wanted: str | None, skipped: Skipp
     return images
 
 
+def _float(text: str) -> float | str:
+    """A number of JSON; the text if it is too large for one."""
+    value = float(text)
+    return value if math.isfinite(value) else text
+
+
 def _columns(file: IO[bytes], sample: list[tarfile.TarInfo], uri: str) -> dict[str, Any]:
     """The fields of the JSON member of a sample; none if it has no such member, or no fields.
 
@@ -184,7 +191,7 @@ def _columns(file: IO[bytes], sample: list[tarfile.TarInfo], uri: str) -> dict[s
                 raise UserError(f"{member.name} in {uri} has {member.size:,} bytes: JSON may have {LARGEST_JSON:,}")
             file.seek(member.offset_data)
             try:
-                fields = json.loads(file.read(member.size))
+                fields = json.loads(file.read(member.size), parse_constant=str, parse_float=_float)
                 json.dumps(fields)  # what is nested too deeply to be written is refused here
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{member.name} in {uri} is no JSON: {error}") from error

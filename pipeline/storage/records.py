@@ -29,6 +29,9 @@ Kind = TypeVar("Kind")
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A number of things, or of bytes. Above that, JSON numbers are not exact in every reader."""
 
+Ordinal = Annotated[int, Field(ge=1, le=2**53)]
+"""The place of a thing among others; 1 is the first."""
+
 ShardCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """A number of shards: plans and manifests hold it in 32 bits."""
 

@@ -26,7 +26,8 @@ import fsspec
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from asyrp.errors import UserError
+from asyrp.errors import MachineError, UserError
+from pipeline.storage.failures import machine_failure
 from pipeline.storage.text import is_text
 
 EXTRAS = {
@@ -52,7 +53,7 @@ UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^!#$%&'()*+,./0-9:;=?@A-Z\[\]_a-z~-
 """What a URL must not hold unquoted: all but its own signs and the escapes that it has already."""
 
 
-def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def open_filesystem(url: str) -> "Place":
     """The filesystem of a URL or local path, and the path on it.
 
     Names are literal. One without a scheme is a local path, whatever signs it holds (a `~` at its beginning is the
@@ -80,12 +81,26 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def is_local_path(url: str) -> bool:
     """Whether a name has no scheme and so is a path on the local disk."""
-    return SCHEME.match(url) is None
+    return not (SCHEME.match(url) or WRAPPERS.match(url))
 
 
 def absolute_path(path: str) -> str:
     """A local path, taken literally but for a home folder at its beginning, as an absolute one."""
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111  # Path.expanduser raises where none is meant
+
+
+Place = tuple[fsspec.AbstractFileSystem, str]
+"""A filesystem and a path on it."""
+
+
+def lies_inside(place: Place, folder: Place) -> bool:
+    """Whether a place is a folder or lies below it, once links of the local disk are followed."""
+    (fs, path), (folder_fs, root) = place, folder
+    if type(fs) is not type(folder_fs):
+        return False
+    if isinstance(fs, LocalFileSystem):
+        path, root = os.path.realpath(path), os.path.realpath(root)
+    return f"{path}/".startswith(f"{root.rstrip('/')}/")
 
 
 def _direct_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -130,11 +145,17 @@ def os_errors() -> Iterator[None]:
 
 @contextmanager
 def explained(failure: str) -> Iterator[None]:
-    """Turn errors of a filesystem into a UserError that begins with `failure`, where the cause is likely the user's."""
+    """Turn errors of a filesystem into a UserError that begins with `failure`, where the cause is likely the user's.
+
+    Raises:
+        MachineError: if the disk is full, or the quota used up.
+    """
     try:
         with os_errors():
             yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(f"{failure}: {machine_failure(error)}") from error
         raise UserError(f"{failure}: {error}") from error
 
 

@@ -79,10 +79,20 @@ def rows(root: Path | str, stage: str = "boost") -> dict[tuple[str, str | None, 
 
 def rewrite_manifest(store: Store, stage: str, shard: int, change: Callable[[Row], Row]) -> None:
     """Change the rows of a committed manifest, and the commit that says how long it is and what its SHA-256 is."""
+
+    def changed(data: bytes) -> bytes:
+        return manifest.to_bytes([change(row) for row in manifest.from_bytes(data)])
+
+    rewrite_file(store, stage, shard, read_commit(store, stage, shard).manifest, changed)
+
+
+def rewrite_file(store: Store, stage: str, shard: int, ending: str, change: Callable[[bytes], bytes]) -> None:
+    """Change a committed file by the ending of its name, and the commit that says what its SHA-256 is."""
     commit = read_commit(store, stage, shard)
-    data = manifest.to_bytes([change(row) for row in manifest.from_bytes(store.read(commit.manifest))])
-    store.write(commit.manifest, data)
-    entry = FileEntry(commit.manifest, len(data), hashlib.sha256(data).hexdigest())
+    [path] = [file.path for file in commit.files if file.path.endswith(ending)]
+    data = change(store.read(path))
+    store.write(path, data)
+    entry = FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
     files = [entry if file.path == entry.path else file for file in commit.files]
     store.write(commit_name(stage, shard), json.dumps(asdict(replace(commit, files=files))).encode())
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from asyrp.errors import UserError
+from asyrp.numbers import number
 from jobs.cli.fields import Flag, from_fields
 from jobs.cli.options import (
     AsJson,
@@ -178,11 +179,11 @@ def _load(direction: str, model: str) -> "Direction":
 
 
 def _term(term: str, model: str) -> "tuple[Direction, float]":
-    name, equals, weight = term.rpartition("=")
-    try:
-        return _load(name if equals else term, model), float(weight) if equals else 1.0
-    except ValueError:
-        raise UserError(f"'{term}' is not of the form DIRECTION=WEIGHT, as in smile=1") from None
+    name, equals, text = term.rpartition("=")
+    weight = number(text) if equals else 1.0
+    if weight is None or (equals and not name):
+        raise UserError(f"'{term}' is not of the form DIRECTION=WEIGHT, as in smile=1")
+    return _load(name if equals else term, model), weight
 
 
 def _save(direction: "Direction", output: Path, name: str | None) -> None:

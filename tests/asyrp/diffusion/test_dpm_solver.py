@@ -216,18 +216,21 @@ def test_an_inversion_that_goes_no_higher_than_the_edit_gives_the_same_bits(t_st
     assert part.edit(whole.invert(x_0), shift, 0).equal(part.edit(inversion, shift, 0)), "a longer one may be used"
 
 
-@pytest.mark.parametrize("t_start", [None, 450])
-def test_the_evaluations_are_as_many_as_were_counted(t_start):
-    solver = DPMSolver(MixtureNet(SCHEDULE), SCHEDULE, 20, t_start)
+@pytest.mark.parametrize(
+    ("t_top", "t_start", "t_boost", "counted"),
+    [(None, None, 100, (20, 13)), (450, 450, 100, (11, 4)), (700, 450, 700, (14, 4))],
+)
+def test_the_evaluations_are_as_many_as_were_counted(t_top, t_start, t_boost, counted):
+    solver = DPMSolver(MixtureNet(SCHEDULE), SCHEDULE, 20, t_top)
     shift = up(SCHEDULE, 1.0, 200, t_start)
     inversion = solver.invert(images().float())
     assert (solver.unet.encodes, solver.unet.decodes) == (solver.inversion_calls,) * 2
     solver.unet.encodes = solver.unet.decodes = 0
-    x = solver.edit(inversion, shift, 100)
-    solver.boost(x, shift, 100, lambda _: torch.zeros_like(x))
-    expected = solver.edit_evaluations(shift.acts)
+    x = solver.edit(inversion, shift, t_boost)
+    solver.boost(x, shift, t_boost, lambda _: torch.zeros_like(x))
+    expected = solver.edit_evaluations(shift.acts, t_boost)
     assert (solver.unet.encodes, solver.unet.decodes - solver.unet.encodes) == expected
-    assert expected == ((20, 13) if t_start is None else (11, 4))
+    assert expected == counted
 
 
 def test_images_of_a_batch_with_other_edits_and_ends_are_what_they_are_alone():

@@ -12,7 +12,8 @@ from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.info import read_info
 from asyrp.models.find import find_model
 from jobs.cli.app import app
-from tests.support.runs import SAMPLES, digests, make_faces, rows, stand_in_run
+from jobs.runs.resolve import resolve
+from tests.support.runs import SAMPLES, digests, make_faces, rows, run_here, spec, stand_in_run
 
 FAST = ("--n-inv", "4", "--n-gen", "4", "--preview", "2")
 
@@ -24,6 +25,16 @@ FAST = ("--n-inv", "4", "--n-gen", "4", "--preview", "2")
         (("-s", "{faces}"), "edits is missing"),
         (("-s", "{faces}", "-e", "glases=1"), "there is no direction 'glases' for the model avatars"),
         (("-s", "{faces}", "-e", "glasses=big"), "'glasses=big' is not of the form direction=weight"),
+        (("-s", "{faces}", "-e", "glasses=1_0"), "'glasses=1_0' is not of the form direction=weight"),
+        (("-s", "{faces}", "-e", "glasses=1", "--model", ""), "a model is missing: its name is empty"),
+        (("-s", "{faces}", "-e", "glasses=1", "--direction", "=x"), "--direction =x: give NAME=FILE"),
+        (("-s", "{faces}", "-e", "glasses=1", "--gate", "recon_psnr > nan"), "compares with no number"),
+        (("-s", "{faces}", "-e", "glasses=1", "--set", "engine.price_per_hour=.inf"), "should be a finite number"),
+        (
+            ("-s", "{faces}", "-e", "glasses=1", "--set", "inspection.search={low: 2, high: 1}"),
+            "high must be more than",
+        ),
+        (("-s", "{faces}", "-e", "glasses=1", "-o", "s3:/bucket/out"), "a URL begins with s3://"),
         (("-s", "{faces}", "-e", "glasses=1", "-e", "glasses=1.0"), "the same edit is given twice"),
         (("-s", "nowhere", "-e", "glasses=1"), "nowhere is no folder"),
         (("-s", "{faces}", "-e", "glasses=1", "--model", "missing"), "there is no model 'missing'"),
@@ -92,6 +103,18 @@ def test_plan_says_what_a_run_costs_and_touches_nothing(cli, faces, tmp_path):
     assert cost["encodes_per_image"] == 10 + 11 < cost["decodes_per_image"]  # up to 466 and down again
     assert cost["seconds_per_image"] > 0 and cost["output_megabytes"] > 0
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", [("--seed", "1"), ("--inversions", "{out}")])
+def test_plan_refuses_what_run_refuses(cli, faces, tmp_path, change):
+    out = str(tmp_path / "out")
+    run_here(resolve(spec(faces(2), out)), shards=[])
+    other = out if change[0] == "--seed" else str(tmp_path / "other")
+    arguments = ("-s", faces(2), "-o", other, "-e", "smile=1", *(text.format(out=out) for text in change))
+    for command in ("plan", "run"):
+        code, _, err = cli(command, *arguments)
+        wanted = "is another one" if change[0] == "--seed" else "kept no inversions"
+        assert code == 2 and wanted in err.replace("\n", "")
 
 
 def test_a_plan_counts_the_second_decode_only_where_a_direction_acts(cli, faces, tmp_path):

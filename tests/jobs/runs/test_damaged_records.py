@@ -182,6 +182,24 @@ def test_a_record_with_a_value_of_another_kind_is_never_a_traceback(cli, made, t
         shutil.rmtree(root.parent)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((("stages",), value) for value in ({}, [])),
+        (("format",), 1),
+        (("spec", "solver"), "euler"),
+        (("spec", "n_inv"), "20"),
+        (("spec", "n_gen"), 0),
+    ],
+)
+@pytest.mark.parametrize("what", ["status", "export"])
+def test_a_run_without_stages_or_with_a_process_that_there_is_not_is_damaged(cli, run, place, value, what):
+    path = run / "run.json"
+    path.write_text(json.dumps(changed(json.loads(path.read_text()), place, value)))
+    code, said = said_by(cli, COMMANDS[what], run)
+    assert code == 2 and "run.json at" in said and "is damaged, its field" in said, said
+
+
 def test_a_record_that_is_too_large_is_not_read(cli, run, monkeypatch):
     monkeypatch.setattr(records, "MOST_BYTES", 10_000)
     with (run / "run.json").open("ab") as file:

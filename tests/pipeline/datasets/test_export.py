@@ -331,6 +331,24 @@ def test_another_export_to_the_same_place_is_refused_and_touches_nothing(cli, ex
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ("{run}/set", "lies inside"),
+        ("{run}", "lies inside"),
+        ("/dev/null", "give an --output that is empty"),
+        ("{file}", "give an --output that is empty"),
+    ],
+)
+def test_an_output_that_cannot_be_one_is_refused_in_one_sentence(cli, made, tmp_path, output, sentence):
+    (tmp_path / "file").write_bytes(b"mine")
+    before = sorted(made.rglob("*"))
+    place = output.format(run=made / "run", file=tmp_path / "file")
+    code, _, err = cli("export", made / "run", "--to", "parquet", "-o", place)
+    assert code == 2 and sentence in err and "Traceback" not in err
+    assert sorted(made.rglob("*")) == before and (tmp_path / "file").read_bytes() == b"mine"
+
+
 def test_an_output_with_other_files_is_refused_and_touched_in_no_way(cli, made, tmp_path):
     (tmp_path / "set" / "train").mkdir(parents=True)
     (tmp_path / "set" / "train" / "mine.png").write_bytes(b"mine")

@@ -161,10 +161,28 @@ def test_the_official_inputs_are_taken(folder):
         assert decode(file.read_bytes(), 256, "crop").pixels.shape == (3, 256, 256)
 
 
-def test_a_png_with_a_damaged_chunk_is_not_said_to_be_another_format():
+def test_a_png_with_a_damaged_header_is_not_said_to_be_another_format():
     stream = io.BytesIO()
     Image.new("RGB", (8, 8)).save(stream, "PNG")
     data = stream.getvalue()
-    damaged = data[:33] + b"\0\0\0\4tEXtabcd" + bytes(4) + data[33:]
     with pytest.raises(ImageRefused, match="it begins as PNG and is damaged"):
-        decode(damaged, 8, "crop")
+        decode(data[:29] + bytes(4) + data[33:], 8, "crop")
+
+
+EXTRAS = {
+    "a text with another checksum": b"\0\0\0\4tEXtabcd" + bytes(4),
+    "a profile with another checksum": b"\0\0\0\4iCCPabcd" + bytes(4),
+    "chromaticities that are too short": b"\0\0\0\4cHRMabcd" + struct.pack(">I", zlib.crc32(b"cHRMabcd")),
+    "a time that is too short": b"\0\0\0\1tIMEa" + struct.pack(">I", zlib.crc32(b"tIMEa")),
+    "sizes that are too short": b"\0\0\0\1pHYsa" + struct.pack(">I", zlib.crc32(b"pHYsa")),
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
+def test_damage_in_what_the_pixels_of_a_png_do_not_need_is_passed_over(extra):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    data = file_bytes(halves(), exif=exif)
+    whole = decoded(data, 64)
+    assert np.array_equal(whole, np.asarray(halves())[:, ::-1])
+    assert np.array_equal(decoded(data[:33] + extra + data[33:], 64), whole)

@@ -56,6 +56,22 @@ def test_a_label_with_many_values_cannot_be_balanced():
         table(beard=[0, 1] * 10, age=range(20)).weights("beard", ["age"])
 
 
+def test_keys_of_labels_are_made_as_those_of_sources(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text('key,smile\n./a.png,1\n"b\nc.png",0\n')
+    assert read_labels(str(path)).keys == ("a.png", "b%0Ac.png")
+    path.write_text("key,smile\n./a.png,1\nb.png,0\na.png,0\n")
+    with pytest.raises(UserError, match=r"other labels for 'a\.png' in row 2 than in row 4"):
+        read_labels(str(path))
+
+
+def test_keys_of_labels_that_are_no_texts_or_numbers_are_refused(tmp_path):
+    path = tmp_path / "labels.parquet"
+    pq.write_table(pa.table({"key": [["a.png"], ["b.png"]], "smile": [1, 0]}), path)
+    with pytest.raises(UserError, match="keys are texts or numbers"):
+        read_labels(str(path))
+
+
 @pytest.mark.parametrize("name", ["labels.parquet", "labels.csv"])
 def test_a_table_that_was_written_reads_the_same(tmp_path, name):
     written = table(smile=[0.25, 1, 0], hair=[1, 0, 2])

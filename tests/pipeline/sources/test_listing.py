@@ -294,12 +294,20 @@ def test_conditions_on_columns_choose_images(tmp_path, texts, expected):
     assert [EXPECTED.index(data) for data in chosen] == expected
 
 
+def test_numbers_of_a_tar_that_are_none_are_carried_as_text(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        add(tar, "a.json", b'{"score": [NaN, 1e999, {"x": -Infinity}, 1e3]}')
+        add(tar, "a.png", FACES[0][1])
+    [image] = list_images(str(tmp_path / "x.tar"), Selection(columns=("score",)))
+    assert image.columns["score"] == ["NaN", "1e999", {"x": "-Infinity"}, 1000.0]
+
+
 def test_a_condition_that_makes_no_sense_is_one_sentence(tmp_path):
     path = write_tar(tmp_path / "x.tar")
     with pytest.raises(UserError, match="'age' is no condition: write it as column=value"):
         Condition.parse("age")
     for text, sentence in {
-        "height=3": "no column 'height' to select by: it has age, smile",
+        "height=3": "the image '.*' has no column 'height' to select by: it has age, smile",
         "age=old": "'old' is none",
     }.items():
         with pytest.raises(UserError, match=sentence):

@@ -87,6 +87,12 @@ def test_a_column_that_is_carried_is_as_it_is_written_and_still_a_number_where_i
     assert image.columns == {"id": "00123456789012345678", "age": 30, "zip": "02134"}
 
 
+def test_a_column_that_is_carried_is_json_whatever_numbers_it_holds(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", url=["https://h/a"] * 3, score=[float("nan"), float("-inf"), 0.5])
+    images = listed(path, Selection(columns=("score",)))
+    assert [image.columns["score"] for image in images] == [None, "-inf", 0.5]
+
+
 def test_an_empty_key_is_no_key(tmp_path):
     path = write_csv(tmp_path / "x.csv", "url,key", "https://host/a.png,", "https://host/b.png,b")
     assert keys_of(path) == ["host/a.png", "b"]
@@ -385,3 +391,14 @@ def test_a_url_that_must_not_be_named_is_denied_in_every_form(tmp_path):
     for name in ("x.csv", "x.parquet"):
         [image] = listed(tmp_path / name)
         assert image.uri.startswith(DENIED)
+
+
+def test_two_colons_in_a_url_are_a_chain_only_before_another_location(tmp_path):
+    urls = [
+        "s3://b/i::j.png",
+        "s3://b/x::file:///etc/passwd",
+        "https://h/x::simplecache::file:///etc",
+        "s3://b/x::/etc",
+    ]
+    images = listed(write_csv(tmp_path / "x.csv", "url", *urls))
+    assert [image.uri.startswith(DENIED) for image in images] == [False, True, True, True]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 
 from asyrp.errors import UserError
 from asyrp.models.find import find_model
@@ -13,9 +13,10 @@ from jobs.runs.resolve import resolve
 from jobs.runs.run_file import read_run
 from pipeline.images.codec import decode
 from pipeline.run.commit import read_commit
+from pipeline.run.sinks import DamagedOutput
 from pipeline.stages.editor import make_solver
 from pipeline.storage.store import Store
-from tests.support.runs import SAMPLES, digests, make_faces, pixels, rows, run_here, spec
+from tests.support.runs import SAMPLES, digests, make_faces, pixels, rewrite_file, rows, run_here, spec
 
 STEPS = {"n_inv": 8, "n_gen": 8}
 EARLY, LATE = "long_hair=1", "glasses=1"
@@ -82,6 +83,24 @@ def test_a_staged_run_keeps_the_source_and_the_predicted_images_in_half_precisio
     assert {(array.dtype.name, array.shape) for array in kept.values()} == {("float16", (3 * solver.kept, 32, 32))}
     expected = 5 * 3 * 32 * 32 * (2 * solver.kept + 4) / 1e6
     assert estimate(resolve(asked)).latent_megabytes == pytest.approx(expected)
+
+
+def _cut(latents):
+    return {name: array[..., :16] if index == 0 else array for index, (name, array) in enumerate(latents.items())}
+
+
+def _without_one(latents):
+    return dict(list(latents.items())[1:])
+
+
+@pytest.mark.parametrize("change", [_cut, _without_one])
+def test_latents_that_somebody_changed_with_their_record_are_one_sentence(source, tmp_path, change):
+    resolved = resolve(spec(source, tmp_path, edits=[LATE], stages="staged", **STEPS))
+    run_here(resolved, stages=resolved.stages[:1])
+    store = Store(str(tmp_path))
+    rewrite_file(store, "invert", 0, ".safetensors", lambda data: save(change(load(data))))
+    with pytest.raises(DamagedOutput, match="does not hold the latents that its manifest names"):
+        run_here(resolved, stages=resolved.stages[1:])
 
 
 @pytest.mark.parametrize(

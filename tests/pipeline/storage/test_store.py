@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from asyrp.errors import UserError
+from asyrp.errors import MachineError, UserError
 from pipeline.images.fetch import NoDriver, fetch
 from pipeline.images.source import SourceImage
 from pipeline.run import manifest
@@ -27,7 +27,7 @@ from pipeline.run.plan import (
 )
 from pipeline.run.stage import ImageFormat, Variant
 from pipeline.sources.listing import list_images
-from pipeline.storage.store import Store
+from pipeline.storage.store import Store, explained
 from pipeline.upkeep.garbage import collect_garbage
 from tests.support.runs import record_plan, rows, stand_in_run
 
@@ -181,6 +181,12 @@ def test_a_store_that_cannot_be_written_to_is_one_sentence(tmp_path):
 
 
 # Sources
+
+
+def test_a_full_disk_is_no_mistake_of_the_user():
+    said = r"^cannot write to here: No space left on device \(/out\): free some space"
+    with pytest.raises(MachineError, match=said), explained("cannot write to here"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/out")
 
 
 def test_a_folder_is_listed_recursively_in_the_order_of_names(store):
