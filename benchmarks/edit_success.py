@@ -1,6 +1,6 @@
 """Counts how often an edit does what it says and nothing else, with a judge of rendered faces.
 
-    python -m benchmarks.edit_success             # the table of the README, about 8 minutes on 2 cores
+    python -m benchmarks.edit_success             # the table of the README, about 20 minutes on 2 cores
     python -m benchmarks.edit_success --faces 32  # a quick look
 
 The judge (tools/judge.py) is trained on rendered faces only. For every attribute, held-out faces that lack it are

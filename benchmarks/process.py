@@ -1,6 +1,6 @@
 """Compares the processes on one machine: what they cost, and what the edited faces are worth.
 
-    python -m benchmarks.process                 # both tables, about 40 minutes on 2 cores
+    python -m benchmarks.process                 # all tables, about an hour on 2 cores
     python -m benchmarks.process --faces 16      # a quick look
     python -m benchmarks.process --part seconds  # one of the tables
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from asyrp.diffusion.process import asyrp_step, ddim_step, predict
 from asyrp.diffusion.schedule import NoiseSchedule, generation_pairs, inversion_pairs
 from asyrp.diffusion.solvers import DDIM, DPMSolver, Solver
-from asyrp.diffusion.unet import HSpaceUNet
+from asyrp.diffusion.unet import Encoded, HSpaceUNet, SplitUNet
 from asyrp.directions.edits import parse_edit
 from asyrp.directions.forms import Direction, GlobalDirection, load_direction
 from asyrp.directions.info import DirectionInfo
@@ -32,46 +32,110 @@ from asyrp.directions.shift import EditShift, shift_for
 from asyrp.models.find import find_model
 from asyrp.models.load import Model, load_model
 from benchmarks.full_size import ho_unet
-from tools.judge import judged, label_matrix, load_or_train, to_batch
-from tools.render_avatars import LABELS, load_or_render
 
 SEED, RENDERED, BATCH = 31, 1_024, 32
 FACES = Path("tools/cache/process.npz")
-SECOND_DECODE = 0.73
+DECODE = 0.73
 """The share of a pass that the decoder of the papers' nets takes."""
+
+
+class Counted(HSpaceUNet):
+    """A net that counts its evaluations, in U-Net equivalents."""
+
+    def __init__(self, unet: HSpaceUNet) -> None:
+        super().__init__(unet.unet, unet.prediction, unet.schedule)
+        self.calls = 0.0
+
+    def encode(self, x: Tensor, t: int) -> Encoded:
+        self.calls += 1 - DECODE
+        return super().encode(x, t)
+
+    def decode(self, encoded: Encoded, h: Tensor) -> Tensor:
+        self.calls += DECODE
+        return super().decode(encoded, h)
+
+
+class ReusedEncoder:
+    """A net that encodes at every second step only. The step between takes the features of the one before, with its own
+    time embedding (Li et al. 2023, Faster Diffusion)."""
+
+    def __init__(self, unet: HSpaceUNet) -> None:
+        self.unet = unet
+        self._last: Encoded | None = None
+
+    def encode(self, x: Tensor, t: int) -> Encoded:
+        last, net = self._last, self.unet.unet
+        self._last = None
+        if last is not None and len(last.x) == len(x) and last.t != t:
+            time_steps = net.time_proj(torch.full((len(x),), t))
+            return replace(last, emb=net.time_embedding(time_steps), x=x, t=t)
+        self._last = self.unet.encode(x, t)
+        return self._last
+
+    def decode(self, encoded: Encoded, h: Tensor) -> Tensor:
+        return self.unet.decode(encoded, h)
+
+
+class LeftOutDecodes:
+    """A net that computes the change of an edit at every second step only, and takes it again at the step between."""
+
+    def __init__(self, unet: HSpaceUNet) -> None:
+        self.unet = unet
+        self._plain: Tensor | None = None
+        self._change: Tensor | None = None
+
+    def encode(self, x: Tensor, t: int) -> Encoded:
+        return self.unet.encode(x, t)
+
+    def decode(self, encoded: Encoded, h: Tensor) -> Tensor:
+        if h is encoded.h:
+            self._plain = self.unet.decode(encoded, h)
+            return self._plain
+        assert self._plain is not None
+        if self._change is not None and self._change.shape == self._plain.shape:
+            change, self._change = self._change, None
+            return self._plain + change
+        edited = self.unet.decode(encoded, h)
+        self._change = edited - self._plain
+        return edited
 
 
 @dataclass(frozen=True)
 class Way:
-    """A process: `n` steps up and down; DDIM with `refine`, or DPM-Solver++ that inverts no higher than needed."""
+    """A process: `n` steps up and down; DDIM with `refine`, or DPM-Solver++ that inverts no higher than needed. `lever`
+    makes its net from the model's."""
 
     name: str
     n: int
     refine: int | None = None  # None: DPM-Solver++
+    lever: Callable[[HSpaceUNet], SplitUNet] = lambda unet: unet
 
     def solver(self, model: Model, t_top: int | None) -> Solver:
+        unet = self.lever(model.unet)
         if self.refine is not None:
-            return DDIM(model.unet, model.schedule, self.n, self.n, self.refine)
-        return DPMSolver(model.unet, model.schedule, self.n, t_top)
+            return DDIM(unet, model.schedule, self.n, self.n, self.refine)
+        return DPMSolver(unet, model.schedule, self.n, t_top)
 
     def shift(self, model: Model, direction: Direction) -> EditShift:
         return shift_for(self.solver(model, None), parse_edit("edit=1"), {"edit": direction})
 
 
-WAYS = (
-    Way("ddim 40 + 40, refine 2", 40, 2),
-    Way("dpmpp_2m 20 + 20 (default)", 20),
-    Way("dpmpp_2m 14 + 14 (fast)", 14),
-    Way("ddim 40 + 40 (the papers')", 40, 0),
+OURS = (Way("dpmpp_2m 20 + 20 (default)", 20), Way("dpmpp_2m 14 + 14 (fast)", 14))
+WAYS = (Way("ddim 40 + 40, refine 2", 40, 2), *OURS, Way("ddim 40 + 40 (the papers')", 40, 0))
+LEVERS = (
+    OURS[0],
+    Way("encoder at every second step", 20, lever=ReusedEncoder),
+    Way("second decode at every second step", 20, lever=LeftOutDecodes),
 )
+PARTS = {"quality": WAYS, "levers": LEVERS}
 
-OURS = WAYS[1:3]
 
-
-def evaluations(solver: Solver, shift: EditShift) -> float:
+@torch.inference_mode()
+def calls(way: Way, model: Model, direction: Direction, size: int) -> float:
     """The evaluations of the net that an image with one edit takes."""
-    found = solver.edit_evaluations(shift.acts, t_boost=0)
-    return solver.inversion_calls + found.encodes + SECOND_DECODE * found.second_decodes
+    counted = replace(model, unet=Counted(model.unet))
+    ours(way, counted, direction, torch.zeros(1, 3, size, size))
+    return counted.unet.calls
 
 
 def in_batches(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -79,7 +143,10 @@ def in_batches(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def quality(count: int) -> None:
+def quality(count: int, ways: Sequence[Way]) -> None:
+    from tools.judge import judged, label_matrix, load_or_train, to_batch
+    from tools.render_avatars import LABELS, load_or_render
+
     folder = find_model("avatars")
     model, judge = load_model(folder), load_or_train()
     faces = {name: column[:count] for name, column in load_or_render(FACES, RENDERED, SEED).items()}
@@ -88,7 +155,7 @@ def quality(count: int) -> None:
     print(f"\n{count} faces, each edited where it lacks the attribute\n")
     print(f"| process | PSNR, mean / worst | {' | '.join(f'{name}: calls, wanted / kept' for name in LABELS)} |")
     print(f"|---|---|{'---|' * len(LABELS)}")
-    for way in WAYS:
+    for way in ways:
         solver = way.solver(model, None)
         inversion = in_batches(solver.invert, images)
         again = in_batches(solver.reconstruct, inversion)
@@ -103,7 +170,8 @@ def quality(count: int) -> None:
             others = [i for i in range(len(LABELS)) if i != index]
             kept = (seen[:, others] == truth[lacking][:, others]).float().mean()
             wanted = seen[:, index].float().mean()
-            cells.append(f"{evaluations(part, shift):.1f}: {100 * wanted:.0f} / {100 * kept:.0f}")
+            cost = calls(way, model, direction, folder.image_size)
+            cells.append(f"{cost:.1f}: {100 * wanted:.0f} / {100 * kept:.0f}")
         print(f"| {way.name} | {' | '.join(cells)} |", flush=True)
 
 
@@ -143,24 +211,25 @@ def seconds(count: int, repeats: int, size: int, base: int) -> None:
     late = replace(direction, info=replace(info, t_start=450, t_edit=204))
     full = Model(HSpaceUNet(net), schedule)
     runs: dict[str, Callable[[Tensor], Tensor]] = {"the official calls, batch 1": partial(official, full, direction)}
-    calls = {"the official calls, batch 1": 148.1}
-    for way in WAYS:
+    evaluations = {"the official calls, batch 1": 148.1}
+    for way in WAYS[1:]:
         runs[way.name] = partial(ours, way, full, direction)
-        calls[way.name] = evaluations(way.solver(full, None), way.shift(full, direction))
+        evaluations[way.name] = calls(way, full, direction, size)
     for way in OURS:
         name = f"{way.name}, an edit from 450 to 204"
         runs[name] = partial(ours, way, full, late)
-        calls[name] = evaluations(way.solver(full, 450), way.shift(full, late))
+        evaluations[name] = calls(way, full, late, size)
+    if torch.cpu._is_avx512_bf16_supported():  # elsewhere it is emulated, and of no use
+        half = Model(HSpaceUNet(ho_unet(size, base).to(torch.bfloat16)), schedule)
+        for way in OURS:
+            runs[f"{way.name}, bfloat16"] = partial(ours, way, half, direction)
+            evaluations[f"{way.name}, bfloat16"] = evaluations[way.name]
     best = timed(runs, torch.randn(count, 3, size, size), repeats)
-    half = Model(HSpaceUNet(ho_unet(size, base).to(torch.bfloat16)), schedule)
-    in_half = {f"{way.name}, bfloat16": partial(ours, way, half, direction) for way in OURS}
-    calls |= {f"{way.name}, bfloat16": calls[way.name] for way in OURS}
-    best |= timed(in_half, torch.randn(count, 3, size, size), repeats)
     slowest = best["the official calls, batch 1"]
     print(f"\n{size} px, base {base}, {count} images, {torch.get_num_threads()} threads\n")
     print("| process | calls per image | s per image | times as fast | images per hour |\n|---|---|---|---|---|")
     for name, found in best.items():
-        print(f"| {name} | {calls[name]:.1f} | {found:.3f} | {slowest / found:.1f} | {3600 / found:,.0f} |", flush=True)
+        print(f"| {name} | {evaluations[name]:.1f} | {found:.3f} | {slowest / found:.1f} | {3600 / found:,.0f} |")
 
 
 def timed(runs: dict[str, Callable[[Tensor], Tensor]], images: Tensor, repeats: int) -> dict[str, float]:
@@ -177,16 +246,17 @@ def timed(runs: dict[str, Callable[[Tensor], Tensor]], images: Tensor, repeats: 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faces", type=int, default=256, help="faces, half of which lack an attribute")
-    parser.add_argument("--part", choices=("quality", "seconds", "both"), default="both")
+    parser.add_argument("--part", choices=("quality", "levers", "seconds", "all"), default="all")
     parser.add_argument("--images", type=int, default=8, help="images that are timed")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each process")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--base", type=int, default=64)
     given = parser.parse_args(arguments)
-    if given.part != "quality":
+    if given.part in ("seconds", "all"):
         seconds(given.images, given.repeats, given.size, given.base)
-    if given.part != "seconds":
-        quality(given.faces)
+    for part, ways in PARTS.items():
+        if given.part in (part, "all"):
+            quality(given.faces, ways)
 
 
 if __name__ == "__main__":

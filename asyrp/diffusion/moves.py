@@ -5,9 +5,7 @@ from typing import Literal
 SolverName = Literal["ddim", "dpmpp_2m"]
 
 
-def covered(t: int, t_next: int, t_start: int | None, t_edit: int) -> range:
-    """The timesteps that a move from t down to t_next passes in the interval from t_start (None: T) down to t_edit.
-
-    A move passes t itself and all timesteps above t_next. The steps of the papers act for t alone: t_next is t - 1.
-    """
-    return range(max(t_next + 1, t_edit), (t if t_start is None else min(t, t_start)) + 1)
+def inside(t: int, t_start: int | None, t_edit: int) -> bool:
+    """Whether a timestep is in the editing interval from t_start (None: T) down to t_edit, both of which belong to
+    it."""
+    return t_edit <= t and (t_start is None or t <= t_start)

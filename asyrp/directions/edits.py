@@ -63,4 +63,5 @@ def parse_edit(text: str) -> Edit:
 
 
 def _number(text: str | None) -> float | None:
-    return 1.0 if text is None else number(text)
+    value = 1.0 if text is None else number(text)
+    return None if value is None else float(value)

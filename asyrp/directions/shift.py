@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asyrp.diffusion.dpm_solver import Push
 from asyrp.diffusion.edit_weights import EditWeights
-from asyrp.diffusion.moves import covered
+from asyrp.diffusion.moves import inside
 from asyrp.diffusion.schedule import NoiseSchedule
 from asyrp.diffusion.solvers import DDIM, Solver
 from asyrp.diffusion.unet import Encoded
@@ -40,7 +40,7 @@ class EditShift:
         active = [
             (index, direction, c)
             for index, (direction, c, t_edit) in enumerate(self.terms)
-            if covered(t, t - 1, direction.info.t_start, t_edit)
+            if inside(t, direction.info.t_start, t_edit)
         ]
         if not active:
             return None
@@ -54,7 +54,10 @@ class EditShift:
 
     def acts(self, t: int, t_next: int) -> bool:
         """Whether the edit acts in the move from t to t_next."""
-        return any(covered(t, t_next, direction.info.t_start, t_edit) for direction, _, t_edit in self.terms)
+        intervals = [(direction.info.t_start, t_edit) for direction, _, t_edit in self.terms]
+        if self.weights is None:
+            return any(inside(t, *interval) for interval in intervals)
+        return any(self.weights.acts(t, t_next, *interval) for interval in intervals)
 
     def push(self, encoded: Encoded, t: int, t_next: int) -> Push:
         """The shift and its weights for a move in which the edit acts.

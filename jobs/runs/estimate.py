@@ -2,13 +2,14 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from asyrp.diffusion.moves import SolverName
-from asyrp.diffusion.solvers import Solver
+from asyrp.diffusion.solvers import Evaluations, Solver
 from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
 from jobs.runs.record import refuse_unopenable
@@ -20,7 +21,7 @@ from pipeline.images.skipped import Skipped
 from pipeline.run.plan import no_images
 from pipeline.run.stage import INVERT
 from pipeline.sources.listing import list_images
-from pipeline.stages.editor import make_solver
+from pipeline.stages.editor import load_shifts, make_solver
 from pipeline.stages.models import fetch_model
 from pipeline.storage.store import Store
 
@@ -74,7 +75,11 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
     model = load_model(folder, device, getattr(torch, spec.dtype))
     solver = make_solver(resolved.settings, model)
-    encodes, decodes = _passes(resolved, solver)
+    evaluations = [
+        solver.edit_evaluations(shift.acts, bound.t_boost)
+        for bound, shift in load_shifts(resolved.settings, folder, solver).items()
+    ]
+    encodes, decodes = _passes(resolved, solver, evaluations)
     encode_s, decode_s = time_halves(model.unet, resolved.settings.image_size, spec.engine.batch_size or 8)
     return Estimate(
         images=images,
@@ -95,15 +100,14 @@ def estimate(resolved: ResolvedRun) -> Estimate:
     )
 
 
-def _passes(resolved: ResolvedRun, solver: Solver) -> tuple[int, int]:
-    """The encoder and decoder passes of an image."""
+def _passes(resolved: ResolvedRun, solver: Solver, of_edits: Sequence[Evaluations]) -> tuple[int, int]:
+    """The encoder and decoder passes of an image, with the evaluations that each edit takes."""
     settings = resolved.settings
     attempts, reconstructions = _inspected(resolved)
-    by_edit = [solver.edit_evaluations(bound.acts, bound.t_boost) for bound in settings.edits]
     if settings.most_draws:
-        encodes, second_decodes = (settings.most_draws * max(each) for each in zip(*by_edit, strict=True))
+        encodes, second_decodes = (settings.most_draws * max(each) for each in zip(*of_edits, strict=True))
     else:
-        encodes, second_decodes = (sum(each) for each in zip(*by_edit, strict=True))
+        encodes, second_decodes = (sum(each) for each in zip(*of_edits, strict=True))
     inversion = 0 if resolved.spec.inversions else solver.inversion_calls
     encodes = inversion + encodes * attempts + solver.reconstruction_calls * reconstructions
     return encodes, encodes + second_decodes * attempts

@@ -10,7 +10,7 @@ from asyrp.diffusion.process import Watch
 from asyrp.diffusion.solvers import DDIM, DPMSolver, Shift, Solver
 from asyrp.directions.forms import Direction, check_shape, load_direction
 from asyrp.directions.info import file_digest
-from asyrp.directions.shift import MixedShift, shift_for
+from asyrp.directions.shift import EditShift, MixedShift, shift_for
 from asyrp.errors import UserError
 from asyrp.models import selfcheck
 from asyrp.models.folder import ModelFolder
@@ -59,6 +59,25 @@ def make_solver(settings: MethodSettings, model: Model) -> Solver:
     return DPMSolver(model.unet, model.schedule, settings.n_inv, settings.t_top)
 
 
+def load_shifts(settings: MethodSettings, folder: ModelFolder, solver: Solver) -> dict[BoundEdit, EditShift]:
+    """The shifts of a run's edits, on its device.
+
+    Raises:
+        UserError: as `load_recorded_direction` does; if an edit would act in no step of the process.
+    """
+    loaded = {name: load_recorded_direction(folder, name, source) for name, source in settings.directions.items()}
+    for direction in loaded.values():
+        direction.form.to(torch.device(settings.device))
+    shifts = {bound: shift_for(solver, bound.edit, loaded, bound.t_edits) for bound in settings.edits}
+    for bound, shift in shifts.items():
+        if bound.edit.weights and not solver.edit_evaluations(shift.acts, bound.t_boost).second_decodes:
+            raise UserError(
+                f"the edit '{bound.edit.name}' would change nothing: no step begins in its interval, which ends at "
+                f"t_edit {min(bound.t_edits)}; give a smaller t_edit, or more steps"
+            )
+    return shifts
+
+
 class Editor:
     """A frozen net and the shifts of a run's edits.
 
@@ -77,10 +96,7 @@ class Editor:
         )
         self.unet, self.schedule = model.unet, model.schedule
         self.solver = make_solver(settings, model)
-        loaded = {name: load_recorded_direction(folder, name, source) for name, source in settings.directions.items()}
-        for direction in loaded.values():
-            direction.form.to(self.device)
-        self.shifts = {bound: shift_for(self.solver, bound.edit, loaded, bound.t_edits) for bound in settings.edits}
+        self.shifts = load_shifts(settings, folder, self.solver)
 
     def inverted(self, x_0: Tensor, watch: Watch | None = None) -> Tensor:
         """The inversions of images."""

@@ -9,7 +9,7 @@ sample    reconstruct                       the first images without an edit, to
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from asyrp.diffusion.moves import SolverName, covered
+from asyrp.diffusion.moves import SolverName
 from asyrp.directions.edits import Edit, reconstruction
 from asyrp.directions.search import Search
 from asyrp.measures.names import METRICS, Judges
@@ -26,10 +26,6 @@ class BoundEdit:
     t_starts: tuple[int | None, ...]
     t_edits: tuple[int, ...]
     t_boost: int
-
-    def acts(self, t: int, t_next: int) -> bool:
-        """Does any of its directions act in the move from t to t_next?"""
-        return any(covered(t, t_next, *interval) for interval in zip(self.t_starts, self.t_edits, strict=True))
 
 
 @dataclass(frozen=True)

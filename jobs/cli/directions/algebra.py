@@ -183,7 +183,7 @@ def _term(term: str, model: str) -> "tuple[Direction, float]":
     weight = number(text) if equals else 1.0
     if weight is None or (equals and not name):
         raise UserError(f"'{term}' is not of the form DIRECTION=WEIGHT, as in smile=1")
-    return _load(name if equals else term, model), weight
+    return _load(name if equals else term, model), float(weight)
 
 
 def _save(direction: "Direction", output: Path, name: str | None) -> None:

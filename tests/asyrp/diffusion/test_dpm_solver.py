@@ -12,7 +12,7 @@ from torch import Tensor
 from asyrp.diffusion import dpm_solver
 from asyrp.diffusion.edit_weights import EditWeights
 from asyrp.diffusion.process import ddim_step, predicted_x0
-from asyrp.diffusion.schedule import CLEAN, NoiseSchedule, blended_timesteps, timesteps
+from asyrp.diffusion.schedule import CLEAN, NoiseSchedule, blended_timesteps, generation_pairs, timesteps
 from asyrp.diffusion.solvers import DDIM, DPMSolver
 from asyrp.directions.edits import parse_edit
 from asyrp.directions.forms import Direction, GlobalDirection
@@ -218,7 +218,7 @@ def test_an_inversion_that_goes_no_higher_than_the_edit_gives_the_same_bits(t_st
 
 @pytest.mark.parametrize(
     ("t_top", "t_start", "t_boost", "counted"),
-    [(None, None, 100, (20, 13)), (450, 450, 100, (11, 4)), (700, 450, 700, (14, 4))],
+    [(None, None, 100, (20, 14)), (450, 450, 100, (11, 5)), (700, 450, 700, (14, 5))],
 )
 def test_the_evaluations_are_as_many_as_were_counted(t_top, t_start, t_boost, counted):
     solver = DPMSolver(MixtureNet(SCHEDULE), SCHEDULE, 20, t_top)
@@ -248,15 +248,24 @@ def test_images_of_a_batch_with_other_edits_and_ends_are_what_they_are_alone():
         torch.testing.assert_close(each[index], alone[index], rtol=0, atol=1e-6)
 
 
-def test_an_interval_between_steps_is_not_rounded_to_them():
-    """A timestep more or less of an interval changes the edit a little, wherever the steps lie."""
-    solver, x_0 = DPMSolver(MixtureNet(SCHEDULE), SCHEDULE, 14), images().float()
-    inversion = solver.invert(x_0)
-    sizes = [
-        (solver.edit(inversion, up(SCHEDULE, 1.0, t, 700), 0) - x_0).abs().mean().item() for t in range(300, 500, 5)
-    ]
-    steps = [b - a for a, b in pairwise(reversed(sizes))]
-    assert all(0 <= step < 0.06 * sizes[0] for step in steps)
+@given(st.integers(0, 999), st.integers(0, 999), st.integers(2, 60))
+@settings(deadline=None, max_examples=50)
+def test_an_edit_acts_where_the_steps_of_its_unit_do_that_begin_in_the_interval(t_edit, t_start, n_ref):
+    weights = EditWeights(SCHEDULE, n_ref)
+    begun = [(t, t_next) for t, t_next in generation_pairs(n_ref) if t_edit <= t <= t_start]
+    passed = {each for t, t_next in begun for each in range(t_next + 1, t + 1)}
+    assert {t for t in range(1000) if weights.acts(t, t - 1, t_start, t_edit)} == passed
+
+
+def test_the_size_of_an_edit_does_not_jump_with_the_number_of_steps():
+    """Wherever the steps of the solver lie, and where the interval ends between them."""
+    x_0 = images().float()
+    for t_edit in (130, 300, 477, 500):
+        sizes = []
+        for n in range(16, 30):
+            solver = DPMSolver(MixtureNet(SCHEDULE), SCHEDULE, n)
+            sizes.append((solver.edit(solver.invert(x_0), up(SCHEDULE, 1.0, t_edit, 700), 0) - x_0).abs().mean().item())
+        assert all(abs(b / a - 1) < 0.015 for a, b in pairwise(sizes))
 
 
 def test_a_sum_of_directions_is_close_to_their_edits_added():

@@ -509,7 +509,7 @@ def test_a_mistake_is_one_sentence_and_makes_no_output(cli, made, tmp_path, argu
 def test_a_run_without_edited_images_has_nothing_to_export(cli, made, tmp_path):
     run = copy(made, tmp_path)
     record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**record, "stages": []}))
+    (run / "run.json").write_text(json.dumps({**record, "stages": [{**record["stages"][0], "name": "collect"}]}))
     code, _, err = cli("export", run, "--to", "parquet", "-o", tmp_path / "set")
     assert code == 2 and "edited no images" in err
 

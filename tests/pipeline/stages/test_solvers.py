@@ -137,3 +137,9 @@ def test_a_search_finds_the_image_that_its_strength_makes(source, tmp_path):
         for (key, _, _), row in found.items():
             if row["strength"] == strength and row["status"] == "ok":
                 assert row["output_sha256"] == by_key[key]["output_sha256"]
+
+
+def test_an_edit_that_would_act_in_no_step_is_refused(tmp_path):
+    between = spec(SAMPLES, tmp_path, edits=["smile=1"], t_edit=440, limit=1)
+    with pytest.raises(UserError, match=r"the edit 'smile' would change nothing: .* ends at t_edit 440"):
+        estimate(resolve(between))
