@@ -82,7 +82,7 @@ def source_image(row: PlanRow) -> SourceImage:
         etag=row.etag,
         member=row.member,
         offset=row.offset,
-        columns=json.loads(row.columns) if row.columns else {},
+        columns=json.loads(row.columns, parse_constant=str) if row.columns else {},  # earlier plans may hold NaN
         labels=row.labels,
         draws=row.draws,
     )

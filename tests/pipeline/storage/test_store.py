@@ -1,12 +1,14 @@
 """Stores, sources, plans and commits: on the local disk and in memory."""
 
 import errno
+import io
 import json
 import sys
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -18,10 +20,12 @@ from pipeline.run.commit import Attempt, committed, committed_rows, read_commit
 from pipeline.run.plan import (
     RUN,
     SHARDS_PER_PART,
+    PlanRow,
     PlanSummary,
     current_plan,
     read_plan,
     read_planned,
+    source_image,
     write_parts,
     write_plan,
 )
@@ -238,6 +242,17 @@ def test_every_image_is_in_one_shard_and_a_shard_is_read_alone(store):
         (1030, 0, "02060.png"),
         (1030, 1, "02061.png"),
     ]
+
+
+def test_a_plan_of_before_columns_were_json_is_planned_again(store):
+    columns = '{"score": NaN, "far": Infinity}'
+    old = PlanRow(0, 0, "a.png", "memory://a.png", None, None, None, None, columns)
+    write_plan(store, [source_image(old)], 8, names_of("{stem}_{edit}"))
+    [part] = write_parts(store, [source_image(old)], 8, "again").parts
+    assert json.loads(pq.read_table(io.BytesIO(store.read(part.path)))["columns"][0].as_py()) == {
+        "score": "NaN",
+        "far": "Infinity",
+    }
 
 
 def test_what_other_plannings_left_behind_is_not_part_of_the_plan(store):
