@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from asyrp.diffusion.moves import inside
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, GlobalDirection, TimestepDirection
 from asyrp.directions.info import DirectionInfo
@@ -146,7 +147,7 @@ def _at(direction: Direction, grid: Sequence[int], n_steps: int) -> Tensor:
 
 
 def _acts(info: DirectionInfo, t: int) -> bool:
-    return info.begun(t) and t >= (info.t_edit or 0)
+    return inside(t, info.t_start, info.t_edit or 0)
 
 
 def _orthogonal_part(own: Tensor, others: Tensor) -> Tensor:

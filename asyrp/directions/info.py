@@ -36,10 +36,6 @@ class DirectionInfo:
     notes: dict[str, str] = field(default_factory=dict)
     t_start: int | None = None
 
-    def begun(self, t: int) -> bool:
-        """Whether timestep `t` is at or below `t_start`, so that the direction has begun to act."""
-        return self.t_start is None or t <= self.t_start
-
 
 INFO = TypeAdapter(DirectionInfo)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asyrp.diffusion.moves import inside
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, TimestepDirection, save_direction
 from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
@@ -166,7 +167,7 @@ def average_over_images(request: LearnRequest, direction: Path) -> Direction:
     check_model(info, folder.digest, request.model)
     if info.t_edit is None:
         raise UserError(f"direction '{info.name}' suggests no t_edit, so it is not known where to average it")
-    grid = tuple(t for t in _timesteps(folder, info.n_steps) if t >= info.t_edit and info.begun(t))
+    grid = tuple(t for t in _timesteps(folder, info.n_steps) if inside(t, info.t_start, info.t_edit))
     source = DirectionSource(str(direction.absolute()), file_digest(direction))
     reading = NoisedH(grid, request.seed, source)
     aggregation = mean_sums()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from asyrp.diffusion.moves import inside
 from asyrp.directions.edits import Edit, official_sum
 from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
 from asyrp.errors import UserError
@@ -92,19 +93,6 @@ def resolve(spec: RunSpec, earlier: Store | None = None) -> ResolvedRun:
         per_image=ImageDistances(ends.measure, ends.distances) if ends else None,
         most_draws=spec.augmentation.draws if spec.augmentation else 0,
     )
-    if spec.augmentation:
-        variants = drawn_variants(spec.augmentation.draws)
-    else:
-        variants = tuple(edit_variant(bound.edit, spec.searches, edit_columns(bound, sources)) for bound in edits)
-    stages = declare_stages(
-        variants,
-        settings.columns(),
-        staged=staged,
-        inversions=spec.inversions,
-        first_images=spec.preview,
-        measured=inspection is not None,
-        solver=process.solver,
-    )
     image_format = ImageFormat(
         size=size,
         fit=spec.fit,
@@ -115,7 +103,27 @@ def resolve(spec: RunSpec, earlier: Store | None = None) -> ResolvedRun:
         sink=spec.sink,
         max_image_bytes=spec.max_image_bytes,
     )
-    return ResolvedRun(spec, settings, stages, image_format, _identity(spec, folder, settings))
+    return ResolvedRun(spec, settings, _stages(spec, settings, staged), image_format, _identity(spec, folder, settings))
+
+
+def _stages(spec: RunSpec, settings: MethodSettings, staged: bool) -> list[Stage]:
+    """The stages of the run, with the manifest columns of its edits."""
+    if spec.augmentation:
+        variants = drawn_variants(spec.augmentation.draws)
+    else:
+        variants = tuple(
+            edit_variant(bound.edit, spec.searches, edit_columns(bound, settings.directions))
+            for bound in settings.edits
+        )
+    return declare_stages(
+        variants,
+        settings.columns(),
+        staged=staged,
+        inversions=spec.inversions,
+        first_images=spec.preview,
+        measured=settings.inspection is not None,
+        solver=settings.solver,
+    )
 
 
 def _process_of(store: Store) -> Process | None:
@@ -282,7 +290,7 @@ def _t_edit(name: str, spec: RunSpec, infos: dict[str, DirectionInfo]) -> int:
     t_edit = info.t_edit if given is None else given
     if t_edit is None:
         raise UserError(f"direction '{info.name}' suggests no t_edit: give --t-edit (400 to 700 is usual)")
-    if not info.begun(t_edit):
+    if not inside(t_edit, info.t_start, t_edit):
         raise UserError(
             f"direction '{info.name}' begins at {info.t_start}, so it cannot end at {t_edit}: give a smaller t_edit"
         )

@@ -66,14 +66,15 @@ class Condition:
     def __str__(self) -> str:
         return f"{self.column} {self.operator} {self.value}"
 
-    def holds(self, columns: Mapping[str, Any]) -> bool:
-        """Whether the condition holds for these columns; it does not if the column is empty.
+    def holds(self, columns: Mapping[str, Any], whose: str = "the source") -> bool:
+        """Whether the condition holds for these columns; it does not if the column is empty. `whose` they are, an error
+        says.
 
         Raises:
             UserError: if there is no such column, or it holds numbers and the value is none.
         """
         if self.column not in columns:
-            raise _no_column(self.column, SELECTING, columns)
+            raise _no_column(self.column, SELECTING, columns, whose)
         found, compare = columns[self.column], OPERATORS[self.operator]
         if found is None or found == "":
             return False
@@ -141,15 +142,16 @@ class Selection:
             UserError: if an image lacks a column of the selection.
         """
         for image in images:
-            _refuse_missing(image, [condition.column for condition in self.where], SELECTING)
-            if all(condition.holds(image.columns) for condition in self.where) and self._sampled(image.key):
+            whose = f"the image '{image.key}'"
+            if all(condition.holds(image.columns, whose) for condition in self.where) and self._sampled(image.key):
                 yield replace(image, columns=self._carried(image))
 
     def _carried(self, image: SourceImage) -> dict[str, Any]:
         """The columns that are carried along. Raises UserError if the image lacks one."""
-        _refuse_missing(image, self.columns, CARRYING)
         carried = {}
         for name in self.columns:
+            if name not in image.columns:
+                raise _no_column(name, CARRYING, image.columns, f"the image '{image.key}'")
             value = image.columns[name]
             carried[name] = _as_json(value.carried() if isinstance(value, Cell) else value)
         return carried
@@ -169,13 +171,6 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
-
-
-def _refuse_missing(image: SourceImage, names: Iterable[str], purpose: str) -> None:
-    """Raise UserError if an image lacks one of these columns."""
-    for name in names:
-        if name not in image.columns:
-            raise _no_column(name, purpose, image.columns, f"the image '{image.key}'")
 
 
 def _no_column(name: str, purpose: str, names: Collection[str], whose: str = "the source") -> UserError:

@@ -11,15 +11,15 @@ from asyrp.errors import UserError
 from pipeline.images.source import SourceImage
 from pipeline.run.name_check import Folding, NameCheck
 from pipeline.run.names import output_name
-from pipeline.run.plan import write_plan
+from pipeline.run.plan import PlanSummary, write_plan
 from pipeline.storage.store import Store
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
 
 
-def plan(store: Store, *keys: str, as_files: bool = True, template: str = "{stem}_{edit}") -> None:
+def plan(store: Store, *keys: str, as_files: bool = True, template: str = "{stem}_{edit}") -> PlanSummary:
     images = (SourceImage(key, f"memory://{key}") for key in keys)
-    write_plan(store, images, 8, lambda key: [output_name(template, "png", key, "smile", 1)], as_files=as_files)
+    return write_plan(store, images, 8, lambda key: [output_name(template, "png", key, "smile", 1)], as_files=as_files)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_twins_are_refused_where_the_disk_takes_them_for_one(tmp_path, folding, 
 
 def test_a_disk_that_folds_one_thing_takes_the_other(tmp_path, folding):
     folding(True, False)
-    plan(Store(str(tmp_path)), COMPOSED, DECOMPOSED)
+    assert plan(Store(str(tmp_path)), COMPOSED, DECOMPOSED).images == 2
 
 
 def test_a_file_where_another_image_needs_a_folder_is_refused(tmp_path):
