@@ -16,6 +16,7 @@ ROOMS = (
     "asyrp.errors",
     "asyrp.files",
     "asyrp.digests",
+    "asyrp.numbers",
     "asyrp.mergeable",
     "asyrp.diffusion",
     "asyrp.models",
@@ -56,8 +57,15 @@ FORBIDDEN = {
 """What a floor never imports, whatever the file."""
 
 KNOWS_THE_METHOD = "pipeline.stages"
-PLAIN = {"asyrp.errors", "asyrp.files", "asyrp.digests", "asyrp.measures.names", "asyrp.directions.edits"}
-"""The modules of asyrp that all rooms of the engine may import: messages, files, digests, names."""
+PLAIN = {
+    "asyrp.errors",
+    "asyrp.files",
+    "asyrp.digests",
+    "asyrp.numbers",
+    "asyrp.measures.names",
+    "asyrp.directions.edits",
+}
+"""The modules of asyrp that all rooms of the engine may import: messages, files, digests, numbers, names."""
 
 HEAVY = ("torch", "diffusers", "ray")
 PROMISE = re.compile(
