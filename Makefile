@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check install clean
+.PHONY: demo test test-slow check gpu-proof install clean
 
 demo: $(READY)
 	$(VENV)/bin/asyrp demo --output out/demo
@@ -18,6 +18,9 @@ check: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+gpu-proof: $(READY)
+	$(VENV)/bin/python -m benchmarks.on_gpu --output out/gpu-proof
 
 install: $(READY)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from asyrp.models.folder import BUNDLED
 from benchmarks.fuzz import memory_of
-from pipeline.images.codec import decode
+from pipeline.images.codec import decode_square
 from pipeline.images.decoder import Decoder
 
 ROUNDS = 7
@@ -32,7 +32,7 @@ def main() -> None:
         ("JPEG, 256 px", photograph(256, 256), 256, 200),
         ("JPEG, 12 megapixels", photograph(4000, 3000), 256, 3),
     ):
-        here = milliseconds(count, lambda data=data, size=size: decode(data, size, "crop"))
+        here = milliseconds(count, lambda data=data, size=size: decode_square(data, size, "crop"))
         child = milliseconds(count, lambda data=data, size=size: decoder.decode(data, size, "crop"))
         print(f"{name:20} in this process {here:8.2f} ms, in a child {child:8.2f} ms, {child / here:.2f} times")
     decoder.close()

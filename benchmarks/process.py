@@ -31,7 +31,7 @@ from asyrp.directions.info import DirectionInfo
 from asyrp.directions.shift import EditShift, shift_for
 from asyrp.models.find import find_model
 from asyrp.models.load import Model, load_model
-from benchmarks.full_size import ho_unet
+from benchmarks.full_nets import ho_unet
 
 SEED, RENDERED, BATCH = 31, 1_024, 32
 FACES = Path("tools/cache/process.npz")

@@ -170,8 +170,16 @@ def state_table(state: RunState) -> Table:
     return table
 
 
+TO_BE_FASTER = {
+    "reader": "more engine.readers, or images nearer to their size in the net, would make it faster",
+    "writer": "more engine.writers, or sink webdataset, would make it faster",
+}
+"""What to change where the device waits."""
+
+
 def bound_text(shares: Mapping[str, float]) -> str:
     """What bounds a run, from the shares of `device_time`."""
     busy, reader, writer = (f"{100 * shares[name]:.1f} %" for name in ("device", "reader", "writer"))
     bound = max(shares, key=lambda name: shares[name])
-    return f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}"
+    said = f"{bound}-bound: the device was busy {busy} of the time, waited for readers {reader}, for writers {writer}"
+    return f"{said}: {TO_BE_FASTER[bound]}" if bound in TO_BE_FASTER else said

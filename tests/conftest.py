@@ -12,7 +12,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import pytest
 from tenacity import wait_none
 
-from tests.support.runs import asyrp, make_faces
+from tests.support.runs import asyrp, compute_here, make_faces
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -56,3 +56,10 @@ def ray_cluster():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are computed by a worker in this process, for tests of what commands do before and after."""
+    for module in ("jobs.runs.run", "jobs.results.evaluate", "jobs.learn.collect"):
+        monkeypatch.setattr(f"{module}.compute", compute_here)

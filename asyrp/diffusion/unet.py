@@ -1,7 +1,7 @@
 """Splits a frozen diffusers U-Net at its bottleneck into encode and decode."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,13 @@ class SplitUNet(Protocol):
     def decode(self, encoded: Encoded, h: Tensor) -> Tensor: ...
 
 
+class Halves(NamedTuple):
+    """The two halves of a net as functions of tensors, which can be compiled."""
+
+    encode: Any  # x [B, 3, H, W], emb [B, E] -> h, skips
+    decode: Any  # h, skips, emb -> prediction [B, 3, H, W], float32
+
+
 class HSpaceUNet:
     """The encode -> h -> decode view of an unconditional `UNet2DModel`.
 
@@ -58,6 +65,13 @@ class HSpaceUNet:
         self.unet: Any = unet.eval().requires_grad_(False)
         self.image_channels: int = unet.config.in_channels
         self.prediction, self.schedule = prediction, schedule
+        self.layout = torch.contiguous_format
+        if self.device.type == "cuda":  # its convolutions want the channels last
+            self.layout = torch.channels_last
+            self.unet.to(memory_format=self.layout)
+        self.halves = Halves(self._encode, self._decode)
+        self._compiled: tuple[torch.Size, Halves] | None = None  # for x of one shape
+        self._embeddings: dict[tuple[int, int], Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -69,33 +83,63 @@ class HSpaceUNet:
 
     def encode(self, x: Tensor, t: int) -> Encoded:
         """Run x_t [B, 3, H, W] through the encoder and the middle block; the whole batch is at timestep `t`."""
-        unet = self.unet
-        sample = x.to(self.dtype)
-        if unet.config.center_input_sample:
-            sample = 2 * sample - 1
-        time = torch.full((len(x),), t, device=x.device)
-        emb = unet.time_embedding(unet.time_proj(time).to(self.dtype))
-        sample = unet.conv_in(sample)
-        skips = [sample]
-        for block in unet.down_blocks:
-            sample, outputs = block(hidden_states=sample, temb=emb)
-            skips.extend(outputs)
-        return Encoded(unet.mid_block(sample, emb), tuple(skips), emb, x, t)
+        emb = self.embedding(t, len(x))
+        h, skips = self._halves(x).encode(self._laid_out(x), emb)
+        return Encoded(h, skips, emb, x, t)
 
     def decode(self, encoded: Encoded, h: Tensor) -> Tensor:
         """The noise prediction eps [B, 3, H, W], float32, from the bottleneck `h` and the skips of `encoded`.
 
         If the net also predicts a variance (learned sigma), that half of its output is dropped: DDIM does not use it.
         """
-        unet = self.unet
-        sample, skips = h.to(self.dtype), encoded.skips
-        for block in unet.up_blocks:
-            taken = len(block.resnets)
-            skips, own = skips[:-taken], skips[-taken:]
-            sample = block(sample, own, encoded.emb)
-        sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
-        predicted = sample[:, : self.image_channels].float()
+        predicted = self._halves(encoded.x).decode(self._laid_out(h), encoded.skips, encoded.emb)
         if self.prediction == "epsilon":
             return predicted
         assert self.schedule is not None
         return noise_from(self.prediction, predicted, encoded.x, self.schedule.level(encoded.t))
+
+    def compile(self, x: Tensor, backend: str = "inductor") -> None:
+        """Compile both halves for batches of the shape of `x`. Batches of other shapes run as before.
+
+        The timestep enters as its embedding, so that one compilation serves all timesteps. Compiled code belongs to a
+        mode of autograd: compile in the one (`torch.inference_mode`) in which the net will run.
+        """
+        halves = Halves(*(torch.compile(half, fullgraph=True, dynamic=False, backend=backend) for half in self.halves))
+        emb = self.embedding(0, len(x))
+        h, skips = halves.encode(self._laid_out(x), emb)
+        halves.decode(self._laid_out(h), skips, emb)
+        self._compiled = x.shape, halves
+
+    def _halves(self, x: Tensor) -> Halves:
+        return self._compiled[1] if self._compiled and self._compiled[0] == x.shape else self.halves
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype).contiguous(memory_format=self.layout)
+
+    def embedding(self, t: int, count: int) -> Tensor:
+        """The embedding of a timestep for a batch [B, E], computed once."""
+        if (t, count) not in self._embeddings:
+            with torch.inference_mode(False), torch.no_grad():  # a tensor that autograd takes as well
+                time = self.unet.time_proj(torch.full((count,), t, device=self.device))
+                self._embeddings[t, count] = self.unet.time_embedding(time.to(self.dtype))
+        return self._embeddings[t, count]
+
+    def _encode(self, sample: Tensor, emb: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        unet = self.unet
+        if unet.config.center_input_sample:
+            sample = 2 * sample - 1
+        sample = unet.conv_in(sample)
+        skips = [sample]
+        for block in unet.down_blocks:
+            sample, outputs = block(hidden_states=sample, temb=emb)
+            skips.extend(outputs)
+        return unet.mid_block(sample, emb), tuple(skips)
+
+    def _decode(self, sample: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:
+        unet = self.unet
+        for block in unet.up_blocks:
+            taken = len(block.resnets)
+            skips, own = skips[:-taken], skips[-taken:]
+            sample = block(sample, own, emb)
+        sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
+        return sample[:, : self.image_channels].float()

@@ -7,6 +7,7 @@ Files in reading order:
 - `find`: the folder of a model that is named by short name, path, checkpoint or hub id
 - `scheduler`: the noise levels and the prediction type that scheduler_config.json describes
 - `load`: the frozen net and its noise schedule on a device
+- `precision`: in which precision a net computes, and which one suits a device
 - `selfcheck`: the check that a net predicts the noise of its schedule
 - `checkpoint`: the state dict of a U-Net in a raw checkpoint file
 - `layout`: the architecture that a state dict implies

@@ -38,7 +38,7 @@ complete_direction = among(_bundled_directions)
 complete_data_set = among(data_sets)
 
 CLIP_HELP = "avatars (bundled), MODEL/PRETRAINED of open_clip, or a folder."
-ENGINE = ("actors", "batch_size", "device", "address", "check")
+ENGINE = ("actors", "gpu_share", "batch_size", "device", "address", "check")
 """The fields of EngineSpec that every command that computes has options for."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

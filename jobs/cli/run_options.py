@@ -37,7 +37,7 @@ FLAGS = (
     Flag("inspection.metrics", "metric"),
     Flag("inspection.gates", "gate"),
     Flag("inspection.search", metavar="0.5,0.75,1", read=lambda text: text.split(",")),
-    Flag("dtype"),
+    *map(Flag, ("dtype", "engine.execution")),
     *(Flag(f"engine.{field}") for field in (*ENGINE, "price_per_hour", "log")),
 )
 """The options of a run, in the order of its help. A field that is a plain option is one more name in a list."""

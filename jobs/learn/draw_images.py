@@ -9,7 +9,7 @@ from asyrp.diffusion.schedule import generation_pairs
 from asyrp.directions.shift import EditShift
 from asyrp.models.load import load_model
 from jobs.display import console
-from pipeline.images.codec import encode
+from pipeline.images.codec import encode, to_uint8
 from pipeline.stages.editor import self_check
 from pipeline.stages.models import fetch_model
 from pipeline.storage.store import Store
@@ -56,7 +56,7 @@ def sample(
             x_T = boosting_noise(keys, t_0, shape, torch.device(device))
             images = edit(model.unet, model.schedule, x_T, pairs, EditShift((), n_gen)).cpu().numpy()
             for number, image in zip(numbers, images[: len(numbers)], strict=True):
-                store.write(_name(number), encode(image, "png", 100))
+                store.write(_name(number), encode(to_uint8(image), "png", 100))
             progress.update(task, advance=len(numbers))
     return len(missing)
 

@@ -27,7 +27,7 @@ from asyrp.measures.clip import Clip, default_clip
 from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
 from jobs.display import console
-from pipeline.images.codec import ImageRefused, encode
+from pipeline.images.codec import ImageRefused, encode, to_uint8
 from pipeline.images.read import read_image
 from pipeline.sources.listing import list_images
 from pipeline.stages.editor import self_check
@@ -279,7 +279,7 @@ class TrainingPreview:
         shift = EditShift(((direction, 1.0, recipe.t_edit),), recipe.n_steps)
         edited = edit(unet, schedule, self._x_T, generation_pairs(recipe.n_steps, len(schedule) - 1), shift)
         sheet = make_grid(torch.cat([self.x_0, edited]), nrow=len(edited), padding=0)
-        Store(str(self.path.absolute().parent)).write(self.path.name, encode(sheet.cpu().numpy(), "png", 100))
+        Store(str(self.path.absolute().parent)).write(self.path.name, encode(to_uint8(sheet.cpu().numpy()), "png", 100))
 
 
 def _training_images(request: TextRequest, size: int, clip: Clip) -> tuple[list[str], Tensor]:

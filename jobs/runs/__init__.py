@@ -1,6 +1,7 @@
 """Takes a spec to a finished run, and makes finished runs grow.
 
 resolve         a spec becomes a resolved run: its model, directions, edits and stages, found and checked
+precision       the precision of a new run whose spec leaves it open
 inspection      the texts, labels and nets that measuring needs
 draws           the labels of a source's images, and the edits that they draw
 run_file        the shape of run.json

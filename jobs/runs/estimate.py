@@ -1,21 +1,20 @@
 """Estimates what a run would cost, before it writes anything (`asyrp plan`)."""
 
 import itertools
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from asyrp.diffusion.moves import SolverName
 from asyrp.diffusion.solvers import Evaluations, Solver
-from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.models.load import load_model
+from asyrp.models.precision import Precision, set_up
 from jobs.runs.record import refuse_unopenable
 from jobs.runs.resolve import ResolvedRun
 from jobs.runs.run import Cost
-from pipeline.images.codec import ImageRefused, encode
+from pipeline.images.codec import ImageRefused, encode, to_uint8
 from pipeline.images.read import read_image
 from pipeline.images.skipped import Skipped
 from pipeline.run.plan import no_images
@@ -23,6 +22,7 @@ from pipeline.run.stage import INVERT
 from pipeline.sources.listing import list_images
 from pipeline.stages.editor import load_shifts, make_solver
 from pipeline.stages.models import fetch_model
+from pipeline.stages.preparation import prepare, time_halves
 from pipeline.storage.store import Store
 
 MEGABYTE = 1_000_000
@@ -47,6 +47,7 @@ class Estimate:
     output_megabytes: float
     latent_megabytes: float
     device: str
+    dtype: Precision
     seconds_per_image: float
     price_per_hour: float | None
 
@@ -73,14 +74,16 @@ def estimate(resolved: ResolvedRun) -> Estimate:
         raise no_images(skipped, selection)
     folder = fetch_model(spec.model)
     device = "cuda" if torch.cuda.is_available() and spec.engine.device != "cpu" else "cpu"
-    model = load_model(folder, device, getattr(torch, spec.dtype))
+    settings = replace(resolved.settings, device=device)
+    model = load_model(folder, device, set_up(settings.dtype, device))
     solver = make_solver(resolved.settings, model)
     evaluations = [
         solver.edit_evaluations(shift.acts, bound.t_boost)
         for bound, shift in load_shifts(resolved.settings, folder, solver).items()
     ]
     encodes, decodes = _passes(resolved, solver, evaluations)
-    encode_s, decode_s = time_halves(model.unet, resolved.settings.image_size, spec.engine.batch_size or 8)
+    batch = prepare(model.unet, settings, spec.engine.batch_size, share=1)
+    encode_s, decode_s = time_halves(model.unet, settings.image_size, batch)
     return Estimate(
         images=images,
         skipped=dict(skipped.counts),
@@ -95,6 +98,7 @@ def estimate(resolved: ResolvedRun) -> Estimate:
         output_megabytes=images * len(resolved.final.variants) * _bytes_per_output(resolved) / MEGABYTE,
         latent_megabytes=images * _latent_bytes(resolved, solver) / MEGABYTE,
         device=device,
+        dtype=settings.dtype,
         seconds_per_image=encodes * encode_s + decodes * decode_s,
         price_per_hour=spec.engine.price_per_hour,
     )
@@ -131,28 +135,6 @@ def _inspected(resolved: ResolvedRun) -> tuple[int, int]:
     return (inspection.search.most_attempts if inspection.search else 1), int(measured)
 
 
-@torch.inference_mode()
-def time_halves(unet: HSpaceUNet, size: int, batch: int, repeats: int = 3) -> tuple[float, float]:
-    """Seconds per image of one encode and of one decode, the fastest of some repeats."""
-    x = torch.randn(batch, unet.image_channels, size, size, device=unet.device)
-    encoded = unet.encode(x, 500)
-    unet.decode(encoded, encoded.h)
-    times: list[tuple[float, float]] = []
-    for _ in range(repeats):
-        start = _now(unet.device)
-        encoded = unet.encode(x, 500)
-        middle = _now(unet.device)
-        unet.decode(encoded, encoded.h)
-        times.append(((middle - start) / batch, (_now(unet.device) - middle) / batch))
-    return min(t for t, _ in times), min(t for _, t in times)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def _bytes_per_output(resolved: ResolvedRun) -> float:
     """The size of one edited image, in bytes: the mean over a few source images encoded with the same codec."""
     image_format, sizes = resolved.image_format, []
@@ -161,5 +143,5 @@ def _bytes_per_output(resolved: ResolvedRun) -> float:
             decoded = read_image(image, image_format.size, image_format.fit, image_format.max_image_bytes)
         except ImageRefused:
             continue  # the run will record it in the image's row
-        sizes.append(len(encode(decoded.pixels, image_format.codec, image_format.quality)))
+        sizes.append(len(encode(to_uint8(decoded.pixels), image_format.codec, image_format.quality)))
     return sum(sizes) / len(sizes) if sizes else 0.0

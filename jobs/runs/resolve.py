@@ -14,6 +14,7 @@ from asyrp.measures.intervals import Intervals
 from asyrp.models.folder import ModelFolder
 from asyrp.models.scheduler import read_scheduler
 from jobs.runs.inspection import judged_by, resolve_inspection
+from jobs.runs.precision import choose_precision
 from jobs.runs.run_file import read_run
 from jobs.spec.ends import AUTO
 from jobs.spec.process import Process, recorded_process
@@ -57,14 +58,16 @@ class ResolvedRun:
 def resolve(spec: RunSpec, earlier: Store | None = None) -> ResolvedRun:
     """Find the model and the directions, and bind the edits to them.
 
-    Where the spec leaves out the process, it is that of an `earlier` run: one that is given, that of the inversions, or
-    that at the output.
+    Where the spec leaves out the process or the precision, it is that of an `earlier` run: one that is given, that of
+    the inversions, or that at the output.
 
     Raises:
         UserError: if one of them does not exist, or they do not fit each other.
     """
-    process = spec.process(_process_of(earlier or Store(spec.inversions or spec.output)))
-    spec = spec.model_copy(update=asdict(process))
+    recorded = _recorded_spec(earlier or Store(spec.inversions or spec.output))
+    process = spec.process(recorded_process(recorded))
+    precision = choose_precision(spec, recorded)
+    spec = spec.model_copy(update=asdict(process) | {"dtype": precision})
     folder = fetch_model(spec.model)
     infos, sources = _directions(spec, folder)
     spec = _with_learned_intervals(spec, infos, folder)
@@ -85,10 +88,11 @@ def resolve(spec: RunSpec, earlier: Store | None = None) -> ResolvedRun:
         n_gen=process.n_gen,
         t_top=None if ends else _t_top(edits),  # an image may end where no edit has begun
         seed=spec.seed,
-        dtype=spec.dtype,
+        dtype=precision,
         image_size=size,
         device="cpu",
         check=spec.engine.check,
+        execution=spec.engine.execution,
         inspection=inspection,
         per_image=ImageDistances(ends.measure, ends.distances) if ends else None,
         most_draws=spec.augmentation.draws if spec.augmentation else 0,
@@ -126,12 +130,13 @@ def _stages(spec: RunSpec, settings: MethodSettings, staged: bool) -> list[Stage
     )
 
 
-def _process_of(store: Store) -> Process | None:
-    """The process of the run at `store`; None if there is none."""
+def _recorded_spec(store: Store) -> dict[str, Any]:
+    """The spec of the run at `store`; empty if there is none."""
     with explained(f"cannot reach {store.url}"):
         if not store.exists(RUN):
-            return None
-    return recorded_process(read_run(store)["spec"])
+            return {}
+    spec: dict[str, Any] = read_run(store)["spec"]
+    return spec
 
 
 def _refuse_too_many_steps(process: Process, folder: ModelFolder) -> None:

@@ -140,13 +140,13 @@ def compute(
     check_creates(store)
     with ray_session(knobs.address):
         device = ("cuda" if has_gpu() else "cpu") if knobs.device == "auto" else knobs.device
-        batch_size = knobs.batch_size or (16 if device == "cuda" else 8)
         may_grow = knobs.address is not None
         options = EngineOptions(
             device=device,
             actors=knobs.actors,
             may_grow=may_grow,
-            batch_size=batch_size,
+            gpu_share=knobs.gpu_share,
+            batch_size=knobs.batch_size,
             readers=knobs.readers,
             writers=knobs.writers,
             max_failed=knobs.max_failed,

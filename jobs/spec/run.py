@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from asyrp.diffusion.moves import SolverName
 from asyrp.directions.edits import Edit, parse_edit
 from asyrp.errors import UserError
+from asyrp.models.precision import Precision
 from jobs.spec.augmentation import AugmentationSpec
 from jobs.spec.ends import Ends, OneEnd
 from jobs.spec.inspection import InspectionSpec
@@ -21,6 +22,7 @@ from pipeline.images.selection import Condition, Selection
 from pipeline.images.source import MAX_IMAGE_BYTES
 from pipeline.run.names import NAME_FIELDS, check_template
 from pipeline.run.stage import SinkName
+from pipeline.stages.settings import Execution
 
 LOGGERS = ("wandb", "mlflow")
 SHOWN_CHARACTERS = 60
@@ -32,9 +34,13 @@ class EngineSpec(BaseModel):
 
     model_config = CHECKED
 
-    actors: int | None = Field(None, ge=1, description="Ray actors. [default: one a GPU, else one]")
-    batch_size: int | None = Field(None, ge=1, description="Images per network call. [default: 16 on GPU, 8 on CPU]")
+    actors: int | None = Field(None, ge=1, description="Ray actors. [default: as many as the GPUs hold, else one]")
+    batch_size: int | None = Field(
+        None, ge=1, description="Images per network call. [default: as many as suit the GPU; 8 on a CPU]"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
+    gpu_share: float = Field(1, gt=0, le=1, description="The share of a GPU that an actor gets: 0.5 for two on each.")
+    execution: Execution = Field("auto", description="Whether the network is compiled. auto: on a GPU.")
     address: str | None = Field(
         None, description="A Ray cluster to join: 'auto' or HOST:PORT. [default: start one here]"
     )
@@ -148,7 +154,11 @@ class RunSpec(BaseModel):
         "{stem}_{edit}_{strength}",
         description=f"Output names, made of {' '.join(f'{{{field}}}' for field in NAME_FIELDS)}.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the network.")
+    dtype: Literal["auto", Precision] = Field(
+        "auto",
+        description="Precision of the network. auto: bfloat16 on a GPU, and on processors that are faster in it. tf32: "
+        "float32 with the faster products of a GPU.",
+    )
     latent_dtype: Literal["float32", "float16"] = Field("float32", description="Precision of latents that are kept.")
     shard_size: int = Field(64, ge=1, le=100_000, description="Images per shard.")
     preview: int = Field(

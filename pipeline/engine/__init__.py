@@ -7,7 +7,7 @@ Files in reading order:
 - `watchdog`: what a run may wait for, and for how long
 - `cluster`, `machine`: joins or starts Ray, and looks at the cluster; what Ray needs of this machine
 - `worker`: the reader, device and writer threads around one frozen net
-- `reading`, `batches`, `device`, `threads`: what these threads work with
+- `reading`, `batches`, `device`, `transfers`, `threads`: what these threads work with
 - `shard_attempt`: one shard on its way through a worker, up to its commit
 - `shard_input`: the results of an earlier stage that a shard reads
 - `signals`: the signals that ask a process to stop

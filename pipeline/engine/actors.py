@@ -1,6 +1,7 @@
 """Starts and stops the Ray actors around workers, and keeps track of the calls that each of them works on."""
 
 import logging
+import os
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -34,9 +35,10 @@ class EngineOptions:
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    actors: int | None = None  # None: one for each GPU, or one on CPUs
+    actors: int | None = None  # None: as many as the GPUs hold, or one on CPUs
     may_grow: bool = False  # allow more actors than there are GPUs now; the additional ones wait for nodes
-    batch_size: int = 8
+    gpu_share: float = 1  # of a GPU, for each actor
+    batch_size: int | None = None  # None: as many as suit the device
     readers: int = 4
     writers: int = 4
     max_failed: float = 0.3
@@ -152,19 +154,30 @@ class Actors:
         """Start one more actor. If there is no node for it yet, it waits for one."""
         on_gpu, cpus = self.options.device == "cuda", (self.cluster.total("CPU") or 1) / self.count
         reserved = 1.0 if on_gpu else cpus if cpus < 1 else float(int(cpus))
-        self.needs = {"GPU": 1.0, "CPU": reserved} if on_gpu else {"CPU": reserved}
+        share = self.options.gpu_share if on_gpu else 0
+        self.needs = {"GPU": share, "CPU": reserved} if on_gpu else {"CPU": reserved}
         handle: Any = (
             ray.remote(EditActor)
-            .options(num_gpus=int(on_gpu), num_cpus=reserved, max_concurrency=SHARDS_IN_FLIGHT + 2)
+            .options(num_gpus=share, num_cpus=reserved, max_concurrency=SHARDS_IN_FLIGHT + 2)
             .remote(uuid.uuid4().hex[:8])
         )
-        options = WorkerOptions(self.options.batch_size, self.options.readers, self.options.writers)
-        threads = None if on_gpu else max(1, int(cpus))
+        options = WorkerOptions(
+            self.options.batch_size, self.options.readers, self.options.writers, self.options.device, share or 1
+        )
+        threads = None if on_gpu else self._threads(cpus)
         now = self.clock.now
         actor = Actor(handle, broken, since=now, question=handle.answer.remote(), asked=now, answered=now)
         self.alive.append(actor)
         call = handle.start.remote(self.root, self.make_functions, self.image_format, options, threads)
         self.calls[call] = Call(actor, None, now)
+
+    def _threads(self, cpus: float) -> int:
+        """The threads of torch in an actor with so many CPUs. Where the actors are on this machine alone, the user's
+        OMP_NUM_THREADS counts; on a cluster Ray sets that variable itself."""
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        if asked.isdecimal() and int(asked) and not self.options.may_grow:
+            return int(asked)
+        return max(1, int(cpus))
 
     def send(self, actor: Actor, stage: Stage, unit: Unit) -> None:
         actor.in_flight.add(unit)
@@ -239,11 +252,13 @@ def count_actors(options: EngineOptions, gpus: int) -> int:
     """
     if options.device == "cpu":
         return options.actors or 1
-    count = options.actors or gpus
-    if count > gpus and options.may_grow:
+    places = gpus * int(1 / options.gpu_share)  # Ray gives an actor no parts of two GPUs
+    count = options.actors or places
+    if count > places and options.may_grow:
         log.warning("the cluster has %d GPUs: the run begins with the first of %d", gpus, count)
-    elif not 1 <= count <= gpus:
-        raise UserError(f"{max(count, 1)} actors need a GPU each and the cluster has {gpus}: change --actors")
+    elif not 1 <= count <= places:
+        each = "a GPU each" if options.gpu_share == 1 else f"{options.gpu_share:g} of a GPU each"
+        raise UserError(f"{max(count, 1)} actors need {each} and the cluster has {gpus}: change --actors")
     return count
 
 

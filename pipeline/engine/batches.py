@@ -39,14 +39,15 @@ class Batches:
         with self._lock:
             self._on_the_way -= 1
 
-    def next(self, size: int) -> list[Item]:
-        """Items of one stage, as many as a batch holds or are to be had; empty when closed.
+    def next(self, size: int, wait: bool = True) -> list[Item]:
+        """Items of one stage, as many as a batch holds or are to be had; empty when closed or, unless `wait`, when no
+        item is on its way.
 
         A batch is not full only if no item is on its way.
         """
         batch: list[Item] = []
         while len(batch) < size:
-            item, self._held = self._held or self._take(wait=not batch), None
+            item, self._held = self._held or self._take(wait=wait and not batch), None
             if item is None:
                 break
             if batch and item.attempt.stage != batch[0].attempt.stage:
@@ -55,6 +56,13 @@ class Batches:
             if not item.attempt.future.done():
                 batch.append(item)
         return batch
+
+    def has(self, size: int) -> bool:
+        """Whether a whole batch is there, or all that is left of one. Items whose shard has failed count as well."""
+        with self._lock:
+            nothing_coming = self._on_the_way == 0
+        ready = self._ready.qsize() + (self._held is not None)
+        return ready >= size or (nothing_coming and ready > 0)
 
     def close(self) -> None:
         """Let `next` return with what there is."""

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.engine.shard_attempt import Failure, Item
 from pipeline.engine.shard_input import ShardInput
 from pipeline.engine.threads import Meter
-from pipeline.images.codec import ImageRefused, refusing
+from pipeline.images.codec import ImageRefused, refusing, to_floats
 from pipeline.images.decoder import Decoders
 from pipeline.images.fetch import Changed
 from pipeline.images.read import fetched_bytes
@@ -67,7 +67,7 @@ class ItemReader:
             self._read_image(item)
         with refusing(FETCH_ERROR), self.meter.time("fetch"):
             read = shard.outputs(item.plan.row)
-            item.pixels = read if item.pixels is None else np.concatenate([read, item.pixels])
+            item.pixels = read if item.pixels is None else np.concatenate([read, to_floats(item.pixels[0])[None]])
 
 
 def _has_input(item: Item, shard: ShardInput) -> bool:

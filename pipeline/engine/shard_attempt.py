@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
 from threading import Lock
@@ -69,8 +69,10 @@ class Item:
 
     attempt: "ShardAttempt"
     plan: PlanRow
-    pixels: NDArray[np.float32] | None = None  # [V_in, C, H, W]; None when the device has nothing to compute
-    outputs: NDArray[np.float32] | None = None  # [V_out, C, H, W]
+    # A source image as uint8 [1, H, W, 3], all else as float32 [V_in, C, H, W]; None when there is nothing to compute.
+    pixels: NDArray[Any] | None = None
+    outputs: NDArray[Any] | None = None  # images as uint8 [V_out, H, W, 3], all else as float32 [V_out, ...]
+    finite: NDArray[np.bool_] = field(default_factory=lambda: np.array(True))  # which of V_out are; one for all: []
     columns: Columns = ()
     failure: Failure | None = None
     sha256: str | None = None  # of the source image's bytes
@@ -154,7 +156,7 @@ class ShardAttempt:
         """Write the output of one manifest row and return the row. `number` counts the rows of the manifest."""
         row, index = self._row(item, planned), planned.variant
         failure = self._inherited(item, index) or item.failure
-        if failure is None and item.outputs is not None and not np.isfinite(self._output(item, index)).all():
+        if failure is None and item.outputs is not None and not self._is_finite(item, index):
             failure = Failure(NONFINITE, "FloatingPointError", "the output holds NaN or infinity")
         if failure is not None:
             return row | failure.columns()
@@ -170,10 +172,9 @@ class ShardAttempt:
         except ImageRefused as refusal:
             return row | Failure.of(refusal).columns()
 
-    def _output(self, item: Item, index: int) -> NDArray[np.float32]:
-        """The output that one manifest row stands for: that of a variant, or all outputs of a statistics stage."""
-        assert item.outputs is not None
-        return item.outputs if self.stage.writes == "statistics" else item.outputs[index]
+    def _is_finite(self, item: Item, index: int) -> bool:
+        """Whether the output that a manifest row stands for is finite: a variant's, or all those of statistics."""
+        return bool(item.finite.all() if self.stage.writes == "statistics" else item.finite[index])
 
     def _reduce(self, item: Item) -> None:
         """Add outputs to the statistics in the order of the plan. Items that come early wait."""
@@ -181,7 +182,7 @@ class ShardAttempt:
         self._reducible[item.plan.row] = item
         while self._order and self._order[0] in self._reducible:
             following = self._reducible.pop(self._order.popleft())
-            if following.outputs is not None and np.isfinite(following.outputs).all():
+            if following.outputs is not None and following.finite.all():
                 self._reducer.add(following.plan.key, following.outputs)
 
     def _row(self, item: Item, planned: Planned) -> manifest.Row:
@@ -240,7 +241,8 @@ class ShardAttempt:
 
     def _put_image(self, item: Item, index: int, number: int) -> manifest.Row:
         """Write an image. Raises ImageRefused if it cannot be encoded, or its name cannot be that of a file."""
-        output, start = self._output(item, index), perf_counter()
+        assert item.outputs is not None
+        output, start = item.outputs[index], perf_counter()
         with refusing(WRITE_ERROR):
             data = encode(output, self.image_format.codec, self.image_format.quality)
             encode_ms = 1000 * (perf_counter() - start)
@@ -248,7 +250,7 @@ class ShardAttempt:
             name.encode()  # the manifest holds UTF-8
         with _refusing_name():
             written = self._sink.put(number, name, data)
-        return {**written, "width": output.shape[2], "height": output.shape[1], "encode_ms": encode_ms}
+        return {**written, "width": output.shape[1], "height": output.shape[0], "encode_ms": encode_ms}
 
     def _commit(self) -> None:
         rows = [row for index in sorted(self._rows) for row in self._rows[index]]

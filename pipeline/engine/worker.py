@@ -8,7 +8,8 @@ device should ever wait. Who owns what:
 - reader threads fetch, decode and resize one image each (`ItemReader`), and put it into `Batches`. They decode in child
   processes (`Decoders`), because a codec that crashes would take the worker along.
 - the device thread, alone, touches the net (`Device`). It takes a batch, whichever shards its images belong to,
-  and hands the results to the writers. It runs a batch that is not full only when no image is on its way.
+  and hands the results to the writers. It runs a batch that is not full only when no image is on its way. A GPU gets
+  the next batch before it is done with the last.
 - writer threads encode and write; the one that finishes the last image of a shard commits the shard.
 - the heartbeat thread writes the worker's state to storage every few seconds.
 
@@ -23,15 +24,18 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from pipeline.engine.batches import Batches
-from pipeline.engine.device import Device
+from pipeline.engine.device import Device, Launched
 from pipeline.engine.reading import ItemReader
 from pipeline.engine.shard_attempt import Item, ShardAttempt, ShardReport
 from pipeline.engine.threads import BoundedPool, Meter
@@ -49,9 +53,11 @@ QUEUED_BATCHES = 4  # before the device, and as many after it
 class WorkerOptions:
     """Speed knobs; none of them changes a pixel."""
 
-    batch_size: int
+    batch_size: int | None = None  # None: as many as suit the device
     readers: int = 4
     writers: int = 4
+    device: str = "cpu"
+    share: float = 1  # of the device's memory
 
 
 class Tally:
@@ -107,9 +113,10 @@ class Worker:
     ) -> None:
         self.store, self.name, self.image_format, self.observe = Store(root), name, image_format, observe
         self.meter, self.tally, self.started = Meter(), Tally(), time.time()
-        self.device = Device(functions, options.batch_size, name)
+        self.device = Device(functions, options.batch_size, name, options.device, options.share)
+        self._idle_since = 0.0  # when the device was done with the last batch
         self.reader = ItemReader(image_format, self.meter)
-        capacity = QUEUED_BATCHES * options.batch_size
+        capacity = QUEUED_BATCHES * self.device.batch_size
         self._batches = Batches(capacity, self.meter, self.tally.is_idle)
         self._readers = ThreadPoolExecutor(options.readers, "reader")
         self._writers = BoundedPool(options.writers, capacity, "writer")
@@ -200,27 +207,47 @@ class Worker:
     def _pass_on(self, item: Item) -> None:
         """To the device; an image that cannot be edited, or has drawn no edit, goes straight to the writers."""
         if item.pixels is not None and item.attempt.stage.has_draws and not item.plan.draws:
-            item.outputs, item.pixels = item.pixels, None
+            item.outputs, item.finite, item.pixels = item.pixels, np.ones(1, bool), None
         if item.pixels is None:
             self._writers.submit(self._write, item)
         else:
             self._batches.put(item)
 
     def _device_loop(self) -> None:
-        while batch := self._batches.next(self.device.batch_size):
-            start = time.perf_counter()
-            try:
-                with self.meter.time("device"):
-                    outputs = self.device.compute(batch)
-            except Exception as error:  # the callers of these shards get it, the worker lives on
-                for attempt in {id(item.attempt): item.attempt for item in batch}.values():
-                    attempt.fail(error)
-                continue
-            device_ms = 1000 * (time.perf_counter() - start) / len(batch)
-            for item, (output, columns) in zip(batch, outputs, strict=True):
-                item.outputs, item.columns, item.device_ms, item.pixels = output, columns, device_ms, None
+        """Launch batches. While the device is at work on one, the next is launched, if its images are there."""
+        launched: deque[Launched] = deque()
+        while True:
+            size = self.device.batch_size
+            batch = [] if launched and not self._batches.has(size) else self._batches.next(size, wait=not launched)
+            if batch:
+                with self._failing(batch), self.meter.time("device"):
+                    launched.append(self.device.launch(batch))
+            if launched and (not batch or len(launched) > self.device.ahead):
+                self._hand_over(launched.popleft())
+            elif not batch:
+                return
+
+    def _hand_over(self, batch: Launched) -> None:
+        """Pass a batch on to the writers, when the device is done with it."""
+        with self._failing(batch.items):
+            with self.meter.time("device"):
+                outputs = batch.outputs()
+            self._idle_since, since = time.perf_counter(), max(batch.launched, self._idle_since)
+            device_ms = 1000 * (self._idle_since - since) / len(batch.items)
+            for item, output in zip(batch.items, outputs, strict=True):
+                item.outputs, item.finite, item.columns = output
+                item.device_ms, item.pixels = device_ms, None
                 with self.meter.time("wait_for_writer"):
                     self._writers.submit(self._write, item)
+
+    @contextmanager
+    def _failing(self, items: Sequence[Item]) -> Iterator[None]:
+        """An error is that of the shards to which the items belong. Their callers get it, the worker lives on."""
+        try:
+            yield
+        except Exception as error:
+            for attempt in {id(item.attempt): item.attempt for item in items}.values():
+                attempt.fail(error)
 
     def _write(self, item: Item) -> None:
         """Finish an item. Runs on writer threads."""

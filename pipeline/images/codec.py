@@ -81,8 +81,7 @@ class Decoded:
     @classmethod
     def of(cls, square: Square) -> "Decoded":
         """The decoded image with its pixels as floats."""
-        pixels = np.asarray(square.pixels, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
-        return cls(pixels, square.width, square.height)
+        return cls(to_floats(square.pixels), square.width, square.height)
 
 
 def decode(data: bytes, size: int, fit: Fit) -> Decoded:
@@ -183,15 +182,20 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)
 
 
-def encode(pixels: NDArray[np.float32], codec: Codec, quality: int) -> bytes:
-    """Encode float32 [3, H, W] in [-1, 1], clipped. `quality` applies to JPEG and WebP; PNG is lossless, level 1."""
+def encode(pixels: NDArray[np.uint8], codec: Codec, quality: int) -> bytes:
+    """Encode uint8 [H, W, 3]. `quality` applies to JPEG and WebP; PNG is lossless, level 1."""
     buffer = io.BytesIO()
-    image = Image.fromarray(to_uint8(pixels))
+    image = Image.fromarray(pixels)
     if codec == "png":
         image.save(buffer, "PNG", compress_level=1)
     else:
         image.save(buffer, codec.upper(), quality=quality)
     return buffer.getvalue()
+
+
+def to_floats(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Convert uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]."""
+    return np.asarray(pixels, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
 
 
 def to_uint8(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.images.codec import Decoded, Fit, ImageRefused, Square
+from pipeline.images.codec import Fit, ImageRefused, Square
 from pipeline.images.decoder_process import OUT_OF_MEMORY, receive, send
 from pipeline.images.statuses import DECODE_ERROR, REJECTED_SIZE
 
@@ -41,14 +41,14 @@ class Decoder:
         """The process id of the child; None while there is none."""
         return None if self._child is None else self._child.pid
 
-    def decode(self, data: bytes, size: int, fit: Fit) -> Decoded:
-        """Decode an image as `codec.decode` does.
+    def decode(self, data: bytes, size: int, fit: Fit) -> Square:
+        """Decode an image as `codec.decode_square` does.
 
         An image that ends its child is given to a fresh one: an earlier image may have damaged or filled the first.
 
         Raises:
-            ImageRefused: as `codec.decode` does. The status is decode_error, too, if the image ends a fresh child or
-                takes too long, and rejected_size if it takes too much memory.
+            ImageRefused: as `codec.decode_square` does. Also with decode_error if the image ends a fresh child or
+                takes too long, and with rejected_size if it takes too much memory.
             OSError: if no child can be started.
         """
         is_fresh = self._child is None
@@ -64,7 +64,7 @@ class Decoder:
         if self._child is not None:
             self._end(self._child)
 
-    def _ask(self, data: bytes, size: int, fit: Fit) -> Decoded:
+    def _ask(self, data: bytes, size: int, fit: Fit) -> Square:
         if 2 * len(data) > self.memory:
             raise ImageRefused(REJECTED_SIZE, f"a file of {len(data) // 10**6:,} MB is too large to decode")
         child = self._child or self._start()
@@ -76,7 +76,7 @@ class Decoder:
             raise self._death(self._end(child)) from None
         if "status" not in answer:
             square = np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
-            return Decoded.of(Square(square, answer["width"], answer["height"]))
+            return Square(square, answer["width"], answer["height"])
         if answer["error_type"] == OUT_OF_MEMORY:
             self._end(child)
         raise ImageRefused(answer["status"], answer["reason"], answer["error_type"])
@@ -124,7 +124,7 @@ class Decoders:
     def __init__(self) -> None:
         self._idle: list[Decoder] = []
 
-    def decode(self, data: bytes, size: int, fit: Fit) -> Decoded:
+    def decode(self, data: bytes, size: int, fit: Fit) -> Square:
         """Decode an image as `Decoder.decode` does. Thread-safe."""
         try:
             decoder = self._idle.pop()

@@ -17,7 +17,7 @@ def read_image(image: ImageLocation, size: int, fit: Fit, max_bytes: int = MAX_I
         ImageRefused: as `fetched_bytes` and `Decoder.decode` do.
         OSError: if no child can be started.
     """
-    return _decoders.decode(fetched_bytes(image, max_bytes), size, fit)
+    return Decoded.of(_decoders.decode(fetched_bytes(image, max_bytes), size, fit))
 
 
 def fetched_bytes(image: ImageLocation, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:

@@ -43,9 +43,14 @@ BatchFunction = Callable[..., "Tensor | Measured"]
 """Takes a batch [B, V_in, C, H, W], the keys [B] of its items and, if edits are drawn, the draws [B] of each item.
 Gives [B, V_out, C, H, W]. It is pure, and computes each item independently of the others."""
 
+PREPARE = "prepare"
+"""The name of a function among those of the stages that gets the device ready for batches. It takes the number of
+images that is asked for, None for as many as suit the device, and the share of the device that it may use. It gives the
+number of images."""
+
 MakeFunctions = Callable[[], Mapping[str, Callable[..., Any]]]
 """Loads the functions of the stages, once per actor: by name the BatchFunction of each stage and, for a stage that
-writes statistics, the function that makes its Reducer."""
+writes statistics, the function that makes its Reducer. There may be a PREPARE."""
 
 
 class Reducer(Protocol):

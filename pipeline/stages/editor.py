@@ -15,6 +15,7 @@ from asyrp.errors import UserError
 from asyrp.models import selfcheck
 from asyrp.models.folder import ModelFolder
 from asyrp.models.load import Model, load_model
+from asyrp.models.precision import Precision, set_up
 from pipeline.stages.models import check_images, direction_path, fetch_model
 from pipeline.stages.settings import BoundEdit, DirectionSource, MethodSettings, SecondInversion
 
@@ -26,17 +27,18 @@ def self_check(model: Model, folder: ModelFolder, images: str | None = None) -> 
 
 
 def load_recorded_model(
-    name: str, digest: str, *, device: str, dtype: torch.dtype = torch.float32, check: bool
+    name: str, digest: str, *, device: str, precision: Precision = "float32", check: bool
 ) -> tuple[ModelFolder, Model]:
     """The model that the run began with, and its folder; with `check`, a model that does not work is refused.
 
     Raises:
-        UserError: if the model has other weights here, cannot be loaded or fails its check.
+        UserError: if the model has other weights here, cannot be loaded or fails its check, or if the device does not
+            compute in the precision.
     """
     folder = fetch_model(name)
     if folder.digest != digest:
         raise UserError(f"model {name} has other weights here ({folder.unet}) than where the run began")
-    model = load_model(folder, device, dtype)
+    model = load_model(folder, device, set_up(precision, device))
     if check:
         self_check(model, folder).refuse_a_failure(name)
     return folder, model
@@ -91,7 +93,7 @@ class Editor:
             settings.model,
             settings.model_digest,
             device=settings.device,
-            dtype=getattr(torch, settings.dtype),
+            precision=settings.dtype,
             check=settings.check,
         )
         self.unet, self.schedule = model.unet, model.schedule

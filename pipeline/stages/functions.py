@@ -1,6 +1,7 @@
 """The stages of a run as pure functions over batches. `pipeline.stages.settings` declares stages by their names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,9 +9,10 @@ from torch import Tensor
 from asyrp.measures.metrics import Metrics
 from asyrp.measures.names import RECONSTRUCTION_PSNR, Judges
 from pipeline.images.source import Draw
-from pipeline.run.stage import BatchFunction, Measured
+from pipeline.run.stage import Measured
 from pipeline.stages.editor import Editor
 from pipeline.stages.inspection import Inspector, Measurer
+from pipeline.stages.preparation import prepare
 from pipeline.stages.settings import MethodSettings
 
 
@@ -28,9 +30,10 @@ class Functions:
             self.inspector = Inspector(self.editor, self.measurer, settings)
             self.sample_metrics = self.measurer.metrics
 
-    def by_name(self) -> Mapping[str, BatchFunction]:
+    def by_name(self) -> Mapping[str, Callable[..., Any]]:
         """Every function by its name."""
-        functions = (
+        functions: tuple[Callable[..., Any], ...] = (
+            self.prepare,
             self.fused,
             self.augment,
             self.invert,
@@ -40,6 +43,10 @@ class Functions:
             self.reconstruct_latents,
         )
         return {function.__name__: function for function in functions}
+
+    def prepare(self, asked: int | None, share: float) -> int:
+        """Get the net ready for batches, as `preparation.prepare` does."""
+        return prepare(self.editor.unet, self.editor.settings, asked, share)
 
     def invert(self, batch: Tensor, keys: Sequence[str]) -> Tensor:  # noqa: ARG002
         """Images to inversions, whose tensors lie one after the other in the channels: [B, 1, K C, H, W]."""

@@ -8,14 +8,19 @@ sample    reconstruct                       the first images without an edit, to
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from asyrp.diffusion.moves import SolverName
 from asyrp.directions.edits import Edit, reconstruction
 from asyrp.directions.search import Search
 from asyrp.measures.names import METRICS, Judges
+from asyrp.models.precision import Precision
 from pipeline.images.selection import Condition
 from pipeline.images.source import Draw
 from pipeline.run.stage import FINAL, INVERT, SAMPLE_STAGE, Stage, Variant
+
+Execution = Literal["auto", "eager", "compiled"]
+"""Whether the net is compiled. auto: on a GPU, if torch can compile there."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +118,11 @@ class MethodSettings:
     n_gen: int
     t_top: int | None  # inversions go no higher than needed for what begins here, an edit or its noise; None: to T
     seed: int
-    dtype: str
+    dtype: Precision
     image_size: int
     device: str
     check: bool  # the net's self-check, before the first image
+    execution: Execution = "auto"
     inspection: Inspection | None = None
     per_image: ImageDistances | None = None
     most_draws: int = 0

@@ -13,7 +13,7 @@ from asyrp.learning.labels import HALVES
 from jobs.learn.labels import LearnRequest
 from jobs.learn.unsupervised import JacobianQuestion, learn_jacobian
 from jobs.spec.run import EngineSpec
-from pipeline.images.codec import encode
+from pipeline.images.codec import encode, to_uint8
 from tests.support.runs import SAMPLES
 
 SIZE = 8
@@ -100,7 +100,7 @@ def request(output, source=SAMPLES) -> LearnRequest:
 def test_a_masked_jacobian_of_one_image_becomes_global_directions(tmp_path):
     mask = torch.zeros(3, 16, 16)
     mask[:, :8] = 1
-    (tmp_path / "mask.png").write_bytes(encode((2 * mask - 1).numpy(), "png", 100))
+    (tmp_path / "mask.png").write_bytes(encode(to_uint8((2 * mask - 1).numpy()), "png", 100))
     asked = JacobianQuestion(2, 1, frozenset({"face_01.png"}), tmp_path / "mask.png")
     source = f"{SAMPLES}/face_0[0-3].png"
     paths = learn_jacobian(request(tmp_path / "jv", source), asked)
@@ -113,7 +113,7 @@ def test_a_masked_jacobian_of_one_image_becomes_global_directions(tmp_path):
 
 
 def test_an_empty_mask_is_refused(tmp_path):
-    (tmp_path / "mask.png").write_bytes(encode(-np.ones((3, 16, 16), dtype=np.float32), "png", 100))
+    (tmp_path / "mask.png").write_bytes(encode(np.zeros((16, 16, 3), dtype=np.uint8), "png", 100))
     with pytest.raises(UserError, match=r"the mask .*mask.png is empty: paint"):
         learn_jacobian(request(tmp_path / "jv"), JacobianQuestion(2, 1, mask=tmp_path / "mask.png"))
 
@@ -123,7 +123,7 @@ def test_an_image_that_is_not_there_is_named(tmp_path):
         learn_jacobian(request(tmp_path / "jv"), JacobianQuestion(2, 1, frozenset({"nobody.png"})))
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_one_image_alone_does_not_say_how_far_h_varies(tmp_path):
     with pytest.raises(UserError, match="cannot be seen from fewer than two images; give more images"):
         learn_jacobian(request(tmp_path / "jv", f"{SAMPLES}/face_00*"), JacobianQuestion(1, 1))
