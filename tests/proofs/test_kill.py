@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a run of 100 images, then the same command again."""
+"""kill -9 in the middle of a run of 60 images, then the same command again."""
 
 import os
 import signal
@@ -12,10 +12,13 @@ from jobs.runs.run import exit_code, run
 from pipeline.run.commit import committed
 from pipeline.run.progress import read_heartbeats
 from pipeline.storage.store import Store
+from tests.support.models import tiny_model
 from tests.support.runs import ASYRP, asyrp, digests, make_faces, spec, wait_for_commits
 
-IMAGES, SHARD_SIZE = 100, 5
+IMAGES, SHARD_SIZE = 60, 5
 FLAGS = (
+    "--model",
+    str(tiny_model()),
     "-e",
     "glasses=1",
     "--n-inv",

@@ -123,8 +123,7 @@ def test_directions_of_other_models_and_functions_are_refused():
         dm.scale(block, 2.0)
 
 
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_the_mean_of_an_implicit_direction_is_that_over_the_images(tmp_path):
     folder = find_model("avatars")
     torch.manual_seed(0)
@@ -161,7 +160,7 @@ def test_the_commands_make_directions_that_can_be_used(tmp_path):
 
 
 @pytest.fixture
-def few_steps(monkeypatch, ray_cluster):  # noqa: ARG001
+def few_steps(monkeypatch, without_ray):  # noqa: ARG001
     """Sheets in fewer steps than their commands take."""
     monkeypatch.setattr(preview, "run", lambda spec: run(spec.model_copy(update=FEW_STEPS | {"preview": spec.preview})))
 

@@ -83,7 +83,7 @@ def request(output, source=SAMPLES) -> LearnRequest:
     return LearnRequest(str(source), "avatars", output, n_steps=6, t_edit=300, engine=engine, shard_size=25)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_a_classifier_of_h_says_how_good_it_is_on_images_it_has_not_seen(tmp_path):
     asked = ClassifierQuestion(LABELS, "long_hair", "svm", ("smile",), n_timesteps=2)
     direction = load_direction(learn_classifier(request(tmp_path / "d.safetensors"), asked))
@@ -93,7 +93,7 @@ def test_a_classifier_of_h_says_how_good_it_is_on_images_it_has_not_seen(tmp_pat
     assert "(svm) per timestep, balanced over smile" in direction.info.found_by
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_a_label_with_one_class_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("key,smile\n" + "\n".join(f"face_{i:02d}.png,1" for i in range(9)))
     with pytest.raises(UserError, match=r"a classifier needs two classes and 'smile' has 1 value\(s\)"):

@@ -79,7 +79,7 @@ def test_more_noise_is_further_away():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_edits_are_compared_with_what_they_were_made_from_and_any_two_sources_with_each_other(tmp_path):
     source = make_faces(tmp_path / "faces", 9)
     store = stand_in_run(source, tmp_path / "run")

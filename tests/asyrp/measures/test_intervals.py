@@ -4,6 +4,7 @@ import csv
 import json
 import statistics
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from pipeline.sources.listing import list_images
 from pipeline.storage.store import Store
 from tests.support.official import OFFICIAL
 from tests.support.runs import FEW_STEPS, SAMPLES, make_faces, rows, run_here, spec
+
+edit_spec = partial(spec, model="avatars")
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 DATA_SETS = ("celeba", "church", "bedroom", "afhq", "metface")
@@ -148,7 +151,7 @@ def test_sums_add_up_in_any_order_to_mean_and_spread():
     torch.testing.assert_close(merged.sums, turned.sums, rtol=1e-14, atol=0)
 
 
-@pytest.mark.usefixtures("ray_cluster", "no_network")
+@pytest.mark.usefixtures("without_ray", "no_network")
 @pytest.mark.slow
 def test_curves_are_learned_the_same_by_one_actor_or_two_and_rise_towards_noise(tmp_path, capsys):
     faces = make_faces(tmp_path / "faces", 5)
@@ -243,7 +246,7 @@ def test_a_run_takes_the_intervals_learned_for_its_model_and_is_known_by_their_n
     save(KNOWN, intervals.learned_path(DIGEST))
     edits = ["glasses=1,long_hair=0.5", "long_hair=1"]
     given = {"directions": {"glasses": save_glasses(tmp_path / "g.safetensors")}, "t_edit": "auto", "t_boost": "auto"}
-    auto = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=edits, **given)
+    auto = edit_spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=edits, **given)
     resolved = resolve(auto)
     assert (resolved.spec.t_edit.model_dump(), resolved.spec.t_boost) == ({"glasses": 750, "long_hair": 750}, 500)
     assert "auto" not in json.dumps(resolved.identity)
@@ -265,7 +268,7 @@ def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
     save(KNOWN, tmp_path / "i.json")
     given = {"t_edit": "auto", "intervals": str(tmp_path / "i.json")}
     resolved = resolve(
-        spec(
+        edit_spec(
             SAMPLES,
             tmp_path / "out",
             edits=["g=1,long_hair=1"],
@@ -277,13 +280,13 @@ def test_a_direction_found_by_texts_stops_where_its_own_cosine_says(tmp_path):
     assert bound.t_edits == (500, 750) and bound.t_boost == 0
     opposites = save_glasses(tmp_path / "e.safetensors", notes={"text_cosine": "-0.3"})
     with pytest.raises(UserError, match="the texts of direction 'g' are opposites"):
-        resolve(spec(SAMPLES, tmp_path, edits=["g=1"], directions={"g": opposites}, **given))
+        resolve(edit_spec(SAMPLES, tmp_path, edits=["g=1"], directions={"g": opposites}, **given))
 
 
 def test_a_direction_that_begins_later_than_it_would_end_is_refused(tmp_path):
     with pytest.raises(UserError, match="direction 'smile' begins at 450, so it cannot end at 451"):
-        resolve(spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=451))
-    [bound] = resolve(spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=450)).settings.edits
+        resolve(edit_spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=451))
+    [bound] = resolve(edit_spec(SAMPLES, tmp_path / "out", edits=["smile=1"], t_edit=450)).settings.edits
     assert (bound.t_starts, bound.t_edits) == ((450,), (450,))
 
 
@@ -297,18 +300,18 @@ def test_auto_without_intervals_of_this_model_is_one_sentence(cli, tmp_path):
     code, _, err = cli(*run[:-2], "--intervals", tmp_path / "other.json")
     assert code == 2 and "--intervals is of no use without --t-edit auto" in err.replace("\n", " ")
     with pytest.raises(UserError, match="no edit uses a direction 'hat'"):
-        resolve(spec(SAMPLES, tmp_path / "out", t_edit={"hat": 300}))
+        resolve(edit_spec(SAMPLES, tmp_path / "out", t_edit={"hat": 300}))
 
 
 def test_per_image_every_edit_ends_where_the_distances_of_its_own_image_say(tmp_path):
     source, few = make_faces(tmp_path / "faces", 5), {"n_inv": 8, "n_gen": 8}
     distances = {"measure": "clip:avatars", "distances": {"glasses": 0.05}, "otherwise": {"glasses": 400}}
-    run_here(resolve(spec(source, tmp_path / "own", t_edit=distances, **few)))
+    run_here(resolve(edit_spec(source, tmp_path / "own", t_edit=distances, **few)))
     own = rows(tmp_path / "own")
     ends = {row["t_edit"] for row in own.values()}
     assert len(ends) > 1, "the images are too much alike for this test"
     for end in ends:
-        run_here(resolve(spec(source, tmp_path / str(end), t_edit=end, **few)))
+        run_here(resolve(edit_spec(source, tmp_path / str(end), t_edit=end, **few)))
     for name, row in own.items():
         assert row["output_sha256"] == rows(tmp_path / str(row["t_edit"]))[name]["output_sha256"]
 
@@ -316,13 +319,13 @@ def test_per_image_every_edit_ends_where_the_distances_of_its_own_image_say(tmp_
 def test_per_image_an_image_that_is_never_far_ends_where_the_others_do(tmp_path):
     source = make_faces(tmp_path / "faces", 2)
     distances = {"measure": "clip:avatars", "distances": {"glasses": 99.0}, "otherwise": {"glasses": 400}}
-    run_here(resolve(spec(source, tmp_path / "out", t_edit=distances)))
+    run_here(resolve(edit_spec(source, tmp_path / "out", t_edit=distances)))
     assert {row["t_edit"] for row in rows(tmp_path / "out").values()} == {400}
 
 
 def test_per_image_is_settled_to_the_distances_of_the_learned_intervals(tmp_path):
     save(KNOWN, intervals.learned_path(DIGEST))
-    asked = spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=["long_hair=1"], t_edit="per-image")
+    asked = edit_spec(make_faces(tmp_path / "faces", 2), tmp_path / "out", edits=["long_hair=1"], t_edit="per-image")
     resolved = resolve(asked)
     distances = {"long_hair": KNOWN.thresholds.t_edit}
     settled = {"measure": "lpips", "distances": distances, "otherwise": {"long_hair": 750}}
@@ -336,4 +339,4 @@ def test_a_level_that_is_never_reached_asks_for_a_number(tmp_path):
     save(low, intervals.learned_path(DIGEST))
     assert low.t_boost() is None and load_for(None, DIGEST, "avatars") == low
     with pytest.raises(UserError, match=r"never reach 1\.2: give --t-boost"):
-        resolve(spec(SAMPLES, tmp_path / "out", t_boost="auto", **FEW_STEPS))
+        resolve(edit_spec(SAMPLES, tmp_path / "out", t_boost="auto", **FEW_STEPS))

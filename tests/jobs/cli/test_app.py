@@ -68,6 +68,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(cli, faces, tmp_path, argumen
     assert not (tmp_path / "out" / "run.json").exists()
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_the_spec_of_a_run_comes_from_yaml_and_flags_override_it(cli, faces, tmp_path):
     config = {"source": str(faces(3)), "output": str(tmp_path / "out"), "edits": ["smile=1"], "n_inv": 3, "n_gen": 9}
     (tmp_path / "job.yaml").write_text(
@@ -108,7 +109,7 @@ def test_plan_says_what_a_run_costs_and_touches_nothing(cli, faces, tmp_path):
 @pytest.mark.parametrize("change", [("--seed", "1"), ("--inversions", "{out}")])
 def test_plan_refuses_what_run_refuses(cli, faces, tmp_path, change):
     out = str(tmp_path / "out")
-    run_here(resolve(spec(faces(2), out)), shards=[])
+    run_here(resolve(spec(faces(2), out, model="avatars")), shards=[])
     other = out if change[0] == "--seed" else str(tmp_path / "other")
     arguments = ("-s", faces(2), "-o", other, "-e", "smile=1", *(text.format(out=out) for text in change))
     for command in ("plan", "run"):
@@ -233,6 +234,7 @@ def test_a_direction_learned_from_labels_can_be_used_at_once(cli, tmp_path):
     assert len(digests(tmp_path / "out")) == 4
 
 
+@pytest.mark.usefixtures("without_ray")
 @pytest.mark.parametrize(
     ("table", "message"),
     [

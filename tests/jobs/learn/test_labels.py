@@ -133,7 +133,7 @@ def test_one_actor_and_two_find_the_same_and_so_does_one_that_was_killed(faces, 
         learn_pca(slow(tmp_path / "five", work=str(work)), 2, True, 16, 10)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_joint_components_span_all_timesteps(faces, tmp_path):
     [path] = learn_pca(request(faces, tmp_path / "pca"), 1, True, 16, 3)
     direction = load_direction(path)
@@ -142,7 +142,7 @@ def test_joint_components_span_all_timesteps(faces, tmp_path):
     assert "jointly over time" in direction.info.found_by
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_folders_are_labels(tmp_path):
     for name, numbers in {"plain": range(8), "other": range(8, 16)}.items():
         (tmp_path / "faces" / name).mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_folders_are_labels(tmp_path):
         learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), LabelQuestion("folders", ("none",)))
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_a_corrupt_image_costs_the_statistics_nothing_but_itself(tmp_path):
     folder = tmp_path / "faces"
     folder.mkdir()
@@ -170,7 +170,7 @@ def test_a_corrupt_image_costs_the_statistics_nothing_but_itself(tmp_path):
     assert load_direction(whole).info.found_on == load_direction(other).info.found_on == "12 images"
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_more_components_than_images_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="9 components are asked for and the data has 3; give more images"):
         learn_pca(request(f"{SAMPLES}/face_0[0-3].png", tmp_path / "pca"), 9, False, 16, 1)

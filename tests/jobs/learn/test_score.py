@@ -109,7 +109,7 @@ def test_a_classifier_file_that_is_none_is_one_sentence(tmp_path, ending):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_scores_of_texts_tell_who_wears_glasses_and_make_a_direction(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch\ndef f(x):\n    return torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1)\n"

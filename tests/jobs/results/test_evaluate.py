@@ -61,7 +61,7 @@ def test_finished_images_have_the_metrics_that_they_had_when_they_were_made(sour
 
 def test_rows_without_an_image_or_whose_source_has_changed_are_told_and_not_measured(source, tmp_path):
     (source / "0001.png").write_bytes(b"never an image")
-    stand_in_run(source, tmp_path / "run")
+    stand_in_run(source, tmp_path / "run", model="avatars")
     before = (source / "0002.png").read_bytes()
     (source / "0002.png").write_bytes(before[:-20] + bytes(20))  # as long as it was
     (source / "0004.png").unlink()
@@ -75,7 +75,7 @@ def test_rows_without_an_image_or_whose_source_has_changed_are_told_and_not_meas
 
 
 def test_a_damaged_output_is_told_and_costs_no_other_image(source, tmp_path):
-    store = stand_in_run(source, tmp_path / "run")
+    store = stand_in_run(source, tmp_path / "run", model="avatars")
     store.write(rows(store.url)["0003.png", "glasses", 1.0]["output_uri"], b"something else")
     found = evaluated(store.url)
     assert found["0003.png", "glasses", 1.0]["error_type"] == "DamagedOutput"
@@ -110,7 +110,7 @@ def test_the_report_shows_what_was_evaluated_last_and_says_so(source, tmp_path):
 
 
 def test_what_a_killed_evaluation_left_is_garbage_and_nothing_else_of_it(source, tmp_path):
-    store = stand_in_run(source, tmp_path / "run")
+    store = stand_in_run(source, tmp_path / "run", model="avatars")
     stage = evaluate_here(store.url)
     assert not find_garbage(store, ["boost"])
     left = f"manifest/{stage}/000000.dead.parquet"
@@ -131,7 +131,7 @@ def test_the_report_says_which_numbers_are_the_runs_own(source, tmp_path):
 def test_an_image_that_was_tried_again_is_measured_as_it_stands(source, tmp_path):
     broken = (source / "0001.png").read_bytes()
     (source / "0001.png").write_bytes(b"never an image")
-    store = stand_in_run(source, tmp_path / "run")
+    store = stand_in_run(source, tmp_path / "run", model="avatars")
     evaluate_here(store.url)
     (source / "0001.png").write_bytes(broken)
     again = retry(store.url, frozenset({"decode_error"}))
@@ -145,7 +145,7 @@ def test_an_image_that_was_tried_again_is_measured_as_it_stands(source, tmp_path
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    return stand_in_run(make_faces(folder / "faces", 2), folder / "run").url
+    return stand_in_run(make_faces(folder / "faces", 2), folder / "run", model="avatars").url
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_cannot_be_evaluated_is_one_sentence(run, asked, said):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_finished_run_is_evaluated_over_the_cluster_and_again_where_a_source_was_away(source, tmp_path):
-    store = stand_in_run(source, tmp_path / "run")
+    store = stand_in_run(source, tmp_path / "run", model="avatars")
     away = (source / "0003.png").read_bytes()
     (source / "0003.png").unlink()
     command = ("evaluate", store.url, "--metric", "s_dir", "--json")

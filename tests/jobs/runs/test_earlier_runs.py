@@ -69,7 +69,7 @@ def asked(root: Path) -> RunSpec:
         },
     }
     process = {"n_inv": None, "n_gen": None}  # taken from the run
-    return spec(root.parent / "faces", root, shard_size=2, **process, **changes[root.name])
+    return spec(root.parent / "faces", root, model="avatars", shard_size=2, **process, **changes[root.name])
 
 
 def contents(root: Path) -> dict[str, bytes]:

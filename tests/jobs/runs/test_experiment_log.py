@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.runs import asyrp, make_faces
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 FAST = ("--n-inv", "4", "--n-gen", "4", "--preview", "0", "--no-check", "--json")
 

@@ -101,7 +101,7 @@ def test_current_rows_of_some_shards_are_as_if_there_were_no_others(tmp_path):
     assert current.waiting("boost") == set()
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_a_retry_does_the_failed_images_alone_and_the_run_is_then_as_if_nothing_had_failed(tmp_path):
     source = make_faces(tmp_path / "faces", 7)
     whole = digests_of(tmp_path, source)
@@ -136,7 +136,7 @@ def digests_of(tmp_path, source):
     return digests(tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_path):
     source = make_faces(tmp_path / "faces", 3)
     (source / "0001.png").write_bytes(b"never an image")
@@ -150,7 +150,7 @@ def test_an_image_that_fails_again_keeps_its_row_and_can_be_tried_once_more(tmp_
         assert dict(read_state(Store(asked.output)).stages["boost"].rows) == {"ok": 2, "decode_error": 1}
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_a_retry_of_a_staged_run_goes_through_all_its_stages(tmp_path):
     source = make_faces(tmp_path / "faces", 3)
     good = (source / "0001.png").read_bytes()
@@ -166,7 +166,7 @@ def test_a_retry_of_a_staged_run_goes_through_all_its_stages(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_an_extension_edits_what_is_new_and_names_what_changed_or_is_gone(tmp_path):
     source = make_faces(tmp_path / "faces", 4)
     asked = spec(source, tmp_path / "out", shard_size=2)

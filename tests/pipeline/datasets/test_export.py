@@ -53,7 +53,7 @@ def made(tmp_path_factory) -> Path:
         shutil.move(source / f"000{len(name)}.png", source / name / "train v1.2 ünï.png")
     Image.open(source / "0005.png").convert("RGB").save(source / "0005.jpg")
     (source / "0007.png").write_bytes(b"broken")
-    stand_in_run(source, folder / "run", name="{key}_{edit}_{strength}")
+    stand_in_run(source, folder / "run", model="avatars", name="{key}_{edit}_{strength}")
     return folder
 
 
@@ -171,7 +171,7 @@ def test_rows_that_failed_are_there_without_an_image_if_they_are_asked_for(expor
 def test_a_column_that_decides_a_pixel_is_in_the_manifest_in_every_export_format_and_in_the_card(
     export, made, tmp_path, kind
 ):
-    settings = resolve(spec(made / "faces", tmp_path / "other")).settings
+    settings = resolve(spec(made / "faces", tmp_path / "other", model="avatars")).settings
     edit, *_ = settings.edits
     assert {"edit", "strength", *settings.columns(), *edit_columns(edit, settings.directions)} == set(PIXEL_COLUMNS)
     assert set(PIXEL_COLUMNS) <= set(SCHEMA.names)

@@ -62,7 +62,8 @@ def test_shards_and_stages_do_not_change_a_byte(faces, tmp_path, changes, solver
 def test_another_batch_size_moves_a_pixel_by_one_level_at_most(faces, tmp_path):
     source = faces(8)
     for batch_size in (1, 8):
-        run_here(resolve(spec(source, tmp_path / str(batch_size), n_inv=20, n_gen=20)), batch_size)
+        asked = spec(source, tmp_path / str(batch_size), model="avatars", n_inv=20, n_gen=20)
+        run_here(resolve(asked), batch_size)
     one, eight = rows(tmp_path / "1"), rows(tmp_path / "8")
     assert len(one) == 8
     for name in one:

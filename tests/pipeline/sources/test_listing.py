@@ -327,7 +327,7 @@ def test_a_sample_is_the_same_images_wherever_they_are_and_about_the_share(tmp_p
 # Runs
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_a_tar_is_edited_with_its_columns_in_the_manifest_and_a_run_is_a_source(tmp_path):
     path = write_tar(tmp_path / "x.tar", {0: "../../x"})
     selected = {"where": ["age<40"], "columns": ["age"], "shard_size": 2}
@@ -347,7 +347,7 @@ def test_a_tar_is_edited_with_its_columns_in_the_manifest_and_a_run_is_a_source(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("without_ray")
 def test_parquet_gives_the_same_edits_as_files(tmp_path):
     write_parquet(tmp_path / "x.parquet", 2, key=[name for name, _ in FACES])
     run(spec(tmp_path / "x.parquet", tmp_path / "cells"))

@@ -12,7 +12,7 @@ from pipeline.images.statuses import OK
 from pipeline.storage.store import Store
 from tests.support.runs import SAMPLES, asyrp, digests, make_faces, rows, run_here, spec
 
-STEPS = {"n_inv": 8, "n_gen": 8, "refine": 1}
+STEPS = {"model": "avatars", "n_inv": 8, "n_gen": 8, "refine": 1}
 RUNGS = [0.5, 1.0, 1.5, 2.0]
 
 

@@ -42,7 +42,8 @@ def test_an_edit_does_not_depend_on_the_other_edits_of_the_run(source, tmp_path,
 
 
 def test_an_edit_of_strength_0_is_the_source_to_the_byte(source, tmp_path):
-    for (key, _, _), row in done(source, tmp_path, edits=["long_hair=0"], preview=3).items():
+    edited = done(source, tmp_path, model="avatars", edits=["long_hair=0"], preview=3)
+    for (key, _, _), row in edited.items():
         face = decode((source / key).read_bytes(), 32, "exact").pixels
         assert np.array_equal(pixels(tmp_path, row), np.rint(face * 127.5 + 127.5).transpose(1, 2, 0))
         assert row["solver"] == "dpmpp_2m"
@@ -132,7 +133,7 @@ def test_a_search_finds_the_image_that_its_strength_makes(source, tmp_path):
     search = {"gates": ["edit_clip > 0.02"], "search": [0.5, 1.0, 1.5]}
     found = done(source, tmp_path / "search", edits=[LATE], inspection=search)
     for strength in {row["strength"] for row in found.values()}:
-        plain = done(source, tmp_path / f"{strength:g}", edits=[f"glasses={strength:g}"])
+        plain = done(source, tmp_path / f"{strength:g}", model="avatars", edits=[f"glasses={strength:g}"])
         by_key = {key: row for (key, _, _), row in plain.items()}
         for (key, _, _), row in found.items():
             if row["strength"] == strength and row["status"] == "ok":
