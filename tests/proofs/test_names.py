@@ -75,8 +75,15 @@ def as_glob(folder: Path, names: set[str]) -> tuple[str, dict[str, str]]:
     return f"{source}/*.png", {safe_key(n): n for n in names & set(FILES) if "/" not in n and not is_clutter(n)}
 
 
+def belongs_to_another(name: str, names: set[str]) -> bool:
+    """By WebDataset's convention `metadata.parquet.png` belongs to the image `metadata.png`."""
+    folder, slash, base = name.rpartition("/")
+    image = f"{folder}{slash}{base.partition('.')[0]}.png"
+    return name != image and image in names
+
+
 def as_tar(folder: Path, names: set[str]) -> tuple[str, dict[str, str]]:
-    names = {name for name in names if is_image(name)}
+    names = {name for name in names if is_image(name) and not belongs_to_another(name, names)}
     with tarfile.open(folder / "faces.tar", "w") as tar:
         for name in sorted(names):
             member = tarfile.TarInfo("x")

@@ -45,13 +45,15 @@ class Faults:
 
     def __init__(self) -> None:
         self.rate, self.seed, self.injected = 0.0, 0, Counter[str]()
+        self._certain: int | None = None  # the number of a call that fails whatever the rate
         self._numbers, self._lock = itertools.count(), threading.Lock()
 
     def draw(self, kinds: tuple[str, ...]) -> str | None:
         """The fault of the next call, if it has one."""
         with self._lock:
-            drawn = random.Random(f"{self.seed} {next(self._numbers)}")
-            if drawn.random() >= self.rate:
+            number = next(self._numbers)
+            drawn = random.Random(f"{self.seed} {number}")
+            if drawn.random() >= self.rate and number != self._certain:
                 return None
             kind = drawn.choice(kinds)
             self.injected[kind] += 1
@@ -59,12 +61,13 @@ class Faults:
 
     @contextmanager
     def on(self, seed: int, rate: float) -> Iterator["Faults"]:
-        """Fail that share of all calls while the block runs."""
+        """Fail that share of all calls while the block runs, and one of the first twenty in any case."""
+        self._certain = random.Random(seed).randrange(20)
         self.seed, self.rate, self._numbers, self.injected = seed, rate, itertools.count(), Counter()
         try:
             yield self
         finally:
-            self.rate = 0.0
+            self.rate, self._certain = 0.0, None
 
 
 FAULTS = Faults()
