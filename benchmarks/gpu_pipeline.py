@@ -34,7 +34,7 @@ from pipeline.storage.store import Store
 if TYPE_CHECKING:
     from benchmarks.on_gpu import Proof, Table
 
-FAR_TOO_MANY = 4096
+FAR_TOO_MANY, SMALL_SHARE = 128, 0.05
 WAIT_SECONDS = 300
 
 
@@ -50,7 +50,7 @@ class Ran(NamedTuple):
 @cache
 def model_of(folder: Path, size: int, base: int, family: str) -> tuple[Path, Path]:
     root = folder / family.split()[0].strip(",")
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     return make_model(root, size, base, family)
 
 
@@ -63,7 +63,7 @@ def spec_of(proof: "Proof", family: str, name: str, **changes: Any) -> RunSpec:
     engine = {"check": False, "device": proof.device, **changes.pop("engine", {})}
     values: dict[str, Any] = {
         "source": str(source),
-        "output": str(proof.folder / "runs" / name),
+        "output": str(proof.folder / "runs" / str(os.getpid()) / name),
         "model": str(model),
         "directions": {"random": str(direction)},
         "edits": ["random=1"],
@@ -81,17 +81,19 @@ Wrap = Callable[[Mapping[str, Callable[..., Any]]], Mapping[str, Callable[..., A
 
 
 def run_worker(
-    proof: "Proof", spec: RunSpec, batch_size: int | None = None, wrap: Wrap = lambda functions: functions
+    proof: "Proof",
+    spec: RunSpec,
+    batch_size: int | None = None,
+    wrap: Wrap = lambda functions: functions,
+    share: float = 1,
 ) -> Ran:
     """Do a whole run with a worker in this process."""
     resolved = resolve(spec)
     store = Store(spec.output)
     plan = open_run(store, resolved)
-    if proof.on_gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    proof.release()
     functions = wrap(load_functions(replace(resolved.settings, device=proof.device)))
-    options = WorkerOptions(batch_size, readers=8, writers=4, device=proof.device)
+    options = WorkerOptions(batch_size, readers=8, writers=4, device=proof.device, share=share)
     with Worker(store.url, "here", functions, resolved.image_format, options) as worker:
         start = time.perf_counter()
         run_shards(worker, resolved.final, plan.shards)
@@ -101,7 +103,10 @@ def run_worker(
     state, seconds = worker.state(), worker.state()["seconds"]
     waits = seconds.get("wait_for_reader", 0) + seconds.get("wait_for_writer", 0)
     peak = torch.cuda.max_memory_allocated() / 2**30 if proof.on_gpu else float("nan")
-    return Ran(plan.images / wall, seconds["device"] / (seconds["device"] + waits), state["batch_size"], peak)
+    ran = Ran(plan.images / wall, seconds["device"] / (seconds["device"] + waits), state["batch_size"], peak)
+    del worker, functions
+    proof.release()  # others work on the same card
+    return ran
 
 
 def run_shards(worker: Worker, stage: Any, shards: int) -> None:
@@ -173,10 +178,13 @@ def failures(proof: "Proof") -> "list[Table]":
         spec_of(proof, family, "too-large", engine=eager),
         many,
         (lambda functions: functions) if proof.on_gpu else short_of_memory,
+        SMALL_SHARE,
     )
+    if proof.on_gpu:
+        torch.cuda.set_per_process_memory_fraction(1.0)
     assert halved.batch_size < many
     rows: list[tuple[object, ...]] = [
-        (f"batches of {many:,} images", f"every image edited, in batches of {halved.batch_size}")
+        (f"no memory for batches of {many}", f"every image edited, in batches of {halved.batch_size}")
     ]
     few = max(1, proof.scale.images // 8)
     killed = spec_of(proof, family, "killed", shard_size=few, engine={"batch_size": few, **eager})
@@ -201,11 +209,14 @@ def kill_an_actor(proof: "Proof", spec: RunSpec) -> str:
     command = [sys.executable, "-m", "jobs", "run", "-c", str(config)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     store, deadline = Store(spec.output), time.monotonic() + WAIT_SECONDS
-    while not committed(store, "boost"):
-        assert driver.poll() is None and time.monotonic() < deadline, driver.communicate()[0]
-        time.sleep(0.2)
-    os.kill(read_heartbeats(store)[0]["pid"], signal.SIGKILL)
-    said, _ = driver.communicate(timeout=WAIT_SECONDS)
+    try:
+        while not committed(store, "boost"):
+            assert driver.poll() is None and time.monotonic() < deadline, "the run makes no commit"
+            time.sleep(0.2)
+        os.kill(read_heartbeats(store)[0]["pid"], signal.SIGKILL)
+        said, _ = driver.communicate(timeout=WAIT_SECONDS)
+    finally:
+        driver.kill()
     assert driver.returncode == 0 and len(read_heartbeats(store)) == 2, said
     statuses = Counter(row["status"] for row in committed_rows(store, "boost", sorted(committed(store, "boost"))))
     assert statuses == {"ok": proof.scale.images}, statuses

@@ -7,6 +7,7 @@ code's row is its 148 calls per image at batch 1 on the same net in the same run
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -141,26 +142,24 @@ def levers(proof: "Proof") -> "list[Table]":
     official = official_seconds(proof)
     rows: list[tuple[object, ...]] = [("the official calls, float32, batch 1", "", "", f"{1 / official:.2f}", 1, "")]
     found: dict[str, dict[str, float]] = {"official": {"images_per_s": 1 / official}}
-    for lever in LEVERS if proof.on_gpu else ON_CPU:
-        if proof.on_gpu:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+
+    def measured(lever: Lever) -> tuple[object, ...]:
         unet = net(proof, lever, batch)
         seconds = proof.seconds(edited_step(unet, noise(proof, batch), shift)) / batch
         rate = (encode_ops + 2 * decode_ops) / seconds / 1e12
         peak = torch.cuda.max_memory_allocated() / 2**30 if proof.on_gpu else float("nan")
         images = 1 / (seconds * steps)
         found[lever.name] = {"step_ms": 1000 * seconds, "tflops": rate, "images_per_s": images, "peak_gib": peak}
-        rows.append(
-            (
-                lever.name,
-                f"{1000 * seconds:.2f}",
-                f"{rate:.1f} ({100 * rate / ceiling:.0f} %)",
-                f"{images:.2f}",
-                f"{images * official:.1f}",
-                f"{peak:.1f}",
-            )
+        return (
+            f"{1000 * seconds:.2f}",
+            f"{rate:.1f} ({100 * rate / ceiling:.0f} %)",
+            f"{images:.2f}",
+            f"{images * official:.1f}",
+            f"{peak:.1f}",
         )
+
+    for lever in LEVERS if proof.on_gpu else ON_CPU:
+        rows.append(proof.attempt(lever.name, partial(measured, lever)))
     proof.facts["levers"] = found | {"batch": batch, "gmac_per_call": (encode_ops + decode_ops) / 2e9}
     heads = ("execution", "ms per edited step", "TFLOP/s (MFU)", "images/s", "times as fast", "peak GiB")
     title = f"The Ho net at {proof.scale.size} px, batch {batch}, {(encode_ops + decode_ops) / 2e9:.1f} GMAC a call"

@@ -77,6 +77,9 @@ install() {
     done
     find "$1"/part-* "$1/joined" -name '*.whl' -print0 |
         xargs -0 python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$1/site"
+    # A run records the version of asyrp, which runs from the checkout there and is not installed.
+    mkdir -p "$1/site/asyrp-0.0.dist-info"
+    printf 'Metadata-Version: 2.1\nName: asyrp\nVersion: 0.0\n' > "$1/site/asyrp-0.0.dist-info/METADATA"
 }
 
 case "${1:-}" in

@@ -212,7 +212,7 @@ def _full(kept: Tensor) -> Tensor:
 
 def _each(values: Tensor, beside: Tensor) -> Tensor:
     """Values [B] of images as [B, 1, 1, 1], on the device of another tensor."""
-    return values.to(beside.device)[:, None, None, None]
+    return values.to(beside.device, non_blocking=True)[:, None, None, None]
 
 
 def _alpha(snr: float) -> float:

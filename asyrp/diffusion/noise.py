@@ -51,7 +51,7 @@ def boosting_noise(keys: Sequence[tuple[int, int]], t: int, shape: tuple[int, ..
     count = math.prod(shape)
     index = torch.arange((count + 3) // 4, device=device)
     zero = torch.zeros_like(index)
-    k0, k1 = torch.tensor(keys, device=device).T[:, :, None]
+    k0, k1 = torch.tensor(keys).to(device, non_blocking=True).T[:, :, None]
     words = philox((index, zero + t, zero, zero), (k0, k1))
     uniform = [(word.double() + 0.5) / 2**32 for word in words]
     radius = [torch.sqrt(-2 * torch.log(u)) for u in uniform[::2]]

@@ -69,9 +69,13 @@ class HSpaceUNet:
         if self.device.type == "cuda":  # its convolutions want the channels last
             self.layout = torch.channels_last
             self.unet.to(memory_format=self.layout)
-        self.halves = Halves(self._encode, self._decode)
         self._compiled: tuple[torch.Size, Halves] | None = None  # for x of one shape
         self._embeddings: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def halves(self) -> Halves:
+        """The halves as they are, which are not compiled."""
+        return Halves(self._encode, self._decode)
 
     @property
     def device(self) -> torch.device:

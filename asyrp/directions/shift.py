@@ -112,7 +112,7 @@ class MixedShift:
         deltas = [shift(encoded, t) for shift in self.shifts]
         if all(delta is None for delta in deltas):
             return None
-        of_image = self.of_image.to(encoded.h.device)[:, None, None, None]
+        of_image = self.of_image.to(encoded.h.device, non_blocking=True)[:, None, None, None]
         mixed = torch.zeros_like(encoded.h)
         for index, delta in enumerate(deltas):
             if delta is not None:
@@ -125,7 +125,7 @@ class MixedShift:
 
     def push(self, encoded: Encoded, t: int, t_next: int) -> Push:
         """The pushes of the edits that act in a move, each for its own images."""
-        of_image = self.of_image.to(encoded.h.device)[:, None, None, None]
+        of_image = self.of_image.to(encoded.h.device, non_blocking=True)[:, None, None, None]
         mixed = Push(torch.zeros_like(encoded.h), *torch.zeros(2, len(self.of_image)))
         for index, shift in enumerate(self.shifts):
             if not shift.acts(t, t_next):
@@ -141,7 +141,7 @@ class MixedShift:
 
 def _scaled(delta_h: Tensor, factors: Tensor) -> Tensor:
     """delta_h [B or 1, C, h, w] times a factor for each image, [B]."""
-    return delta_h * factors.to(delta_h.device, delta_h.dtype)[:, None, None, None]
+    return delta_h * factors.to(delta_h.device, delta_h.dtype, non_blocking=True)[:, None, None, None]
 
 
 def make_shift(

@@ -96,7 +96,7 @@ class Device:
         if stage.has_draws:
             of_items.append([item.plan.draws for item in padded])
         stacked = np.stack([item.pixels for item in padded if item.pixels is not None])
-        pixels = as_floats(self.transfers.upload(torch.from_numpy(stacked)))
+        pixels = self.transfers.upload(torch.from_numpy(stacked))
         with torch.inference_mode():
             computed = self._halving(stage, pixels, of_items)
             values, finite = self.transfers.download(computed.values), self.transfers.download(computed.finite)
@@ -131,7 +131,9 @@ class Device:
 
 
 def _computed(stage: Stage, function: BatchFunction, pixels: Tensor, of_items: list[list[Any]]) -> Computed:
-    found = function(pixels, *of_items)
+    with torch.inference_mode(False), torch.no_grad():  # some functions ask autograd about the images
+        images = as_floats(pixels)
+    found = function(images, *of_items)
     outputs, columns = found if isinstance(found, Measured) else (found, [()] * len(pixels))
     finite = outputs.isfinite()
     finite = finite.flatten(2).all(-1) if finite.ndim > 2 else finite

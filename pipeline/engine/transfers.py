@@ -63,7 +63,7 @@ class CudaTransfers:
             host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             host.copy_(tensor, non_blocking=True)
         tensor.record_stream(self._down)
-        return Arriving(host, self._down.record_event())
+        return Arriving(host, self._down.record_event(torch.cuda.Event(blocking=True)))
 
 
 def transfers_to(device: torch.device) -> Transfers:

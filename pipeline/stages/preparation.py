@@ -17,7 +17,12 @@ from pipeline.stages.settings import MethodSettings
 log = logging.getLogger(__name__)
 
 USUAL_ON_CPU = 8
-LARGEST = 256
+LARGEST = 64
+"""Half of what a worker has in flight, by default, so that a batch can be launched while another is computed."""
+
+USABLE = 0.95
+"""The share of a card's memory that torch may use. The rest is for what the driver and the libraries load later."""
+
 WORTHWHILE = 1.03
 """A batch of twice as many images must be faster by this factor."""
 
@@ -35,8 +40,7 @@ def prepare(unet: HSpaceUNet, settings: MethodSettings, asked: int | None, share
     """
     on_gpu = unet.device.type == "cuda"
     if on_gpu:
-        torch.cuda.set_per_process_memory_fraction(share, unet.device)
-        torch.backends.cudnn.benchmark = True  # there is one shape
+        torch.cuda.set_per_process_memory_fraction(USABLE * share, unet.device)
         torch.cuda.empty_cache()
     count = asked or (_remembered(unet, settings, share) if on_gpu else USUAL_ON_CPU)
     if settings.execution == "eager" or (settings.execution == "auto" and not on_gpu):
@@ -54,14 +58,14 @@ def prepare(unet: HSpaceUNet, settings: MethodSettings, asked: int | None, share
 
 
 def _compile(unet: HSpaceUNet, settings: MethodSettings, count: int) -> None:
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "inductor"))
     log.warning("compiling the net for batches of %d, which takes a minute once per machine", count)
     start = time.perf_counter()
     try:
         unet.compile(noise(unet, count, settings.image_size))
-    except TorchDynamoException as error:
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         reason = " ".join(str(error).split("\n")[:2])
         if settings.execution == "compiled":
             raise UserError(f"the net cannot be compiled here: {reason}: take engine.execution: eager") from error

@@ -68,6 +68,18 @@ def test_generated_code_gives_what_the_plain_net_gives(unet):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("batch", [1, BATCH])
+def test_a_net_in_bfloat16_is_compiled_as_well(batch):
+    torch._dynamo.reset()
+    unet, x = HSpaceUNet(small_unet().bfloat16()), torch.randn(batch, 3, SIZE, SIZE)
+    plain = evaluated(unet, x, 500)
+    unet.compile(x, "eager")
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled = evaluated(unet, x, 500)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, plain, strict=True))
+
+
+@torch.inference_mode()
 def test_a_batch_of_another_shape_runs_as_if_nothing_were_compiled():
     torch._dynamo.reset()
     unet, x = HSpaceUNet(small_unet()), torch.randn(BATCH, 3, SIZE, SIZE)

@@ -42,7 +42,7 @@ def timed(monkeypatch, seconds_per_image: dict[int, float]) -> None:
         ({1: 8, 2: 4, 4: 2, 8: 1.99, 16: 1}, 4),  # eight are hardly faster than four
         ({1: 8, 2: 4, 4: 2, 8: 1}, 8),  # no memory for more
         ({1: 1, 2: 1.2}, 1),
-        ({2**n: 1 / 2**n for n in range(12)}, 256),
+        ({2**n: 1 / 2**n for n in range(12)}, 64),
     ],
 )
 def test_a_batch_grows_while_that_is_faster_and_fits(monkeypatch, net, seconds_per_image, found):
