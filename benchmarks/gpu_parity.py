@@ -44,21 +44,18 @@ class GraphedUNet:
         with torch.cuda.stream(side):
             for _ in range(3):
                 h, skips = self._encoded()
-                unet.halves.decode(self._laid_out(h), skips, self.emb)
+                unet.halves.decode(unet.laid_out(h), skips, self.emb)
         torch.cuda.current_stream().wait_stream(side)
         self._encode, self._decode = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._encode):
             self.h, self.skips = self._encoded()
-        self.shifted = self._laid_out(self.h).clone()
+        self.shifted = unet.laid_out(self.h).clone()
         with torch.cuda.graph(self._decode):
             self.eps = unet.halves.decode(self.shifted, self.skips, self.emb)
 
     def _encoded(self) -> tuple[Tensor, tuple[Tensor, ...]]:
-        found: tuple[Tensor, tuple[Tensor, ...]] = self.unet.halves.encode(self._laid_out(self.x), self.emb)
+        found: tuple[Tensor, tuple[Tensor, ...]] = self.unet.halves.encode(self.unet.laid_out(self.x), self.emb)
         return found
-
-    def _laid_out(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.unet.dtype).contiguous(memory_format=torch.channels_last)
 
     def encode(self, x: Tensor, t: int) -> Encoded:
         self.x.copy_(x)

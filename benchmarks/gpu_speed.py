@@ -20,11 +20,11 @@ from asyrp.diffusion.unet import Encoded, HSpaceUNet, SplitUNet
 from asyrp.models.precision import Precision, set_up
 from benchmarks.full_nets import ho_unet
 from benchmarks.gpu_parity import GraphedUNet
+from benchmarks.process import DECODE, OFFICIAL_CALLS
 
 if TYPE_CHECKING:
     from benchmarks.on_gpu import Proof, Table
 
-OFFICIAL_CALLS = 148.1
 T_EDIT = 514
 T = 500
 
@@ -120,8 +120,7 @@ def edited_step(unet: SplitUNet, x: Tensor, shift: Tensor) -> Callable[[], None]
 
 def operations(proof: "Proof") -> tuple[float, float]:
     """The floating-point operations of one encode and of one decode of one image."""
-    unet = HSpaceUNet(ho_unet(proof.scale.size, proof.scale.base).to(proof.device))
-    x = noise(proof, 1)
+    unet, x = net(proof, LEVERS[0], 1), noise(proof, 1)
     with FlopCounterMode(display=False) as encoding:
         encoded = unet.encode(x, T)
     with FlopCounterMode(display=False) as decoding:
@@ -169,20 +168,17 @@ def levers(proof: "Proof") -> "list[Table]":
 
 
 def steps_of_an_edit(n: int) -> float:
-    """The edited steps whose time an edit from T to T_EDIT takes: a plain step costs 1 / 1.73 of one."""
+    """The edited steps whose time an edit from T to T_EDIT takes: a plain step has one decode less."""
     solver = DPMSolver(None, NoiseSchedule.linear(), n)  # type: ignore[arg-type]
     evaluations = solver.edit_evaluations(lambda t, _: t >= T_EDIT, 0)
     plain = solver.inversion_calls + evaluations.encodes - evaluations.second_decodes
-    return evaluations.second_decodes + plain / 1.73
+    return evaluations.second_decodes + plain / (1 + DECODE)
 
 
 def official_seconds(proof: "Proof") -> float:
     """The seconds of an image by the official code: its calls one by one, as torch runs them by default."""
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
-    unet = HSpaceUNet(ho_unet(proof.scale.size, proof.scale.base).to(proof.device))
-    unet.layout = torch.contiguous_format
-    unet.unet.to(memory_format=torch.contiguous_format)
-    x = noise(proof, 1)
+    unet, x = net(proof, LEVERS[0], 1), noise(proof, 1)
+    torch.backends.cudnn.allow_tf32 = True  # of convolutions alone
 
     def call() -> None:
         encoded = unet.encode(x, T)

@@ -88,7 +88,7 @@ class HSpaceUNet:
     def encode(self, x: Tensor, t: int) -> Encoded:
         """Run x_t [B, 3, H, W] through the encoder and the middle block; the whole batch is at timestep `t`."""
         emb = self.embedding(t, len(x))
-        h, skips = self._halves(x).encode(self._laid_out(x), emb)
+        h, skips = self._halves(x).encode(self.laid_out(x), emb)
         return Encoded(h, skips, emb, x, t)
 
     def decode(self, encoded: Encoded, h: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class HSpaceUNet:
 
         If the net also predicts a variance (learned sigma), that half of its output is dropped: DDIM does not use it.
         """
-        predicted = self._halves(encoded.x).decode(self._laid_out(h), encoded.skips, encoded.emb)
+        predicted = self._halves(encoded.x).decode(self.laid_out(h), encoded.skips, encoded.emb)
         if self.prediction == "epsilon":
             return predicted
         assert self.schedule is not None
@@ -110,15 +110,9 @@ class HSpaceUNet:
         """
         halves = Halves(*(torch.compile(half, fullgraph=True, dynamic=False, backend=backend) for half in self.halves))
         emb = self.embedding(0, len(x))
-        h, skips = halves.encode(self._laid_out(x), emb)
-        halves.decode(self._laid_out(h), skips, emb)
+        h, skips = halves.encode(self.laid_out(x), emb)
+        halves.decode(self.laid_out(h), skips, emb)
         self._compiled = x.shape, halves
-
-    def _halves(self, x: Tensor) -> Halves:
-        return self._compiled[1] if self._compiled and self._compiled[0] == x.shape else self.halves
-
-    def _laid_out(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype).contiguous(memory_format=self.layout)
 
     def embedding(self, t: int, count: int) -> Tensor:
         """The embedding of a timestep for a batch [B, E], computed once."""
@@ -127,6 +121,13 @@ class HSpaceUNet:
                 time = self.unet.time_proj(torch.full((count,), t, device=self.device))
                 self._embeddings[t, count] = self.unet.time_embedding(time.to(self.dtype))
         return self._embeddings[t, count]
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """A tensor in the dtype and memory layout of the net."""
+        return tensor.to(self.dtype).contiguous(memory_format=self.layout)
+
+    def _halves(self, x: Tensor) -> Halves:
+        return self._compiled[1] if self._compiled and self._compiled[0] == x.shape else self.halves
 
     def _encode(self, sample: Tensor, emb: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         unet = self.unet

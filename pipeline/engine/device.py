@@ -16,12 +16,9 @@ from torch import Tensor
 
 from pipeline.engine.shard_attempt import Columns, Item
 from pipeline.engine.transfers import Arriving, transfers_to
-from pipeline.run.stage import PREPARE, BatchFunction, Measured, Stage
+from pipeline.run.stage import PREPARE, USUAL_BATCH, BatchFunction, Measured, Stage
 
 log = logging.getLogger(__name__)
-
-USUAL_BATCH = 8
-"""The size of the batches of functions that say nothing of it."""
 
 
 class Output(NamedTuple):
@@ -59,8 +56,7 @@ class Launched:
     def outputs(self) -> list[Output]:
         """The outputs of the items. Waits for the device."""
         values, finite = self.values.arrived().numpy(), self.finite.arrived().numpy()
-        found = map(Output, values, finite, self.columns)
-        return [output for output, _ in zip(found, self.items, strict=False)]  # the batch was padded
+        return list(map(Output, values, finite, self.columns))[: len(self.items)]  # the batch was padded
 
 
 class Device:
@@ -74,7 +70,7 @@ class Device:
         device: str = "cpu",
         share: float = 1,
     ) -> None:
-        self.functions, self.name, self.share = functions, name, share
+        self.functions, self.name, self.device, self.share = functions, name, device, share
         self.batch_size = self._prepared(batch_size)
         self._prepared_for = self.batch_size
         self.transfers = transfers_to(torch.device(device))
@@ -105,7 +101,7 @@ class Device:
     def _prepared(self, batch_size: int | None) -> int:
         """The size of the batches for which the device is ready, if so many are asked for."""
         if PREPARE not in self.functions:
-            return batch_size or USUAL_BATCH
+            return batch_size or USUAL_BATCH[self.device]
         prepared: int = self.functions[PREPARE](batch_size, self.share)
         return prepared
 

@@ -48,6 +48,9 @@ PREPARE = "prepare"
 images that is asked for, None for as many as suit the device, and the share of the device that it may use. It gives the
 number of images."""
 
+USUAL_BATCH = {"cpu": 8, "cuda": 16}
+"""By device: the size of batches where nothing says more."""
+
 MakeFunctions = Callable[[], Mapping[str, Callable[..., Any]]]
 """Loads the functions of the stages, once per actor: by name the BatchFunction of each stage and, for a stage that
 writes statistics, the function that makes its Reducer. There may be a PREPARE."""

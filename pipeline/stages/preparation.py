@@ -12,11 +12,11 @@ from asyrp.diffusion.unet import HSpaceUNet
 from asyrp.digests import json_digest
 from asyrp.errors import UserError
 from asyrp.files import cache_root, made_once
+from pipeline.run.stage import USUAL_BATCH
 from pipeline.stages.settings import MethodSettings
 
 log = logging.getLogger(__name__)
 
-USUAL_ON_CPU = 8
 LARGEST = 64
 """Half of what a worker has in flight, by default, so that a batch can be launched while another is computed."""
 
@@ -42,7 +42,7 @@ def prepare(unet: HSpaceUNet, settings: MethodSettings, asked: int | None, share
     if on_gpu:
         torch.cuda.set_per_process_memory_fraction(USABLE * share, unet.device)
         torch.cuda.empty_cache()
-    count = asked or (_remembered(unet, settings, share) if on_gpu else USUAL_ON_CPU)
+    count = asked or (_remembered(unet, settings, share) if on_gpu else USUAL_BATCH["cpu"])
     if settings.execution == "eager" or (settings.execution == "auto" and not on_gpu):
         return count
     while True:
