@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -13,6 +14,8 @@ LAST_SECONDS = 10.0
 """How long libraries may tidy up when the command has ended. A lost Ray cluster would keep the process for ever."""
 
 FULL_STDOUT = 5
+
+Handler = signal.Handlers | Callable[[int, FrameType | None], None]
 
 
 def main() -> None:
@@ -40,15 +43,23 @@ def _run() -> int:
     from pipeline.engine.signals import stop_signals
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        _on_signals(numbers, signal.SIG_DFL)  # the second one ends the process at once
         raise Stopped
 
-    for number in stop_signals():
-        signal.signal(number, stop)
+    numbers = stop_signals()
+    _on_signals(numbers, stop)
     try:
         command()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    finally:
+        _on_signals(numbers, signal.SIG_IGN)  # nothing is left to stop
     return 0
+
+
+def _on_signals(numbers: list[signal.Signals], handler: Handler) -> None:
+    for number in numbers:
+        signal.signal(number, handler)
 
 
 def _end(code: int) -> None:

@@ -105,6 +105,26 @@ def test_a_signal_while_modules_load_is_no_traceback():
     assert "Traceback" not in err
 
 
+ENDS_SLOWLY = """
+import atexit, sys, time
+atexit.register(lambda: (print("ending", file=sys.stderr, flush=True), time.sleep(1)))
+from jobs.__main__ import main
+sys.argv = ["asyrp", "--help"]
+main()
+"""
+
+
+def test_a_signal_while_the_process_ends_changes_nothing():
+    ending = subprocess.Popen(
+        [sys.executable, "-c", ENDS_SLOWLY], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert ending.stderr is not None and ending.stderr.readline() == "ending\n"
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        ending.send_signal(number)
+    _, err = ending.communicate(timeout=60)
+    assert (ending.returncode, err) == (0, "")
+
+
 def test_a_terminal_that_is_closed_is_no_traceback(finished_run):
     master, terminal = pty.openpty()
     process = subprocess.Popen(
