@@ -21,7 +21,8 @@ import torch
 
 from asyrp.directions.forms import load_direction
 from benchmarks.ways import write_faces
-from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
+from jobs.learn.labels import LabelQuestion, learn_labels
+from jobs.learn.request import LearnRequest
 from jobs.learn.unsupervised import learn_pca
 from jobs.spec.run import EngineSpec
 from pipeline.run.commit import committed

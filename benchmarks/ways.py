@@ -30,9 +30,11 @@ from asyrp.learning.text import TextRecipe
 from asyrp.measures.scorers import ScorerSource
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
+from jobs.learn.average import average_over_images
 from jobs.learn.classifier import ClassifierQuestion, learn_classifier
 from jobs.learn.draw_images import sample
-from jobs.learn.labels import LabelQuestion, LearnRequest, average_over_images, learn_labels
+from jobs.learn.labels import LabelQuestion, learn_labels
+from jobs.learn.request import LearnRequest
 from jobs.learn.score import score
 from jobs.learn.text import PRESETS, TextRequest, learn_text
 from jobs.learn.unsupervised import JacobianQuestion, learn_jacobian, learn_pca

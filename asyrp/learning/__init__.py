@@ -3,6 +3,9 @@
 Files in reading order:
 
 - `labels`: regression of h on labels, and h of noised images
+- `held_out`: how well a label can be told from h of images that were not learned from, and where it is settled
+- `probe`: readings of a label off h, which give labels to images that have none
+- `verdict`: how far a direction from labels can be trusted
 - `classifier`: linear classifiers of h, as a stream of batches
 - `pca`: principal components of h, from a sketch
 - `jacobian`: singular vectors of d eps / d h, at one image and over many images

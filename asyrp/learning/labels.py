@@ -45,6 +45,15 @@ class LabelStatistics:
     effect: Tensor
     t_value: Tensor
 
+    @property
+    def cosine(self) -> float:
+        """The expected cosine of the direction with the one that any number of such images would give.
+
+        The square of a direction's length is, in expectation, that of the sought one plus its chance part, of which the
+        t-value says the share.
+        """
+        return math.sqrt(max(1 - 1 / self.t_value.square().mean().item(), 0.0))
+
 
 class LabelSums:
     """Sums of [1, labels]' [1, labels], [1, labels]' h and h^2 per timestep, in float64. They add up in any order.
@@ -85,6 +94,22 @@ class LabelSums:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace these sums by stored ones."""
         self.gram, self.products, self.squares = tensors["gram"], tensors.get("products"), tensors.get("squares")
+
+    def only(self, labels: Sequence[int]) -> "LabelSums":
+        """Returns the sums of a regression on only these labels, given by their places."""
+        kept = [0, *(1 + label for label in labels)]
+        sums = LabelSums(len(labels))
+        sums.gram, sums.squares = self.gram[kept][:, kept], self.squares
+        sums.products = None if self.products is None else self.products[kept]
+        return sums
+
+    def at(self, timesteps: Sequence[int]) -> "LabelSums":
+        """Returns the sums at only these timesteps, given by their places."""
+        sums = LabelSums(len(self.gram) - 1)
+        sums.gram = self.gram
+        sums.products = None if self.products is None else self.products[:, timesteps]
+        sums.squares = None if self.squares is None else self.squares[timesteps]
+        return sums
 
     def directions(self) -> Tensor:
         """Returns the coefficients [K, T, C, h, w], float32. Each is the change of h per unit of a label.

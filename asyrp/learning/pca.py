@@ -11,6 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+NEGLIGIBLE = 1e-7
+"""A share of the variance that rounding alone may make."""
+
 
 class PcaSketch:
     """The mean [G, D], scaled principal rows [G, R, D] and total sum of squares [G] of N samples [N, G, D].
@@ -78,6 +81,20 @@ class PcaSketch:
         scaled = self.rows[:, :k] / math.sqrt(self.count - 1)
         share = self.rows[:, :k].double().square().sum(2) / self.total[:, None]
         return _signs_aligned(scaled).transpose(0, 1), share.T.float()
+
+    def leading(self) -> Tensor:
+        """Returns all components [k, G, D] along which the data varies at all, as `components` does.
+
+        Raises:
+            ValueError: if the data has fewer than two samples, or all are alike.
+        """
+        self._take_in()
+        most = 0 if self.rows is None else min(self.rows.shape[1], self.count - 1)
+        if most:
+            components, shares = self.components(most)
+            if (varies := (shares > NEGLIGIBLE).all(1)).any():
+                return components[varies]
+        raise ValueError("the images are alike")
 
     def deviation(self, units: Tensor) -> Tensor:
         """Returns the standard deviation [K] of the samples along unit vectors [K, D].

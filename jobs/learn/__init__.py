@@ -3,7 +3,9 @@
 Files in reading order:
 
 - `collect`: adds up statistics of images in a run, whose shards hold sums in place of images
-- `labels`: directions from labels, and the request that the ways of learning from h share
+- `request`: what the ways of learning from h share
+- `labels`: directions from labels of many or few images, and how far they can be trusted
+- `average`: the mean of an implicit direction over images
 - `classifier`: directions from linear classifiers
 - `unsupervised`: principal components, and singular vectors of Jacobians
 - `text`: directions from pairs of texts

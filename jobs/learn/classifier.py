@@ -14,7 +14,7 @@ from asyrp.directions.forms import Direction, save_direction
 from asyrp.errors import UserError
 from asyrp.learning.classifier import Classifiers, ClassMoments, Kind
 from jobs.learn.collect import collect
-from jobs.learn.labels import LearnRequest
+from jobs.learn.request import LearnRequest
 from pipeline.sources.labels import LabelTable, find_labels
 from pipeline.stages.models import fetch_model
 from pipeline.stages.readings import NoisedH

@@ -1,92 +1,70 @@
-"""`asyrp directions learn labels`: directions from labels, and the request that all ways of learning from h share."""
+"""`asyrp directions learn labels`: directions from labels of many or few images, and how far they can be trusted.
 
-from dataclasses import dataclass, field, replace
+Three passes read the images, each a run over the cluster:
+
+1. `probes`: h of all images at one low timestep makes a probe of each label, which is judged on held-out images.
+2. `curves`: h of up to CURVE_IMAGES images at CURVE_STEPS timesteps says where the label can be told.
+3. `sums`: h of all images at the edited timesteps is regressed on the labels, given or read by the probes.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from heapq import nsmallest
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from asyrp.diffusion.moves import inside
 from asyrp.diffusion.schedule import timesteps
-from asyrp.directions.forms import Direction, TimestepDirection, save_direction
-from asyrp.directions.info import DirectionInfo, check_model, file_digest, read_info
+from asyrp.directions.forms import Direction, save_direction
 from asyrp.errors import UserError
-from asyrp.learning.labels import LabelStatistics, label_step
+from asyrp.learning.held_out import FOLDS, Auc, classes, held_out_auc, settling
+from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
+from asyrp.learning.probe import Components, FittedProbe, LabelledImages
+from asyrp.learning.verdict import SEE, Verdict
 from asyrp.models.folder import ModelFolder
 from asyrp.models.scheduler import read_scheduler
 from jobs.learn.collect import Collection, MakeReducer, collect
-from jobs.spec.run import EngineSpec
-from pipeline.sources.labels import find_labels
+from jobs.learn.request import LearnRequest, edited_timesteps
+from pipeline.images.source import SourceImage
+from pipeline.run.name_check import hash64
+from pipeline.sources.labels import LabelTable, find_labels
+from pipeline.sources.listing import list_images
 from pipeline.stages.models import fetch_model
-from pipeline.stages.readings import NoisedH, Reading
-from pipeline.stages.reducers import label_sums, mean_sums
-from pipeline.stages.settings import DirectionSource
+from pipeline.stages.readings import NoisedH
+from pipeline.stages.reducers import (
+    KEYS,
+    PropagatedSums,
+    decode_keys,
+    half_rows,
+    merged_sketch,
+    propagated_sums,
+    sketch_and_rows,
+)
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class LearnRequest:
-    """The values that all ways of learning from h need.
+Estimator = Literal["auto", "difference", "propagated"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
-    `work` is a root that keeps the sums, to continue after a stop.
-    """
+CURVE_IMAGES, CURVE_STEPS = 384, 16
+PROBE_LEVEL = 0.1
+"""The timestep that probes read, as a share of T. The image is nearly whole there, and h is rich in meaning."""
 
-    source: str
-    model: str
-    output: Path
-    n_steps: int = 40
-    t_edit: int = 400
-    t_boost: int | None = None
-    scale: float = 1.0
-    seed: int = 0
-    work: str | None = None
-    shard_size: int = 256
-    engine: EngineSpec = field(default_factory=EngineSpec)  # type: ignore[arg-type]
+RANK = 256
+"""The number of principal components that a probe chooses among."""
 
-    def collection(
-        self, folder: ModelFolder, reading: Reading, make_reducer: MakeReducer, identity: dict[str, Any]
-    ) -> Collection:
-        """Returns the statistics to collect, over all images."""
-        return Collection(
-            source=self.source,
-            folder=folder,
-            reading=reading,
-            make_reducer=make_reducer,
-            identity=identity,
-            shard_size=self.shard_size,
-            work=self.work,
-            engine=self.engine,
-        )
+RIDGE_IMAGES = 1024
+"""The most labelled images whose h is in memory."""
 
-    def grid(self, folder: ModelFolder) -> tuple[int, ...]:
-        """Returns the generation timesteps that are edited."""
-        return tuple(t for t in _timesteps(folder, self.n_steps) if t >= self.t_edit)
-
-    def some_of_grid(self, folder: ModelFolder, count: int) -> tuple[int, ...]:
-        """Returns up to `count` timesteps, spread evenly over the grid. A single one is in the middle."""
-        whole = self.grid(folder)
-        last = len(whole) - 1
-        places = [last / 2] if count == 1 else np.linspace(0, last, count)
-        return tuple(sorted({whole[round(place)] for place in places}))
-
-    def info(self, folder: ModelFolder, name: str, images: int, unit: str, found_by: str) -> DirectionInfo:
-        """Returns the metadata of a direction found on `images` images. `unit` describes its step before `scale`."""
-        return DirectionInfo(
-            name=name,
-            form="timestep",
-            model_digest=folder.digest,
-            n_steps=self.n_steps,
-            t_edit=self.t_edit,
-            t_boost=self.t_boost,
-            unit=unit if self.scale == 1 else f"{self.scale:g} times {unit}",
-            found_by=found_by,
-            found_on=f"{images} images",
-        )
-
-    def form(self, delta_h: Tensor, grid: tuple[int, ...], folder: ModelFolder) -> TimestepDirection:
-        """Returns a direction of one step per timestep, in half precision. `delta_h` is [T, C, h, w] or flattened."""
-        return TimestepDirection((self.scale * delta_h).reshape(len(grid), *folder.h_shape).half(), torch.tensor(grid))
+FEWEST = 10
+"""The fewest images of each class that say anything of images that were not learned from."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +72,51 @@ class LabelQuestion:
     """The labels `names` to learn from the table `labels` (or `folders`).
 
     The labels `hold` are held fixed (None: all columns). `extremes` needs a single name. Only the images with the most
-    and the least of that label are then used, and `extremes` is the share of the images on each side.
+    and the least of that label count as labelled then, and `extremes` is the share of the images on each side.
+
+    Up to `most_unlabelled` images without labels are used too: those of the source, then those of `unlabelled`, another
+    source. With `force` a direction is written whose label cannot be told.
     """
 
     labels: str
     names: tuple[str, ...]
     hold: tuple[str, ...] | None = None
     extremes: float | None = None
+    estimator: Estimator = "auto"
+    unlabelled: str | None = None
+    most_unlabelled: int = 4096
+    force: bool = False
+
+    def table(self, source: str) -> LabelTable:
+        """Returns the labels that take part. Raises UserError if the table does not fit the images or the question."""
+        table = find_labels(self.labels, source, self.names)
+        if self.hold is not None:
+            table = table.only(tuple(dict.fromkeys((*self.names, *self.hold))))
+        if self.extremes is None:
+            return table
+        if len(self.names) != 1:
+            raise UserError("--extremes divides the images by one label: give one --name")
+        return table.extremes(self.names[0], self.extremes)
+
+
+class Interval(NamedTuple):
+    """The timesteps from `t_start` (None: T) down to `t_edit`."""
+
+    t_start: int | None
+    t_edit: int
+
+
+class Found(NamedTuple):
+    """A direction [T, C, h, w] on a grid of T timesteps, per unit of its label.
+
+    `held` are the labels that it holds fixed, and `others` is the number of images whose labels were read by probes.
+    """
+
+    grid: tuple[int, ...]
+    delta_h: Tensor
+    statistics: LabelStatistics
+    held: tuple[str, ...]
+    others: int
 
 
 def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
@@ -110,37 +126,305 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
     goes from one value to the other. The step of any other label goes between the means of the halves of the images.
 
     Raises:
-        UserError: if the table does not fit the images, or a label cannot be told from the others.
+        UserError: if the table does not fit the images; if a label cannot be told from the others, or, unless `force`
+            is given, from chance.
     """
-    folder = fetch_model(request.model)
-    table = find_labels(asked.labels, request.source, asked.names)
-    if asked.hold is not None:
-        table = table.only(tuple(dict.fromkeys((*asked.names, *asked.hold))))
-    if asked.extremes is not None:
-        if len(asked.names) != 1:
-            raise UserError("--extremes divides the images by one label: give one --name")
-        table = table.extremes(asked.names[0], asked.extremes)
-    labels = dict(zip(table.keys, table.rows.tolist(), strict=True))
-    aggregation = label_sums(len(table.columns), labels)
-    reading = NoisedH(request.grid(folder), request.seed)
-    identity = {"columns": list(table.columns), "labels": table.digest()}
-    collection = replace(request.collection(folder, reading, aggregation, identity), keys=labels.keys())
-    sums, images = collect(collection, aggregation.merge)
-    try:
-        coefficients, statistics = sums.directions(), sums.statistics()
-    except ValueError as error:
-        raise UserError(f"{table.origin}: {error}") from error
-    paths = []
-    for name in asked.names:
-        index = table.columns.index(name)
-        unit = f"the change of h from without to with '{name}'"
-        found_by = f"h of noised images regressed on {len(table.columns)} labels: {', '.join(table.columns)}"
-        info = replace(request.info(folder, name, images, unit, found_by), notes=_notes(statistics[index]))
-        step = label_step(table.column(name).tolist())
-        form = request.form(step * coefficients[index], request.grid(folder), folder)
-        paths.append(request.output / f"{name}.safetensors" if len(asked.names) > 1 else request.output)
-        save_direction(Direction(info, form), paths[-1])
+    learning = LabelLearning(request, asked)
+    if not asked.force:
+        learning.check_told()
+    directions = [learning.direction(name) for name in asked.names]
+    paths = (
+        [request.output / f"{name}.safetensors" for name in asked.names] if len(directions) > 1 else [request.output]
+    )
+    for direction, path in zip(directions, paths, strict=True):
+        save_direction(direction, path)
     return paths
+
+
+class LabelLearning:
+    """The passes over the images, each made when its result is first asked for."""
+
+    def __init__(self, request: LearnRequest, asked: LabelQuestion) -> None:
+        self.request, self.asked = request, asked
+        self.folder: ModelFolder = fetch_model(request.model)
+        self.table = asked.table(request.source)
+        self.labels = dict(zip(self.table.keys, self.table.rows.tolist(), strict=True))
+        self.labelled = [image for image in list_images(request.source) if image.key in self.labels]
+        self.others = self._some_unlabelled()
+        if asked.estimator == "propagated" and not self.others:
+            raise UserError(f"all images below {request.source} have labels: give others with --unlabelled")
+        self.last = read_scheduler(self.folder.scheduler).t_0
+
+    def check_told(self) -> None:
+        """Raise UserError if a label cannot be told from h, or has too few images of a class to know it."""
+        for name in self.asked.names:
+            self._check_classes(name, [image.key for image in self.labelled])
+        for name in self.asked.names:
+            if not (told := self.probes[name].held_out).beats_chance:
+                raise UserError(
+                    f"'{name}' cannot be told from h of {len(self.labelled):,} labelled images, so no direction is "
+                    f"written: the held-out AUC is {told}, and 0.5 is chance; {SEE}. --force writes it all the same"
+                )
+
+    def direction(self, name: str) -> Direction:
+        """Returns the direction of a label, with its verdict, which is said in the log too.
+
+        Raises:
+            UserError: if the direction is what the classes differ in by chance, unless `force` is given.
+        """
+        return self.made_of(name, self.found(name))
+
+    def made_of(self, name: str, found: Found) -> Direction:
+        """Returns the direction that an estimator has found, with its verdict. Raises UserError as `direction` does."""
+        interval = self.interval(name)
+        step = label_step(self.table.column(name).tolist())
+        form = self.request.form(step * found.delta_h, found.grid, self.folder)
+        held = f", with {', '.join(found.held)} held fixed" if found.held else ""
+        info = self.request.info(
+            self.folder,
+            name,
+            len(self.labelled) + found.others,
+            f"the change of h from without to with '{name}'",
+            f"h of noised images regressed on '{name}'{held}",
+        )
+        notes = _notes(found.statistics) | self._curve_notes(name)
+        if self.is_testable(name):
+            verdict = self.verdict(name, found)
+            self._say(name, verdict)
+            notes["verdict"] = verdict.sentence()
+        return Direction(replace(info, t_start=interval.t_start, t_edit=interval.t_edit, notes=notes), form)
+
+    def interval(self, name: str) -> Interval:
+        """Returns the editing interval of a label: as asked for, or where the label is settled."""
+        if self.request.t_edit is not None or not self.is_testable(name):
+            return Interval(self.request.t_start, self.request.last_edited)
+        curve = np.array([told.value for told in self.curves[name]])
+        t_start, t_edit = settling(np.array(self.curve_grid), curve)
+        return Interval(self.request.t_start or t_start, t_edit)
+
+    def is_testable(self, name: str) -> bool:
+        """Whether there are enough images of both classes to say how well a label can be told."""
+        return min(self._class_sizes(name, [image.key for image in self.labelled])) >= FEWEST
+
+    @cached_property
+    def curve_grid(self) -> tuple[int, ...]:
+        """The timesteps of the curves, without t = 0."""
+        return tuple(timesteps(CURVE_STEPS, self.last))[1:]
+
+    @cached_property
+    def curves(self) -> Mapping[str, list[Auc]]:
+        """How well each of the asked labels is told from h at the timesteps of the curve."""
+        labelled = _some(self.labelled, CURVE_IMAGES)
+        images = [*labelled, *_some(self.others, CURVE_IMAGES - len(labelled))]
+        reading = NoisedH((self.probe_timestep, *self.curve_grid), self.request.seed)
+        (keys, h), _ = collect(self._collection("curves", images, reading, half_rows, {}), _all_rows)
+        return {name: self._curve(name, keys, h) for name in self.asked.names}
+
+    def _curve(self, name: str, keys: Sequence[str], h: NDArray[np.float16]) -> list[Auc]:
+        """Returns how well a label is told from h [N, 1 + T, D]. Probes read the first h of an image."""
+        values = np.array(
+            [
+                self._value(name, key) if key in self.labels else self.probes[name].probe.read(torch.from_numpy(first))
+                for key, first in zip(keys, h[:, 0], strict=True)
+            ]
+        )
+        return [held_out_auc(h[:, t].astype(np.float32), values, _folds(keys)) for t in range(1, h.shape[1])]
+
+    @cached_property
+    def probes(self) -> Mapping[str, FittedProbe]:
+        """The probes of the asked labels, and of those to be held fixed that can be told."""
+        rows = sketch_and_rows(RANK, frozenset(image.key for image in self.labelled))
+        reading = NoisedH((self.probe_timestep,), self.request.seed)
+        collection = self._collection("probes", [*self.labelled, *self.others], reading, rows, {"rank": RANK})
+        (keys, images), _ = collect(collection, _labelled_images)
+        for name in self.asked.names:
+            self._check_classes(name, keys)
+        columns = [name for name in self.table.columns if min(self._class_sizes(name, keys)) >= FEWEST]
+        fitted = {name: images.probe(self._values(name, keys)) for name in columns}
+        return {name: each for name, each in fitted.items() if name in self.asked.names or each.held_out.beats_chance}
+
+    @cached_property
+    def sums(self) -> PropagatedSums:
+        """The regression sums over all images, at the timesteps at which any of the labels is edited."""
+        probes = self.probes if self.others else {}
+        labels = propagated_sums(len(self.table.columns), self.labels, [each.probe for each in probes.values()])
+        reading = NoisedH((self.probe_timestep, *self.grid), self.request.seed)
+        images = [*self.labelled, *(self.others if probes else ())]
+        return collect(self._collection("sums", images, reading, labels, {"probes": list(probes)}), labels.merge)[0]
+
+    @property
+    def probe_timestep(self) -> int:
+        return round(PROBE_LEVEL * self.last)
+
+    @cached_property
+    def grid(self) -> tuple[int, ...]:
+        """The timesteps at which any of the labels is edited."""
+        return tuple(sorted({t for name in self.asked.names for t in self._grid_of(name)}))
+
+    def _grid_of(self, name: str) -> tuple[int, ...]:
+        interval = self.interval(name)
+        grid = edited_timesteps(self.folder, self.request.n_steps, *interval)
+        if not grid:
+            raise UserError(
+                f"no timestep of {self.request.n_steps} steps lies from {interval.t_start} to {interval.t_edit}, where "
+                f"'{name}' is edited: give more --n-steps, or another --t-start and --t-edit"
+            )
+        return grid
+
+    def found(self, name: str) -> Found:
+        """Returns the direction of a label by the estimator that is asked for, or by the one of the larger cosine."""
+        if not self.sums.others.images:
+            return self.difference(name)
+        propagated = self.propagated(name)
+        if self.asked.estimator == "propagated":
+            return propagated
+        try:
+            labelled = self.difference(name)
+        except UserError:  # of too few images for the number of labels; the others make up for it
+            return propagated
+        alone, together = self._cosine(name, labelled), self._cosine(name, propagated)
+        logger.info(
+            "%s: expected cosine %.2f with the labels of probes on %s other images, %.2f without",
+            name, together, f"{propagated.others:,}", alone,
+        )  # fmt: skip
+        return propagated if together > alone else labelled
+
+    def difference(self, name: str) -> Found:
+        """Returns the direction from the labelled images alone."""
+        return self._solved(name, self.sums.labelled, self.table.columns, 0)
+
+    def propagated(self, name: str) -> Found:
+        """Returns the direction from the labelled images and those whose labels are read by probes."""
+        columns = tuple(self.probes)
+        both = self.sums.labelled.only([self.table.columns.index(column) for column in columns])
+        both.merge(self.sums.others)
+        return self._solved(name, both, columns, self.sums.others.images)
+
+    def _solved(self, name: str, sums: LabelSums, columns: Sequence[str], others: int) -> Found:
+        grid = self._grid_of(name)
+        own = sums.at([self.grid.index(t) for t in grid])
+        place = columns.index(name)
+        try:
+            delta_h, statistics = own.directions()[place], own.statistics()[place]
+        except ValueError as error:
+            raise UserError(f"{self.table.origin}: {error}") from error
+        return Found(grid, delta_h, statistics, tuple(column for column in columns if column != name), others)
+
+    def _cosine(self, name: str, found: Found) -> float:
+        """Returns the expected cosine of a direction with the sought one. Labels that probes read wrong lower it."""
+        right = 2 * self.probes[name].held_out.value - 1 if found.others else 1.0
+        return found.statistics.cosine * right
+
+    def verdict(self, name: str, found: Found) -> Verdict:
+        """Returns how far a direction can be trusted."""
+        told, cosine = self.probes[name].held_out, self._cosine(name, found)
+        return Verdict(told, *self.interval(name), cosine, len(self.labelled), found.others)
+
+    def _say(self, name: str, verdict: Verdict) -> None:
+        if verdict.trust == "reliable":
+            logger.info("%s: %s", name, verdict.sentence())
+        elif verdict.trust == "weak" or self.asked.force:
+            logger.warning("%s: %s; %s", name, verdict.sentence(), verdict.advice())
+        else:
+            raise UserError(
+                f"the direction '{name}' would be noise, so it is not written: {verdict.sentence()}; "
+                f"{verdict.advice()}. --force writes it all the same"
+            )
+
+    def _curve_notes(self, name: str) -> dict[str, str]:
+        if "curves" not in vars(self):
+            return {}
+        points = zip(self.curve_grid, self.curves[name], strict=True)
+        return {"held-out AUC by timestep": ", ".join(f"{t}: {told.value:.2f}" for t, told in points)}
+
+    def _some_unlabelled(self) -> list[SourceImage]:
+        """Returns the images without labels that take part, in the order of their sources."""
+        if self.asked.estimator == "difference" or self.asked.most_unlabelled == 0:
+            return []
+        own = (image for image in list_images(self.request.source) if image.key not in self.labels)
+        added = list_images(self.asked.unlabelled) if self.asked.unlabelled else ()
+        numbered = enumerate(chain(own, (replace(image, key=f"unlabelled/{image.key}") for image in added)))
+        chosen = nsmallest(self.asked.most_unlabelled, numbered, key=lambda each: hash64(each[1].key))
+        return [image for _, image in sorted(chosen, key=lambda each: each[0])]
+
+    def _values(self, name: str, keys: Sequence[str]) -> NDArray[np.float64]:
+        return np.array([self._value(name, key) for key in keys])
+
+    def _value(self, name: str, key: str) -> float:
+        return self.labels[key][self.table.columns.index(name)]
+
+    def _class_sizes(self, name: str, keys: Sequence[str]) -> tuple[int, int]:
+        """Returns the number of images with and without a label."""
+        has = classes(self._values(name, keys))
+        return int(has.sum()), int((~has).sum())
+
+    def _check_classes(self, name: str, keys: Sequence[str]) -> None:
+        n_with, n_without = self._class_sizes(name, keys)
+        if min(n_with, n_without) < FEWEST:
+            raise UserError(
+                f"{self.table.origin}: {n_with} images with '{name}' and {n_without} without: {FEWEST} of each say "
+                "whether it can be told at all, and some hundred make a good direction; label more images"
+            )
+
+    def _collection(
+        self,
+        name: str,
+        images: Sequence[SourceImage],
+        reading: NoisedH,
+        make_reducer: MakeReducer,
+        identity: dict[str, Any],
+    ) -> Collection:
+        """Returns the collection of a pass. The sums of each pass are kept at a root of its own."""
+        asked = {
+            "pass": name,
+            "columns": list(self.table.columns),
+            "labels": self.table.digest(),
+            "unlabelled": [self.asked.unlabelled, len(self.others)],
+        }
+        collection = self.request.collection(self.folder, reading, make_reducer, asked | identity)
+        work = f"{collection.work}/{name}" if collection.work else None
+        return replace(collection, images=lambda: images, work=work)
+
+
+def _some(images: Sequence[SourceImage], most: int) -> list[SourceImage]:
+    """Returns up to `most` of the images. Which ones depends on their keys alone."""
+    return nsmallest(most, images, key=lambda image: hash64(image.key))
+
+
+def _all_rows(shards: Iterable[dict[str, Tensor]]) -> tuple[list[str], NDArray[np.float16]]:
+    """Returns the keys [N] and h [N, T, D] of all images, in half precision."""
+    keys, rows = [], []
+    for shard in shards:
+        if KEYS in shard:
+            keys += decode_keys(shard[KEYS].numpy())
+            rows.append(shard["rows"].flatten(2).numpy())
+    return keys, np.concatenate(rows)
+
+
+def _labelled_images(shards: Iterable[dict[str, Tensor]]) -> tuple[list[str], LabelledImages]:
+    """Returns the keys [N] of the labelled images, and what probes learn from."""
+    sketch = merged_sketch(RANK, shards)
+    try:
+        axes = sketch.leading()
+    except ValueError as error:
+        raise UserError(f"no label can be told: {error}") from error
+    assert sketch.mean is not None
+    components = Components(sketch.mean[0], axes[:, 0])
+    keys: list[str] = []
+    scores, rows = [], []
+    for shard in shards:
+        if KEYS in shard:
+            keys += decode_keys(shard[KEYS].numpy())
+            scores.append(components.scores(shard["rows"]).double().numpy())
+            if len(keys) <= RIDGE_IMAGES:
+                rows.append(shard["rows"].float().numpy())
+    h = np.concatenate(rows) if len(keys) <= RIDGE_IMAGES else None
+    return keys, LabelledImages(components, np.concatenate(scores), h, _folds(keys))
+
+
+def _folds(keys: Sequence[str]) -> NDArray[np.int64]:
+    """Returns the fold of each image, which depends on its key alone."""
+    return np.array([hash64(key) % FOLDS for key in keys], dtype=np.int64)
 
 
 def _notes(statistics: LabelStatistics) -> dict[str, str]:
@@ -149,29 +433,3 @@ def _notes(statistics: LabelStatistics) -> dict[str, str]:
         "effect": f"{statistics.effect.min():.3f} to {statistics.effect.max():.3f} standard deviations of h",
         "t_value": f"{statistics.t_value.min():.2f} to {statistics.t_value.max():.2f} (1 is chance)",
     }
-
-
-def _timesteps(folder: ModelFolder, n_steps: int) -> list[int]:
-    return timesteps(n_steps, read_scheduler(folder.scheduler).t_0)
-
-
-def average_over_images(request: LearnRequest, direction: Path) -> Direction:
-    """Returns delta_h^mean of the paper, the mean of an implicit direction f_t(h_t, t) over images, per timestep.
-
-    h_t is the bottleneck of the noised images.
-
-    Raises:
-        UserError: if the direction belongs to another model, or suggests no t_edit.
-    """
-    folder, info = fetch_model(request.model), read_info(direction)
-    check_model(info, folder.digest, request.model)
-    if info.t_edit is None:
-        raise UserError(f"direction '{info.name}' suggests no t_edit, so it is not known where to average it")
-    grid = tuple(t for t in _timesteps(folder, info.n_steps) if inside(t, info.t_start, info.t_edit))
-    source = DirectionSource(str(direction.absolute()), file_digest(direction))
-    reading = NoisedH(grid, request.seed, source)
-    aggregation = mean_sums()
-    sums, images = collect(request.collection(folder, reading, aggregation, {}), aggregation.merge)
-    notes = info.notes | {"averaged over": f"{images} images"}
-    form = TimestepDirection(sums.mean(), torch.tensor(grid))
-    return Direction(replace(info, form="timestep", notes=notes), form)

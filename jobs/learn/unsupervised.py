@@ -12,7 +12,7 @@ from asyrp.errors import UserError
 from asyrp.learning.jacobian import KEPT_ROWS
 from asyrp.learning.labels import HALVES
 from jobs.learn.collect import collect
-from jobs.learn.labels import LearnRequest
+from jobs.learn.request import LearnRequest
 from pipeline.images.codec import ImageRefused, refusing
 from pipeline.images.source import FORMATS
 from pipeline.images.statuses import DECODE_ERROR

@@ -4,7 +4,7 @@ A stage gets a factory of reducers, which travels to the actors and is therefore
 reducer.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic
@@ -17,6 +17,7 @@ from torch import Tensor
 from asyrp.learning.jacobian import JacobianSums
 from asyrp.learning.labels import LabelSums
 from asyrp.learning.pca import PcaSketch
+from asyrp.learning.probe import Probe
 from asyrp.measures.image_sets import FeatureSums
 from asyrp.measures.interval_curves import CurveSums
 from asyrp.mergeable import Sums, merge_stored
@@ -67,6 +68,45 @@ def _add_labelled(labels: Mapping[str, Sequence[float]], sums: LabelSums, key: s
     sums.add(torch.tensor([labels[key]]), h[None])
 
 
+class PropagatedSums:
+    """Regression sums of images with `labelled` labels, and of `others` whose labels come from probes."""
+
+    def __init__(self, n_labels: int, n_probes: int) -> None:
+        self.labelled, self.others = LabelSums(n_labels), LabelSums(n_probes)
+
+    def merge(self, other: "PropagatedSums") -> None:
+        self.labelled.merge(other.labelled)
+        self.others.merge(other.others)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(self, part).tensors().items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        for part in PARTS:
+            own = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(part)}
+            getattr(self, part).load(own)
+
+
+PARTS = ("labelled", "others")
+
+
+def propagated_sums(
+    n_labels: int, labels: Mapping[str, Sequence[float]], probes: Sequence[Probe]
+) -> Aggregation[PropagatedSums]:
+    """Regression sums of h [1 + T, C, h, w]. The first h of an image without labels is the one that probes read."""
+    return Aggregation(partial(PropagatedSums, n_labels, len(probes)), partial(_add_propagated, labels, tuple(probes)))
+
+
+def _add_propagated(
+    labels: Mapping[str, Sequence[float]], probes: Sequence[Probe], sums: PropagatedSums, key: str, h: Tensor
+) -> None:
+    if key in labels:
+        sums.labelled.add(torch.tensor([labels[key]]), h[None, 1:])
+    else:
+        first = h[0].flatten()
+        sums.others.add(torch.tensor([[probe.read(first) for probe in probes]]), h[None, 1:])
+
+
 def mean_sums() -> Aggregation[LabelSums]:
     """Sums of h [T, C, h, w] for its mean over images: a regression on no label."""
     return Aggregation(partial(LabelSums, 0), _add_unlabelled)
@@ -107,6 +147,37 @@ def _add_features(sums: FeatureSums, key: str, features: Tensor) -> None:
 
 FEATURE_SUMS = Aggregation(FeatureSums, _add_features)
 """Sums of features [D]; the key decides whose features are kept."""
+
+
+class SketchAndRows:
+    """A PCA sketch of h at one timestep over all images, and the rows of h of those with labels, with their keys."""
+
+    def __init__(self, rank: int, labelled: Container[str]) -> None:
+        self.labelled = labelled
+        self.sketch, self.rows = PcaSketch(rank), RowReducer(np.float16)
+
+    def add(self, key: str, output: NDArray[np.float32]) -> None:
+        self.sketch.add(torch.from_numpy(output).reshape(1, 1, -1))
+        if key in self.labelled:
+            self.rows.add(key, output.reshape(-1))
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        sketch = {f"{SKETCH}{name}": tensor.numpy() for name, tensor in self.sketch.tensors().items()}
+        return {**sketch, **self.rows.arrays()}
+
+
+SKETCH = "sketch."
+
+
+def sketch_and_rows(rank: int, labelled: Container[str]) -> Callable[[], Reducer]:
+    """A sketch of all images, and rows of h in half precision of those whose keys are `labelled`."""
+    return partial(SketchAndRows, rank, labelled)
+
+
+def merged_sketch(rank: int, shards: Iterable[Mapping[str, Tensor]]) -> PcaSketch:
+    """The sketch of all images, given what the shards of `sketch_and_rows` have stored."""
+    stored = ({n.removeprefix(SKETCH): t for n, t in shard.items() if n.startswith(SKETCH)} for shard in shards)
+    return merge_stored(partial(PcaSketch, rank), stored)
 
 
 class RowReducer:

@@ -114,7 +114,8 @@ def average(
     **Example:** asyrp directions average smiling.safetensors -s faces/ --model celebahq-ddpm -o mean.safetensors
     """
     from asyrp.directions import algebra
-    from jobs.learn.labels import LearnRequest, average_over_images
+    from jobs.learn.average import average_over_images
+    from jobs.learn.request import LearnRequest
 
     path, found = direction_file(direction, model), _load(direction, model)
     if found.info.form == "implicit":

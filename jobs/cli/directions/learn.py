@@ -7,6 +7,7 @@ import typer
 
 from jobs.cli.directions.learn_text import learn_text
 from jobs.cli.options import Collecting, TBoost, collecting_from_flags, one_of, print_paths, takes
+from jobs.spec.paths import absolute_url
 
 learn_app = typer.Typer(help="Ways to find a direction.", no_args_is_help=True)
 learn_app.command("text")(learn_text)
@@ -31,12 +32,18 @@ OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder f
 def statistics_from_flags(
     common: Collecting,
     n_steps: Annotated[int, typer.Option(min=2, max=1000, help="Generation steps of strength 1.")] = 40,
-    t_edit: Annotated[int, typer.Option(min=0, max=999, help="Suggested last edited timestep.")] = 400,
+    t_start: Annotated[
+        int | None, typer.Option(min=0, max=999, help="Suggested first edited timestep. [default: T; labels find it]")
+    ] = None,
+    t_edit: Annotated[
+        int | None, typer.Option(min=0, max=999, help="Suggested last edited timestep. [default: 400; labels find it]")
+    ] = None,
     t_boost: TBoost = None,
     scale: Scale = 1.0,
 ) -> dict[str, Any]:
-    """The fields of `jobs.learn.labels.LearnRequest` that the ways to learn from h of many images share."""
-    return {**vars(common), "n_steps": n_steps, "t_edit": t_edit, "t_boost": t_boost, "scale": scale}
+    """The fields of `jobs.learn.request.LearnRequest` that the ways to learn from h of many images share."""
+    interval = {"t_start": t_start, "t_edit": t_edit, "t_boost": t_boost}
+    return {**vars(common), **interval, "n_steps": n_steps, "scale": scale}
 
 
 @learn_app.command("labels")
@@ -50,18 +57,39 @@ def learn_labels(
         list[str] | None, typer.Option(help="A label to hold fixed; 'none': the raw difference. [default: all columns]")
     ] = None,
     extremes: Extremes = None,
+    estimator: Annotated[
+        str, typer.Option(help="auto, difference (labelled images alone) or propagated (others too).")
+    ] = "auto",
+    unlabelled: Annotated[
+        str | None, typer.Option(help="More images without labels: a folder or glob, such as what `sample` drew.")
+    ] = None,
+    most_unlabelled: Annotated[int, typer.Option(min=0, help="The most images without labels that are read.")] = 4096,
+    force: Annotated[bool, typer.Option("--force", help="Write a direction whose label cannot be told.")] = False,
 ) -> None:
     """Learn directions from labels: regress h on all label columns at once, per timestep.
+
+    A hundred labelled images are enough where some thousand others are at hand, in the source or with --unlabelled: a
+    probe of h gives labels to these. The interval is found, and the log says how far the direction can be trusted.
 
     Every numeric column takes part, so a direction holds the other labels fixed. With --hold none the direction is the
     difference of the class means. With --labels folders the labels of an image are the folders that it is in.
 
     **Example:** asyrp directions learn labels -s faces/ --labels faces.csv --name smile -o smile.safetensors
     """
-    from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
+    from jobs.learn.labels import ESTIMATORS, LabelQuestion, learn_labels
+    from jobs.learn.request import LearnRequest
 
-    held = None if not hold else () if hold == ["none"] else tuple(hold)
-    asked = LabelQuestion(labels, tuple(name), held, extremes)
+    one_of("estimator", estimator, ESTIMATORS)
+    asked = LabelQuestion(
+        labels,
+        tuple(name),
+        hold=None if not hold else () if hold == ["none"] else tuple(hold),
+        extremes=extremes,
+        estimator=estimator,  # type: ignore[arg-type]
+        unlabelled=absolute_url(unlabelled) if unlabelled else None,
+        most_unlabelled=most_unlabelled,
+        force=force,
+    )
     print_paths(learn_labels(LearnRequest(output=output, **common), asked))
 
 
@@ -88,7 +116,7 @@ def learn_classifier(
     """
     from asyrp.learning.classifier import LOSSES
     from jobs.learn.classifier import ClassifierQuestion, learn_classifier
-    from jobs.learn.labels import LearnRequest
+    from jobs.learn.request import LearnRequest
 
     one_of("kind", kind, tuple(LOSSES))
     asked = ClassifierQuestion(labels, name, kind, tuple(balance or ()), extremes, timesteps)  # type: ignore[arg-type]
@@ -112,7 +140,7 @@ def learn_pca(
 
     **Example:** asyrp directions learn pca -s faces/ -k 10 -o components/
     """
-    from jobs.learn.labels import LearnRequest
+    from jobs.learn.request import LearnRequest
     from jobs.learn.unsupervised import learn_pca
 
     request = LearnRequest(output=output, **common)
@@ -141,7 +169,7 @@ def learn_jacobian(
 
     **Example:** asyrp directions learn jacobian -s faces/ --image face_01.png --mask mouth.png -o mouth/
     """
-    from jobs.learn.labels import LearnRequest
+    from jobs.learn.request import LearnRequest
     from jobs.learn.unsupervised import JacobianQuestion, learn_jacobian
 
     asked = JacobianQuestion(components, timesteps, frozenset(image) if image else None, mask)

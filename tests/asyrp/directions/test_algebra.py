@@ -22,7 +22,8 @@ from asyrp.learning.labels import noised_h
 from asyrp.models.find import find_model
 from asyrp.models.load import load_model
 from jobs.learn import preview
-from jobs.learn.labels import LearnRequest, average_over_images
+from jobs.learn.average import average_over_images
+from jobs.learn.request import LearnRequest
 from jobs.runs.run import run
 from pipeline.images.codec import decode
 from tests.support.runs import FEW_STEPS, SAMPLES, asyrp

@@ -8,7 +8,7 @@ from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.learning.classifier import Classifiers, ClassMoments
 from jobs.learn.classifier import ClassifierQuestion, learn_classifier
-from jobs.learn.labels import LearnRequest
+from jobs.learn.request import LearnRequest
 from jobs.spec.run import EngineSpec
 from tests.support.runs import SAMPLES
 

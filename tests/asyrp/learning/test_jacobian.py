@@ -10,7 +10,7 @@ from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.learning.jacobian import JacobianSums, singular_vectors
 from asyrp.learning.labels import HALVES
-from jobs.learn.labels import LearnRequest
+from jobs.learn.request import LearnRequest
 from jobs.learn.unsupervised import JacobianQuestion, learn_jacobian
 from jobs.spec.run import EngineSpec
 from pipeline.images.codec import encode, to_uint8

@@ -221,13 +221,16 @@ def test_completion_is_installed_by_an_option(cli):
     assert "--install-completion" in cli("--help")[1]
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_a_direction_learned_from_labels_can_be_used_at_once(cli, tmp_path):
     labels = SAMPLES.parent / "labels.csv"
     code, _, err = cli("directions", "learn", "labels", "-s", SAMPLES, "--labels", labels, "--name", "glasses",
-                       "-o", tmp_path / "mine.safetensors", "--t-edit", "700", "--n-steps", "10")  # fmt: skip
+                       "-o", tmp_path / "mine.safetensors", "--t-start", "500", "--t-edit", "300", "--n-steps", "10",
+                       "--force")  # fmt: skip
     assert code == 0, err
     info = read_info(tmp_path / "mine.safetensors")
-    assert (info.name, info.t_edit, info.n_steps, info.found_on) == ("glasses", 700, 10, "64 images")
+    assert (info.name, info.t_start, info.t_edit, info.n_steps) == ("glasses", 500, 300, 10)
+    assert info.found_on == "64 images" and "64 labelled images, expected cosine" in info.notes["verdict"]
     code, _, err = cli("run", "-s", SAMPLES / "face_0[0-3].png", "-o", tmp_path / "out", "-e", "mine=1",
                        "--direction", f"mine={tmp_path / 'mine.safetensors'}", *FAST)  # fmt: skip
     assert code == 0, err
@@ -243,7 +246,7 @@ def test_a_direction_learned_from_labels_can_be_used_at_once(cli, tmp_path):
         ("key,smile\nface_00.png,yes\n", "no numeric column:"),
         ("key,frown\nface_00.png,1\n", "no numeric column 'smile'"),
         ("key,smile\nother.png,1\n", "none of the images"),
-        ("key,smile\nface_00.png,1\nface_01.png,1\n", "constant"),
+        ("key,smile\nface_00.png,1\nface_01.png,1\n", "0 images with 'smile' and 2 without: 10 of each"),
     ],
 )
 def test_a_table_of_labels_that_does_not_fit_is_one_sentence(cli, tmp_path, table, message):

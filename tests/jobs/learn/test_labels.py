@@ -9,18 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.decomposition import PCA
 
 from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.learning.labels import LabelSums
 from asyrp.learning.pca import PcaSketch
-from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
+from jobs.learn.labels import CURVE_STEPS, LabelQuestion, learn_labels
+from jobs.learn.request import LearnRequest
 from jobs.learn.unsupervised import learn_pca
 from jobs.spec.run import EngineSpec
 from pipeline.run.progress import read_heartbeats
 from pipeline.stages.statistics import STAGE
 from pipeline.storage.store import Store
+from tests.support.models import tiny_model
 from tests.support.runs import SAMPLES, make_faces, wait_for_commits
 
 LABELS = str(SAMPLES.parent / "labels.csv")
@@ -149,7 +152,8 @@ def test_folders_are_labels(tmp_path):
         for number in numbers:
             file = SAMPLES / f"face_{number:02d}.png"
             (tmp_path / "faces" / name / file.name).write_bytes(file.read_bytes())
-    [path] = learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), LabelQuestion("folders", ("other",)))
+    asked = LabelQuestion("folders", ("other",), force=True)
+    [path] = learn_labels(request(tmp_path / "faces", tmp_path / "d.safetensors"), asked)
     info = load_direction(path).info
     assert info.found_on == "16 images"
     assert "(1 is chance)" in info.notes["t_value"]
@@ -164,7 +168,7 @@ def test_a_corrupt_image_costs_the_statistics_nothing_but_itself(tmp_path):
     for number in range(12):
         file = SAMPLES / f"face_{number:02d}.png"
         (folder / file.name).write_bytes(file.read_bytes())
-    [whole] = learn_labels(request(folder, tmp_path / "a.safetensors"), LabelQuestion(LABELS, ("smile",)))
+    [whole] = learn_labels(request(folder, tmp_path / "a.safetensors"), LabelQuestion(LABELS, ("smile",), force=True))
     (folder / "face_99.png").write_text("not an image")
     [other] = learn_pca(request(folder, tmp_path / "pca"), 1, False, 16, 1)
     assert load_direction(whole).info.found_on == load_direction(other).info.found_on == "12 images"
@@ -174,3 +178,85 @@ def test_a_corrupt_image_costs_the_statistics_nothing_but_itself(tmp_path):
 def test_more_components_than_images_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="9 components are asked for and the data has 3; give more images"):
         learn_pca(request(f"{SAMPLES}/face_0[0-3].png", tmp_path / "pca"), 9, False, 16, 1)
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    """240 images of noise in large patches, every second with a brighter corner; labels of the first 60 and of all."""
+    folder = tmp_path_factory.mktemp("marked")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["key,corner,chance"]
+    for index in range(240):
+        patches = np.kron(rng.integers(60, 140, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        patches[:8, :8] += np.uint8(80 * (index % 2))
+        Image.fromarray(patches).save(folder / "images" / f"{index:03d}.png")
+        rows.append(f"{index:03d}.png,{index % 2},{rng.integers(2)}")
+    (folder / "all.csv").write_text("\n".join(rows))
+    (folder / "some.csv").write_text("\n".join(rows[:61]))
+    return folder
+
+
+def learned(marked, output, name="corner", table="some.csv", interval=(250, 100), **changes):
+    engine = EngineSpec.model_validate({"check": False})
+    asked = LabelQuestion(str(marked / table), (name,), (), **changes)
+    own = LearnRequest(
+        str(marked / "images"), str(tiny_model()), output, 10, interval[1], interval[0], shard_size=64, engine=engine
+    )
+    [path] = learn_labels(own, asked)
+    return load_direction(path)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_images_without_labels_bring_a_direction_of_few_labels_nearer_to_that_of_all(marked, tmp_path):
+    whole = learned(marked, tmp_path / "a", table="all.csv")
+    few, both = (learned(marked, tmp_path / "b", estimator=way, force=True) for way in ("difference", "auto"))
+    assert (whole.info.found_on, few.info.found_on, both.info.found_on) == ("240 images", "60 images", "240 images")
+    assert "60 labelled images and 180 others" in both.info.notes["verdict"]
+
+    def cosine(direction):
+        steps = [whole.form.delta_h[whole.form.nearest(t)].flatten() for t in direction.form.steps]
+        own = direction.form.delta_h.flatten(1)
+        return torch.nn.functional.cosine_similarity(own, torch.stack(steps), dim=1).mean().item()
+
+    assert cosine(both) > cosine(few)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_label_of_chance_is_refused_before_it_costs_anything_and_force_writes_it(marked, tmp_path):
+    with pytest.raises(UserError, match=r"'chance' cannot be told from h .* 0.5 is chance; label more images"):
+        learned(marked, tmp_path / "x", "chance")
+    assert not (tmp_path / "x").exists()
+    forced = learned(marked, tmp_path / "x", "chance", force=True, most_unlabelled=0)
+    assert forced.info.notes["verdict"].endswith(": chance")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_another_source_gives_images_without_labels(marked, tmp_path):
+    found = learned(
+        marked, tmp_path / "d", table="all.csv", unlabelled=f"{marked}/images/00*.png", estimator="propagated"
+    )
+    assert "240 labelled images and 10 others" in found.info.notes["verdict"]
+    with pytest.raises(UserError, match=r"all images below .* have labels: give others with --unlabelled"):
+        learned(marked, tmp_path / "e", table="all.csv", estimator="propagated")
+
+
+def test_too_few_images_of_a_class_are_one_sentence(marked, tmp_path):
+    (marked / "few.csv").write_text("\n".join((marked / "all.csv").read_text().splitlines()[:12]))
+    with pytest.raises(UserError, match=r"few.csv: 5 images with 'corner' and 6 without: 10 of each say"):
+        learned(marked, tmp_path / "d", table="few.csv")
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_an_interval_that_is_not_given_is_found(marked, tmp_path):
+    found = learned(marked, tmp_path / "d", interval=(None, None))
+    assert found.info.t_start is not None and found.info.t_edit is not None
+    assert found.info.t_start >= max(found.form.steps) and min(found.form.steps) >= found.info.t_edit
+    curve = dict(point.split(": ") for point in found.info.notes["held-out AUC by timestep"].split(", "))
+    assert len(curve) == CURVE_STEPS - 1 and float(curve["999"]) < 0.7 < float(curve["66"])
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_an_interval_that_is_given_is_kept(marked, tmp_path):
+    found = learned(marked, tmp_path / "d", table="all.csv", interval=(250, 100))
+    assert (found.info.t_start, found.info.t_edit, found.form.steps) == (250, 100, [111, 222])

@@ -15,7 +15,8 @@ from asyrp.directions.forms import load_direction
 from asyrp.errors import UserError
 from asyrp.measures.scorers import ScorerSource, load_scorer
 from jobs.learn.draw_images import sample
-from jobs.learn.labels import LabelQuestion, LearnRequest, learn_labels
+from jobs.learn.labels import LabelQuestion, learn_labels
+from jobs.learn.request import LearnRequest
 from jobs.learn.score import score
 from jobs.spec.run import EngineSpec
 from pipeline.sources.labels import read_labels, write_labels
@@ -124,7 +125,9 @@ def test_scores_of_texts_tell_who_wears_glasses_and_make_a_direction(tmp_path):
     np.testing.assert_allclose(found.column("light")[0], first.mean(), atol=1e-5)
     write_labels(found, str(tmp_path / "scores.parquet"))
     request = LearnRequest(str(SAMPLES), "avatars", tmp_path / "d.safetensors", n_steps=4, t_edit=600, engine=ENGINE)
-    [path] = learn_labels(request, LabelQuestion(str(tmp_path / "scores.parquet"), ("glasses",), (), extremes=0.25))
+    [path] = learn_labels(
+        request, LabelQuestion(str(tmp_path / "scores.parquet"), ("glasses",), (), extremes=0.25, force=True)
+    )
     direction = load_direction(path)
     assert direction.info.found_on == "32 images"
     assert direction.info.unit == "the change of h from without to with 'glasses'"
