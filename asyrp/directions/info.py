@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from asyrp.errors import UserError
 
 FORMAT = "asyrp-direction-1"
+VERDICT = "verdict"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class DirectionInfo:
     found_on: str = ""
     notes: dict[str, str] = field(default_factory=dict)
     t_start: int | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """How far the direction can be trusted, if its learning has said so."""
+        return self.notes.get(VERDICT)
 
 
 INFO = TypeAdapter(DirectionInfo)

@@ -62,6 +62,8 @@ def cost_table(cost: "Estimate", spec: RunSpec) -> Table:
         "network calls per image",
         f"{cost.unet_calls_per_image:.1f} ({cost.encodes_per_image} encodes, {cost.decodes_per_image} decodes)",
     )
+    for name, verdict in cost.verdicts.items():
+        table.add_row(f"direction {name}", verdict)
     table.add_row("storage", f"{cost.output_megabytes:,.1f} MB images, {cost.latent_megabytes:,.1f} MB latents")
     table.add_row("computing time", f"{cost.cost.text}, on devices as here ({cost.device}, {cost.dtype})")
     return table

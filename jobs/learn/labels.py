@@ -23,6 +23,7 @@ from torch import Tensor
 
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, save_direction
+from asyrp.directions.info import VERDICT
 from asyrp.errors import UserError
 from asyrp.learning.held_out import FOLDS, Auc, classes, held_out_auc, settling
 from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
@@ -191,7 +192,7 @@ class LabelLearning:
         if self.is_testable(name):
             verdict = self.verdict(name, found)
             self._say(name, verdict)
-            notes["verdict"] = verdict.sentence()
+            notes[VERDICT] = verdict.sentence()
         return Direction(replace(info, t_start=interval.t_start, t_edit=interval.t_edit, notes=notes), form)
 
     def interval(self, name: str) -> Interval:

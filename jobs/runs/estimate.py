@@ -1,7 +1,7 @@
 """Estimates what a run would cost, before it writes anything (`asyrp plan`)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ MEGABYTE = 1_000_000
 class Estimate:
     """The size and cost of a run. Encoder and decoder passes per image are counted, seconds are measured on `device`.
     If strengths are searched for or edits are drawn, passes and seconds are the most that an image can take. `skipped`
-    counts the files that would not be read, by ending."""
+    counts the files that would not be read, by ending. `verdicts` say how far directions can be trusted."""
 
     images: int
     skipped: dict[str, int]
@@ -50,6 +50,7 @@ class Estimate:
     dtype: Precision
     seconds_per_image: float
     price_per_hour: float | None
+    verdicts: Mapping[str, str]
 
     @property
     def cost(self) -> Cost:
@@ -101,6 +102,7 @@ def estimate(resolved: ResolvedRun) -> Estimate:
         dtype=settings.dtype,
         seconds_per_image=encodes * encode_s + decodes * decode_s,
         price_per_hour=spec.engine.price_per_hour,
+        verdicts=resolved.verdicts,
     )
 
 

@@ -1,7 +1,7 @@
 """Turns a spec into a resolved run: finds and checks its model and directions, and declares its stages."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -48,6 +48,8 @@ class ResolvedRun:
     stages: list[Stage]
     image_format: ImageFormat
     identity: dict[str, Any]
+    verdicts: Mapping[str, str]
+    """How far each direction can be trusted, where its file says so."""
 
     @property
     def final(self) -> Stage:
@@ -107,7 +109,14 @@ def resolve(spec: RunSpec, earlier: Store | None = None) -> ResolvedRun:
         sink=spec.sink,
         max_image_bytes=spec.max_image_bytes,
     )
-    return ResolvedRun(spec, settings, _stages(spec, settings, staged), image_format, _identity(spec, folder, settings))
+    return ResolvedRun(
+        spec=spec,
+        settings=settings,
+        stages=_stages(spec, settings, staged),
+        image_format=image_format,
+        identity=_identity(spec, folder, settings),
+        verdicts={name: info.verdict for name, info in infos.items() if info.verdict},
+    )
 
 
 def _stages(spec: RunSpec, settings: MethodSettings, staged: bool) -> list[Stage]:

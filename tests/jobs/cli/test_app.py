@@ -231,8 +231,10 @@ def test_a_direction_learned_from_labels_can_be_used_at_once(cli, tmp_path):
     info = read_info(tmp_path / "mine.safetensors")
     assert (info.name, info.t_start, info.t_edit, info.n_steps) == ("glasses", 500, 300, 10)
     assert info.found_on == "64 images" and "64 labelled images, expected cosine" in info.notes["verdict"]
-    code, _, err = cli("run", "-s", SAMPLES / "face_0[0-3].png", "-o", tmp_path / "out", "-e", "mine=1",
-                       "--direction", f"mine={tmp_path / 'mine.safetensors'}", *FAST)  # fmt: skip
+    asked = ("-s", SAMPLES / "face_0[0-3].png", "-o", tmp_path / "out", "-e", "mine=1",
+             "--direction", f"mine={tmp_path / 'mine.safetensors'}", *FAST)  # fmt: skip
+    assert json.loads(cli("plan", *asked, "--json")[1])["verdicts"] == {"mine": info.verdict}
+    code, _, err = cli("run", *asked)
     assert code == 0, err
     assert len(digests(tmp_path / "out")) == 4
 
