@@ -212,6 +212,7 @@ def test_a_run_with_images_tried_again_can_be_extended(tmp_path):
     assert found.addition is not None and (found.addition.images, found.changed, found.deleted) == (1, 0, 0)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_the_commands_speak_of_what_they_did_and_refuse_what_they_cannot(tmp_path):
     source = make_faces(tmp_path / "faces", 2)
     (source / "0001.png").write_bytes(b"")

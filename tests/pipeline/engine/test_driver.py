@@ -74,6 +74,7 @@ def test_one_and_two_actors_edit_every_image_once_and_alike(faces, tmp_path):
         assert np.abs(pixels(tmp_path / "1", one[name]) - pixels(tmp_path / "2", two[name])).max() <= 1
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_a_finished_run_is_left_alone(faces, tmp_path):
     job_spec = spec(faces(4), tmp_path / "out")
     run(job_spec)
@@ -83,6 +84,7 @@ def test_a_finished_run_is_left_alone(faces, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_speed_knobs_may_change_on_resume_and_identity_may_not(faces, tmp_path):
     source = faces(6)
     run(spec(source, tmp_path / "out", shard_size=2))
@@ -150,14 +152,13 @@ DEVICE_ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("error", DEVICE_ERRORS)
-def test_an_actor_whose_device_breaks_is_replaced_and_its_shards_are_done(faces, tmp_path, error):
+def test_an_actor_whose_device_breaks_is_replaced_and_its_shards_are_done(faces, tmp_path):
     first, broken = only_once(tmp_path / "marker"), []
 
     def break_for_good(_):
         if broken or first():
             broken.append(True)
-            raise error
+            raise DEVICE_ERRORS[1]
 
     resolved = resolve(spec(faces(12), tmp_path / "out", shard_size=2))
     outcome = run_with(stand_in(break_for_good), resolved, batch_size=2)
