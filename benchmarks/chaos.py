@@ -44,7 +44,7 @@ from pipeline.run.plan import stage_sizes
 from pipeline.run.progress import StateReader
 from pipeline.storage.store import Store
 from pipeline.upkeep.garbage import collect_garbage
-from pipeline.upkeep.verify import Report, verify
+from pipeline.upkeep.verify import Verification, verify
 
 NODES, NODE = 3, {"num_cpus": 1, "num_gpus": 1}
 SHARD_SIZE, BATCH_SIZE = 8, 4
@@ -291,9 +291,9 @@ class Proof:
     missing: int
     duplicated: int
     changed: int
-    report: Report
+    report: Verification
     freed: int
-    report_after_gc: Report
+    report_after_gc: Verification
 
     @property
     def good(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from asyrp.diffusion.moves import inside
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, GlobalDirection, TimestepDirection
-from asyrp.directions.info import DirectionInfo
+from asyrp.directions.info import CURVE, VERDICT, DirectionInfo
 from asyrp.errors import UserError
 
 
@@ -72,7 +72,7 @@ def begin_at(direction: Direction, t_start: int) -> Direction:
     t_edit = direction.info.t_edit
     if t_edit is not None and t_start < t_edit:
         raise UserError(f"direction '{direction.info.name}' ends at {t_edit}, so it cannot begin at {t_start}")
-    return replace(direction, info=replace(direction.info, t_start=t_start))
+    return replace(direction, info=replace(direction.info, t_start=t_start, notes=_kept(direction.info)))
 
 
 def average_over_time(direction: Direction) -> Direction:
@@ -83,7 +83,7 @@ def average_over_time(direction: Direction) -> Direction:
     """
     grid, [own] = on_common_grid([direction])
     acts = [index for index, t in enumerate(grid) if _acts(direction.info, t)]
-    info = replace(direction.info, form="global", notes=direction.info.notes | {"averaged over": "time"})
+    info = replace(direction.info, form="global", notes=_kept(direction.info) | {"averaged over": "time"})
     return Direction(info, GlobalDirection(own[acts].mean(0)))
 
 
@@ -158,6 +158,11 @@ def _orthogonal_part(own: Tensor, others: Tensor) -> Tensor:
     return (target - basis @ solution)[:, :, 0].float()
 
 
+def _kept(info: DirectionInfo) -> dict[str, str]:
+    """The notes that hold for a direction that is derived from another."""
+    return {name: note for name, note in info.notes.items() if name not in (VERDICT, CURVE)}
+
+
 def _derived(info: DirectionInfo, grid: Sequence[int], delta_h: Tensor, note: dict[str, str]) -> Direction:
-    derived = replace(info, form="timestep", notes=info.notes | note)
+    derived = replace(info, form="timestep", notes=_kept(info) | note)
     return Direction(derived, TimestepDirection(delta_h.float(), torch.tensor(grid)))

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from asyrp.errors import UserError
 
 FORMAT = "asyrp-direction-1"
-VERDICT = "verdict"
+VERDICT, CURVE = "verdict", "AUC by timestep"
+"""Notes on what has been learned, which a direction derived from it does not have."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import RidgeCV
 
 FOLDS = 5
-CONFIDENCE = 2.326
-"""The normal deviate of a one-sided 99 %."""
+CONFIDENCE = 2.576
+"""The normal deviate of a one-sided 99.5 %."""
 
 NEGLIGIBLE = 1e-9
 """A share of the largest variance that rounding alone may make."""
@@ -32,7 +32,7 @@ Weights = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float6
 
 
 class Auc(NamedTuple):
-    """An area under the ROC curve, with the ends of an interval that it lies in with 98 %."""
+    """An area under the ROC curve, with the ends of an interval that it lies in with 99 %."""
 
     value: float
     low: float
@@ -47,31 +47,40 @@ class Auc(NamedTuple):
 
 
 def auc(scores: NDArray[np.float64], has: NDArray[np.bool_]) -> Auc:
-    """Returns the AUC of scores [N] for a class [N], with its interval (Hanley & McNeil 1982, equations 1 and 2)."""
+    """Returns the AUC of scores [N] for a class [N], with its interval (Hanley & McNeil 1982, equations 1 and 2).
+
+    A perfect AUC has the interval of one in which half an image is misjudged.
+    """
     n_with, n_without = int(has.sum()), int((~has).sum())
     value = (rankdata(scores)[has].sum() - n_with * (n_with + 1) / 2) / (n_with * n_without)
-    both_with, both_without = value / (2 - value), 2 * value**2 / (1 + value)
+    near = min(value, 1 - 0.5 / min(n_with, n_without))
+    both_with, both_without = near / (2 - near), 2 * near**2 / (1 + near)
     spread = (
-        value * (1 - value)
-        + (n_with - 1) * (both_with - value**2)
-        + (n_without - 1) * (both_without - value**2)
+        near * (1 - near)
+        + (n_with - 1) * (both_with - near**2)
+        + (n_without - 1) * (both_without - near**2)
     )  # fmt: skip
     error = CONFIDENCE * math.sqrt(max(spread, 0) / (n_with * n_without))
     return Auc(float(value), max(float(value) - error, 0.0), min(float(value) + error, 1.0))
 
 
 def classes(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Returns which images [N] have a label: those with the larger of two values, or with more than the median."""
-    distinct = np.unique(values)
-    return values == distinct[1] if len(distinct) == 2 else values > np.median(values)
+    """Returns which images [N] have a label: those with the larger of two values, or with more than the median.
 
-
-def held_out_auc(h: NDArray[np.float32], values: NDArray[np.float64], folds: NDArray[np.int64]) -> Auc:
-    """Returns how well a label with `values` [N] is told from h [N, D]. `folds` [N] says which images go together.
-
-    The images of a fold get their scores from a ridge regression on all other images.
+    If most have the largest value, it is those with this value.
     """
-    coordinates, _ = principal_coordinates(h)
+    distinct = np.unique(values)
+    if len(distinct) == 2:
+        return values == distinct[1]
+    above = values > np.median(values)
+    return above if above.any() or len(distinct) < 2 else values == distinct[-1]
+
+
+def held_out_auc(coordinates: NDArray[np.float64], values: NDArray[np.float64], folds: NDArray[np.int64]) -> Auc:
+    """Returns how well a label with `values` [N] is told from h in principal coordinates [N, R].
+
+    The images of a fold [N] get their scores from a ridge regression on all other images.
+    """
     return auc(unseen_scores(ridge_weights, coordinates, values, folds), classes(values))
 
 
@@ -91,15 +100,18 @@ def ridge_weights(x: NDArray[np.float64], values: NDArray[np.float64]) -> NDArra
     return RidgeCV(PENALTIES * x.var(0).sum()).fit(x, values).coef_
 
 
-def settling(timesteps: NDArray[np.int64], curve: NDArray[np.float64]) -> tuple[int, int]:
+def settling(timesteps: NDArray[np.int64], curve: NDArray[np.float64]) -> tuple[int, int] | None:
     """Returns the interval (t_start, t_edit) in which a label is settled, given its AUCs [T] at timesteps [T].
 
-    Above it the label cannot be told yet, below it nothing new is learned about it.
+    Above it the label cannot be told yet, below it nothing new is learned about it. None: it cannot be told anywhere.
     """
     falling = IsotonicRegression(increasing=False).fit_transform(timesteps, curve)
-    gain = (falling - 0.5) / max(falling.max() - 0.5, 1e-9)
+    if falling.max() <= 0.5:
+        return None
+    gain = (falling - 0.5) / (falling.max() - 0.5)
     start, end = (int(timesteps[gain >= share].max()) for share in (FIRST_GAIN, LAST_GAIN))
-    return start, end
+    higher = timesteps[timesteps > end]
+    return (start, end) if start > end or not len(higher) else (int(higher.min()), end)
 
 
 def principal_coordinates(h: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -40,19 +40,18 @@ class LabelStatistics:
 
     `effect` is the direction's length divided by the standard deviation of h around the regression, both over all of h.
     `t_value` is the root mean square over h of coefficient / standard error. Chance gives 1.
+    `chance` is the expected share of chance in the squared length of the direction, over all timesteps: the sum of the
+    squared standard errors by the sum of the squared coefficients.
     """
 
     effect: Tensor
     t_value: Tensor
+    chance: float
 
     @property
     def cosine(self) -> float:
-        """The expected cosine of the direction with the one that any number of such images would give.
-
-        The square of a direction's length is, in expectation, that of the sought one plus its chance part, of which the
-        t-value says the share.
-        """
-        return math.sqrt(max(1 - 1 / self.t_value.square().mean().item(), 0.0))
+        """The expected cosine of the direction with the one that any number of such images would give."""
+        return math.sqrt(max(1 - self.chance, 0.0))
 
 
 class LabelSums:
@@ -125,18 +124,27 @@ class LabelSums:
         return (self.products[0] / self.gram[0, 0]).float()
 
     def statistics(self) -> list[LabelStatistics]:
-        """Returns the statistics of each label's direction. Raises ValueError as `directions` does."""
+        """Returns the statistics of each label's direction.
+
+        Raises:
+            ValueError: as `directions` does, or if there are not more images than labels.
+        """
+        if self.images <= len(self.gram):
+            raise ValueError(
+                f"{self.images} images are too few for {len(self.gram) - 1} labels: give more, or --hold fewer"
+            )
         coefficients = self._coefficients()
         assert self.products is not None and self.squares is not None
         explained = (coefficients * self.products).sum(0)
-        freedom = max(self.images - len(self.gram), 1)
+        freedom = self.images - len(self.gram)
         variance = ((self.squares - explained) / freedom).clamp(min=1e-12)
         inverse = torch.linalg.inv(self.gram).diagonal()
         found = []
         for coefficient, own in zip(coefficients[1:], inverse[1:], strict=True):
             effect = coefficient.square().flatten(1).sum(1) / variance.flatten(1).sum(1)
             t_value = (coefficient.square() / (own * variance)).flatten(1).mean(1)
-            found.append(LabelStatistics(effect.sqrt(), t_value.sqrt()))
+            chance = (own * variance.sum() / coefficient.square().sum().clamp(min=1e-12)).item()
+            found.append(LabelStatistics(effect.sqrt(), t_value.sqrt(), chance))
         return found
 
     def _coefficients(self) -> Tensor:

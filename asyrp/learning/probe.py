@@ -7,6 +7,7 @@ labelled ones only choose among them. Beside it stands ridge regression on h of 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -90,10 +91,15 @@ class LabelledImages:
         """
         found = [self._fitted(lasso_weights, self.scores, values, self.components.reader, self.components.mean)]
         if self.h is not None:
-            coordinates, axes = principal_coordinates(self.h)
+            coordinates, axes = self._own_coordinates
             mean = torch.from_numpy(self.h.mean(0, dtype=np.float64)).float()
             found.append(self._fitted(ridge_weights, coordinates, values, torch.from_numpy(axes).float().T.mv, mean))
         return max(found, key=lambda fitted: fitted.held_out.value)
+
+    @cached_property
+    def _own_coordinates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        assert self.h is not None
+        return principal_coordinates(self.h)
 
     def _fitted(
         self,

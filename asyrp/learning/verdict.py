@@ -8,7 +8,7 @@ from asyrp.learning.held_out import Auc
 Trust = Literal["reliable", "weak", "chance"]
 
 RELIABLE_AUC, RELIABLE_COSINE = 0.9, 0.7
-LEAST_COSINE = 0.4
+LEAST_COSINE = 0.25
 """A direction with a smaller expected cosine is mostly what the images of both classes differ in by chance."""
 
 SEE = "label more images, choose a label that can be seen, or let CLIP label them (`asyrp directions score`)"

@@ -8,7 +8,7 @@ Three passes read the images, each a run over the cluster:
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import nsmallest
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from asyrp.diffusion.schedule import timesteps
 from asyrp.directions.forms import Direction, save_direction
-from asyrp.directions.info import VERDICT
+from asyrp.directions.info import CURVE, VERDICT
 from asyrp.errors import UserError
-from asyrp.learning.held_out import FOLDS, Auc, classes, held_out_auc, settling
+from asyrp.learning.held_out import FOLDS, Auc, classes, held_out_auc, principal_coordinates, settling
 from asyrp.learning.labels import LabelStatistics, LabelSums, label_step
 from asyrp.learning.probe import Components, FittedProbe, LabelledImages
 from asyrp.learning.verdict import SEE, Verdict
@@ -64,6 +64,9 @@ RANK = 256
 RIDGE_IMAGES = 1024
 """The most labelled images whose h is in memory."""
 
+UNLABELLED = "unlabelled//"
+"""The beginning of the keys of images of another source. No key of a source has two slashes."""
+
 FEWEST = 10
 """The fewest images of each class that say anything of images that were not learned from."""
 
@@ -88,11 +91,9 @@ class LabelQuestion:
     most_unlabelled: int = 4096
     force: bool = False
 
-    def table(self, source: str) -> LabelTable:
-        """Returns the labels that take part. Raises UserError if the table does not fit the images or the question."""
-        table = find_labels(self.labels, source, self.names)
-        if self.hold is not None:
-            table = table.only(tuple(dict.fromkeys((*self.names, *self.hold))))
+    def table(self, whole: LabelTable) -> LabelTable:
+        """Returns the labels that take part, of all there are. Raises UserError if they do not fit the question."""
+        table = whole if self.hold is None else whole.only(tuple(dict.fromkeys((*self.names, *self.hold))))
         if self.extremes is None:
             return table
         if len(self.names) != 1:
@@ -133,12 +134,10 @@ def learn_labels(request: LearnRequest, asked: LabelQuestion) -> list[Path]:
     learning = LabelLearning(request, asked)
     if not asked.force:
         learning.check_told()
-    directions = [learning.direction(name) for name in asked.names]
-    paths = (
-        [request.output / f"{name}.safetensors" for name in asked.names] if len(directions) > 1 else [request.output]
-    )
-    for direction, path in zip(directions, paths, strict=True):
-        save_direction(direction, path)
+    several = len(asked.names) > 1
+    paths = [request.output / f"{name}.safetensors" if several else request.output for name in asked.names]
+    for name, path in zip(asked.names, paths, strict=True):
+        save_direction(learning.direction(name), path)
     return paths
 
 
@@ -148,12 +147,13 @@ class LabelLearning:
     def __init__(self, request: LearnRequest, asked: LabelQuestion) -> None:
         self.request, self.asked = request, asked
         self.folder: ModelFolder = fetch_model(request.model)
-        self.table = asked.table(request.source)
+        whole = find_labels(asked.labels, request.source, asked.names)
+        self.table = asked.table(whole)
         self.labels = dict(zip(self.table.keys, self.table.rows.tolist(), strict=True))
         self.labelled = [image for image in list_images(request.source) if image.key in self.labels]
-        self.others = self._some_unlabelled()
+        self.others = self._some_unlabelled(frozenset(whole.keys))
         if asked.estimator == "propagated" and not self.others:
-            raise UserError(f"all images below {request.source} have labels: give others with --unlabelled")
+            raise UserError(f"there are no images without labels below {request.source}: give some with --unlabelled")
         self.last = read_scheduler(self.folder.scheduler).t_0
 
     def check_told(self) -> None:
@@ -184,12 +184,12 @@ class LabelLearning:
         info = self.request.info(
             self.folder,
             name,
-            len(self.labelled) + found.others,
+            self.sums.labelled.images + found.others,
             f"the change of h from without to with '{name}'",
             f"h of noised images regressed on '{name}'{held}",
         )
         notes = _notes(found.statistics) | self._curve_notes(name)
-        if self.is_testable(name):
+        if self.is_testable(name) and name in self.probes:
             verdict = self.verdict(name, found)
             self._say(name, verdict)
             notes[VERDICT] = verdict.sentence()
@@ -199,13 +199,15 @@ class LabelLearning:
         """Returns the editing interval of a label: as asked for, or where the label is settled."""
         if self.request.t_edit is not None or not self.is_testable(name):
             return Interval(self.request.t_start, self.request.last_edited)
-        curve = np.array([told.value for told in self.curves[name]])
-        t_start, t_edit = settling(np.array(self.curve_grid), curve)
-        return Interval(self.request.t_start or t_start, t_edit)
+        curve = np.array([told.value for told in self.curves.get(name, ())])
+        settled = settling(np.array(self.curve_grid), curve) if len(curve) else None
+        if settled is None:
+            return Interval(self.request.t_start, self.request.last_edited)
+        return Interval(settled[0] if self.request.t_start is None else self.request.t_start, settled[1])
 
     def is_testable(self, name: str) -> bool:
         """Whether there are enough images of both classes to say how well a label can be told."""
-        return min(self._class_sizes(name, [image.key for image in self.labelled])) >= FEWEST
+        return min(_class_sizes(self._values(name, [image.key for image in self.labelled]))) >= FEWEST
 
     @cached_property
     def curve_grid(self) -> tuple[int, ...]:
@@ -215,21 +217,37 @@ class LabelLearning:
     @cached_property
     def curves(self) -> Mapping[str, list[Auc]]:
         """How well each of the asked labels is told from h at the timesteps of the curve."""
-        labelled = _some(self.labelled, CURVE_IMAGES)
-        images = [*labelled, *_some(self.others, CURVE_IMAGES - len(labelled))]
+        chosen = {image.key: image for name in self.asked.names for image in self._some_of_both_classes(name)}
+        images = [*chosen.values(), *_some(self.others, CURVE_IMAGES - len(chosen))]
         reading = NoisedH((self.probe_timestep, *self.curve_grid), self.request.seed)
         (keys, h), _ = collect(self._collection("curves", images, reading, half_rows, {}), _all_rows)
-        return {name: self._curve(name, keys, h) for name in self.asked.names}
+        values = {name: self._values_or_readings(name, keys, h[:, 0]) for name in self.asked.names}
+        curves: dict[str, list[Auc]] = {
+            name: [] for name in values if min(_class_sizes(values[name])) >= FEWEST and name in self.probes
+        }
+        for t in range(1, h.shape[1]):
+            coordinates, _ = principal_coordinates(h[:, t].astype(np.float32))
+            for name, curve in curves.items():
+                curve.append(held_out_auc(coordinates, values[name], _folds(keys)))
+        return curves
 
-    def _curve(self, name: str, keys: Sequence[str], h: NDArray[np.float16]) -> list[Auc]:
-        """Returns how well a label is told from h [N, 1 + T, D]. Probes read the first h of an image."""
-        values = np.array(
+    def _some_of_both_classes(self, name: str) -> list[SourceImage]:
+        """Returns labelled images for a curve: as many with the label as without, where there are enough."""
+        has = classes(self._values(name, [image.key for image in self.labelled]))
+        sides = (
+            [image for image, own in zip(self.labelled, has, strict=True) if own == side] for side in (True, False)
+        )
+        return [image for side in sides for image in _some(side, CURVE_IMAGES // 2)]
+
+    def _values_or_readings(self, name: str, keys: Sequence[str], h: NDArray[np.float16]) -> NDArray[np.float64]:
+        """Returns a label's values [N], read off h [N, D] where they are not given."""
+        return np.array(
             [
                 self._value(name, key) if key in self.labels else self.probes[name].probe.read(torch.from_numpy(first))
-                for key, first in zip(keys, h[:, 0], strict=True)
+                for key, first in zip(keys, h, strict=True)
+                if key in self.labels or name in self.probes
             ]
         )
-        return [held_out_auc(h[:, t].astype(np.float32), values, _folds(keys)) for t in range(1, h.shape[1])]
 
     @cached_property
     def probes(self) -> Mapping[str, FittedProbe]:
@@ -238,9 +256,10 @@ class LabelLearning:
         reading = NoisedH((self.probe_timestep,), self.request.seed)
         collection = self._collection("probes", [*self.labelled, *self.others], reading, rows, {"rank": RANK})
         (keys, images), _ = collect(collection, _labelled_images)
-        for name in self.asked.names:
+        for name in () if self.asked.force else self.asked.names:
             self._check_classes(name, keys)
-        columns = [name for name in self.table.columns if min(self._class_sizes(name, keys)) >= FEWEST]
+        asked = self.table.columns if self.others else self.asked.names
+        columns = [name for name in asked if min(_class_sizes(self._values(name, keys))) >= FEWEST]
         fitted = {name: images.probe(self._values(name, keys)) for name in columns}
         return {name: each for name, each in fitted.items() if name in self.asked.names or each.held_out.beats_chance}
 
@@ -275,6 +294,8 @@ class LabelLearning:
     def found(self, name: str) -> Found:
         """Returns the direction of a label by the estimator that is asked for, or by the one of the larger cosine."""
         if not self.sums.others.images:
+            return self.difference(name)
+        if name not in self.probes:
             return self.difference(name)
         propagated = self.propagated(name)
         if self.asked.estimator == "propagated":
@@ -319,7 +340,7 @@ class LabelLearning:
     def verdict(self, name: str, found: Found) -> Verdict:
         """Returns how far a direction can be trusted."""
         told, cosine = self.probes[name].held_out, self._cosine(name, found)
-        return Verdict(told, *self.interval(name), cosine, len(self.labelled), found.others)
+        return Verdict(told, *self.interval(name), cosine, self.sums.labelled.images, found.others)
 
     def _say(self, name: str, verdict: Verdict) -> None:
         if verdict.trust == "reliable":
@@ -333,20 +354,27 @@ class LabelLearning:
             )
 
     def _curve_notes(self, name: str) -> dict[str, str]:
-        if "curves" not in vars(self):
+        if "curves" not in vars(self) or name not in self.curves:
             return {}
         points = zip(self.curve_grid, self.curves[name], strict=True)
-        return {"held-out AUC by timestep": ", ".join(f"{t}: {told.value:.2f}" for t, told in points)}
+        return {CURVE: ", ".join(f"{t}: {told.value:.2f}" for t, told in points)}
 
-    def _some_unlabelled(self) -> list[SourceImage]:
-        """Returns the images without labels that take part, in the order of their sources."""
+    def _some_unlabelled(self, known: Container[str]) -> list[SourceImage]:
+        """Returns the images that take part without a label, in the order of their sources. `known` have one."""
         if self.asked.estimator == "difference" or self.asked.most_unlabelled == 0:
             return []
-        own = (image for image in list_images(self.request.source) if image.key not in self.labels)
-        added = list_images(self.asked.unlabelled) if self.asked.unlabelled else ()
-        numbered = enumerate(chain(own, (replace(image, key=f"unlabelled/{image.key}") for image in added)))
+        own = (image for image in list_images(self.request.source) if image.key not in known)
+        numbered = enumerate(chain(own, self._added()))
         chosen = nsmallest(self.asked.most_unlabelled, numbered, key=lambda each: hash64(each[1].key))
         return [image for _, image in sorted(chosen, key=lambda each: each[0])]
+
+    def _added(self) -> Iterator[SourceImage]:
+        """Yields the images of the other source that are not in the source too, under keys that no source has."""
+        if self.asked.unlabelled:
+            own = {_location(image) for image in list_images(self.request.source)}
+            for image in list_images(self.asked.unlabelled):
+                if _location(image) not in own:
+                    yield replace(image, key=f"{UNLABELLED}{image.key}")
 
     def _values(self, name: str, keys: Sequence[str]) -> NDArray[np.float64]:
         return np.array([self._value(name, key) for key in keys])
@@ -354,13 +382,8 @@ class LabelLearning:
     def _value(self, name: str, key: str) -> float:
         return self.labels[key][self.table.columns.index(name)]
 
-    def _class_sizes(self, name: str, keys: Sequence[str]) -> tuple[int, int]:
-        """Returns the number of images with and without a label."""
-        has = classes(self._values(name, keys))
-        return int(has.sum()), int((~has).sum())
-
     def _check_classes(self, name: str, keys: Sequence[str]) -> None:
-        n_with, n_without = self._class_sizes(name, keys)
+        n_with, n_without = _class_sizes(self._values(name, keys))
         if min(n_with, n_without) < FEWEST:
             raise UserError(
                 f"{self.table.origin}: {n_with} images with '{name}' and {n_without} without: {FEWEST} of each say "
@@ -385,6 +408,17 @@ class LabelLearning:
         collection = self.request.collection(self.folder, reading, make_reducer, asked | identity)
         work = f"{collection.work}/{name}" if collection.work else None
         return replace(collection, images=lambda: images, work=work)
+
+
+def _class_sizes(values: NDArray[np.float64]) -> tuple[int, int]:
+    """Returns the number of images with and without a label of these values [N]."""
+    has = classes(values)
+    return int(has.sum()), int((~has).sum())
+
+
+def _location(image: SourceImage) -> int:
+    """Returns a hash of where the bytes of an image are."""
+    return hash64(f"{image.uri}\0{image.member}\0{image.offset}")
 
 
 def _some(images: Sequence[SourceImage], most: int) -> list[SourceImage]:
@@ -419,6 +453,8 @@ def _labelled_images(shards: Iterable[dict[str, Tensor]]) -> tuple[list[str], La
             scores.append(components.scores(shard["rows"]).double().numpy())
             if len(keys) <= RIDGE_IMAGES:
                 rows.append(shard["rows"].float().numpy())
+    if not keys:
+        raise UserError("none of the labelled images could be read")
     h = np.concatenate(rows) if len(keys) <= RIDGE_IMAGES else None
     return keys, LabelledImages(components, np.concatenate(scores), h, _folds(keys))
 

@@ -1,6 +1,7 @@
 """The order of the house: floors, rooms and modules import only what is below them."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -212,3 +213,11 @@ def test_the_graph_finds_imports_in_functions_and_circles(tmp_path):
     }
     assert circles(arrows) == [["asyrp.a", "asyrp.b", "asyrp.c.inner"]]
     assert circles(set(room_arrows(arrows))) == [["asyrp.a", "asyrp.b", "asyrp.c"]]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_every_benchmark_finds_what_it_imports(name):
+    try:
+        importlib.import_module(f"benchmarks.{name}")
+    except ModuleNotFoundError as error:
+        assert error.name in ("python_avatars", "resvg_py"), error  # of the extra 'tools'

@@ -16,8 +16,10 @@ from ray.cluster_utils import Cluster
 
 from jobs.runs.record import open_run
 from jobs.runs.resolve import resolve
+from pipeline.engine import device
 from pipeline.engine.actors import EngineOptions
 from pipeline.engine.driver import Engine, Outcome, pending_units
+from pipeline.engine.transfers import NoTransfers
 from pipeline.run.commit import committed
 from pipeline.storage.store import Store
 from tests.support.runs import make_faces, spec
@@ -27,6 +29,9 @@ GPU_NODE = {"num_cpus": 1, "num_gpus": 1}
 
 
 def slow_stand_in() -> Any:
+    """The functions of an actor, called in its process, where the device that it was given is not there."""
+    device.transfers_to = lambda _: NoTransfers()  # type: ignore[assignment]
+
     def fused(batch: Any, keys: Any) -> Any:  # noqa: ARG001
         time.sleep(0.5)
         return batch

@@ -233,18 +233,29 @@ def test_a_label_of_chance_is_refused_before_it_costs_anything_and_force_writes_
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_another_source_gives_images_without_labels(marked, tmp_path):
-    found = learned(
-        marked, tmp_path / "d", table="all.csv", unlabelled=f"{marked}/images/00*.png", estimator="propagated"
-    )
+    (tmp_path / "more").mkdir()
+    for number in range(10):  # under names that the source has too
+        name = f"{number:03d}.png"
+        (tmp_path / "more" / name).write_bytes((marked / "images" / name).read_bytes())
+    found = learned(marked, tmp_path / "d", table="all.csv", unlabelled=str(tmp_path / "more"), estimator="propagated")
     assert "240 labelled images and 10 others" in found.info.notes["verdict"]
-    with pytest.raises(UserError, match=r"all images below .* have labels: give others with --unlabelled"):
-        learned(marked, tmp_path / "e", table="all.csv", estimator="propagated")
+    with pytest.raises(UserError, match=r"there are no images without labels below .*: give some with --unlabelled"):
+        learned(marked, tmp_path / "e", table="all.csv", unlabelled=f"{marked}/images/00*.png", estimator="propagated")
 
 
-def test_too_few_images_of_a_class_are_one_sentence(marked, tmp_path):
+@pytest.mark.usefixtures("without_ray")
+def test_too_few_images_of_a_class_are_one_sentence_and_force_takes_them(marked, tmp_path):
     (marked / "few.csv").write_text("\n".join((marked / "all.csv").read_text().splitlines()[:12]))
     with pytest.raises(UserError, match=r"few.csv: 5 images with 'corner' and 6 without: 10 of each say"):
         learned(marked, tmp_path / "d", table="few.csv")
+    assert learned(marked, tmp_path / "d", table="few.csv", force=True).info.found_on == "11 images"
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_forced_chance_has_an_interval_even_where_no_curve_rises(marked, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.learn.labels.settling", lambda *_: None)
+    forced = learned(marked, tmp_path / "x", "chance", interval=(None, None), force=True, most_unlabelled=0)
+    assert (forced.info.t_start, forced.info.t_edit) == (None, 400)
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -252,7 +263,7 @@ def test_an_interval_that_is_not_given_is_found(marked, tmp_path):
     found = learned(marked, tmp_path / "d", interval=(None, None))
     assert found.info.t_start is not None and found.info.t_edit is not None
     assert found.info.t_start >= max(found.form.steps) and min(found.form.steps) >= found.info.t_edit
-    curve = dict(point.split(": ") for point in found.info.notes["held-out AUC by timestep"].split(", "))
+    curve = dict(point.split(": ") for point in found.info.notes["AUC by timestep"].split(", "))
     assert len(curve) == CURVE_STEPS - 1 and float(curve["999"]) < 0.7 < float(curve["66"])
 
 
