@@ -13,6 +13,11 @@ LEAST_COSINE = 0.25
 
 SEE = "label more images, choose a label that can be seen, or let CLIP label them (`asyrp directions score`)"
 
+ADD = (
+    "add some thousand images without labels, to the source or with --unlabelled: "
+    "`asyrp sample -n 2000 -o more/` draws them from the model"
+)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -48,9 +53,7 @@ class Verdict:
         """What would make the direction better."""
         if not self.told.beats_chance:
             return SEE
-        if self.told.value < RELIABLE_AUC:
-            return "label more images"
-        return (
-            "add some thousand images without labels, to the source or with --unlabelled: "
-            "`asyrp sample -n 2000 -o more/` draws them from the model"
-        )
+        better = ["label more images"] if self.told.value < RELIABLE_AUC else []
+        if self.cosine < RELIABLE_COSINE:
+            better.append(ADD)
+        return ", and ".join(better)

@@ -154,17 +154,18 @@ def test_sums_on_some_labels_at_some_timesteps_are_those_of_a_regression_on_them
 
 
 @pytest.mark.parametrize(
-    ("told", "cosine", "trust"),
+    ("told", "cosine", "trust", "advice"),
     [
-        (Auc(0.95, 0.9, 1.0), 0.8, "reliable"),
-        (Auc(0.95, 0.9, 1.0), 0.6, "weak"),
-        (Auc(0.8, 0.7, 0.9), 0.9, "weak"),
-        (Auc(0.95, 0.9, 1.0), 0.2, "chance"),
-        (Auc(0.6, 0.45, 0.7), 0.9, "chance"),
+        (Auc(0.95, 0.9, 1.0), 0.8, "reliable", ""),
+        (Auc(0.95, 0.9, 1.0), 0.6, "weak", "add some thousand images without labels"),
+        (Auc(0.8, 0.7, 0.9), 0.9, "weak", "label more images"),
+        (Auc(0.8, 0.7, 0.9), 0.5, "weak", "label more images, and add some thousand images"),
+        (Auc(0.95, 0.9, 1.0), 0.2, "chance", "add some thousand images without labels"),
+        (Auc(0.6, 0.45, 0.7), 0.9, "chance", "label more images, choose a label that can be seen"),
     ],
 )
-def test_a_verdict_trusts_what_can_be_told_and_is_not_noise(told, cosine, trust):
+def test_a_verdict_trusts_what_can_be_told_and_is_not_noise(told, cosine, trust, advice):
     verdict = Verdict(told, None, 400, cosine, 128, 2000)
-    assert verdict.trust == trust
+    assert verdict.trust == trust and verdict.advice().startswith(advice)
     said = f"from T to 400, 128 labelled images and 2,000 others, expected cosine {cosine:.2f}: {trust}"
     assert verdict.sentence().endswith(said)
