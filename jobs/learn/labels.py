@@ -293,9 +293,9 @@ class LabelLearning:
 
     def found(self, name: str) -> Found:
         """Returns the direction of a label by the estimator that is asked for, or by the one of the larger cosine."""
-        if not self.sums.others.images:
-            return self.difference(name)
-        if name not in self.probes:
+        if not self.sums.others.images and self.asked.estimator == "propagated":
+            raise UserError(f"there are no labels of probes to learn '{name}' from: no other image could be read")
+        if not self.sums.others.images or name not in self.probes:
             return self.difference(name)
         propagated = self.propagated(name)
         if self.asked.estimator == "propagated":
