@@ -88,13 +88,12 @@ def test_an_earlier_run_is_resumed_and_nothing_is_computed_again(earlier, name):
     assert contents(root) == before
 
 
-def test_earlier_statistics_are_used_and_not_collected_again(cli, earlier, tmp_path):
+def test_earlier_statistics_are_not_taken_for_others(cli, earlier, tmp_path):
     root = earlier("statistics")
     before = contents(root)
-    learn = ("directions", "learn", "labels", "-s", tmp_path / "faces", "--labels", tmp_path / "labels.csv")
-    options = ("--name", "glasses", "--hold", "none", "--n-steps", "4", "--no-check")
-    code, _, err = cli(*learn, *options, "-o", tmp_path / "glasses.safetensors", "--work", root)
-    assert code == 0, err
+    learn = ("directions", "learn", "pca", "-s", tmp_path / "faces", "-k", "1", "--n-steps", "4", "--no-check")
+    code, _, err = cli(*learn, "-o", tmp_path / "components", "--work", root)
+    assert code == 2 and "is another one" in err, err
     assert contents(root) == before
 
 
