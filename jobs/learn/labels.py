@@ -159,7 +159,7 @@ class LabelLearning:
     def check_told(self) -> None:
         """Raise UserError if a label cannot be told from h, or has too few images of a class to know it."""
         for name in self.asked.names:
-            self._check_classes(name, [image.key for image in self.labelled])
+            self._check_classes(name, self._labelled_keys)
         for name in self.asked.names:
             if not (told := self.probes[name].held_out).beats_chance:
                 raise UserError(
@@ -205,9 +205,13 @@ class LabelLearning:
             return Interval(self.request.t_start, self.request.last_edited)
         return Interval(settled[0] if self.request.t_start is None else self.request.t_start, settled[1])
 
+    @cached_property
+    def _labelled_keys(self) -> list[str]:
+        return [image.key for image in self.labelled]
+
     def is_testable(self, name: str) -> bool:
         """Whether there are enough images of both classes to say how well a label can be told."""
-        return min(_class_sizes(self._values(name, [image.key for image in self.labelled]))) >= FEWEST
+        return min(_class_sizes(self._values(name, self._labelled_keys))) >= FEWEST
 
     @cached_property
     def curve_grid(self) -> tuple[int, ...]:
@@ -233,7 +237,7 @@ class LabelLearning:
 
     def _some_of_both_classes(self, name: str) -> list[SourceImage]:
         """Returns labelled images for a curve: as many with the label as without, where there are enough."""
-        has = classes(self._values(name, [image.key for image in self.labelled]))
+        has = classes(self._values(name, self._labelled_keys))
         sides = (
             [image for image, own in zip(self.labelled, has, strict=True) if own == side] for side in (True, False)
         )
@@ -252,7 +256,7 @@ class LabelLearning:
     @cached_property
     def probes(self) -> Mapping[str, FittedProbe]:
         """The probes of the asked labels, and of those to be held fixed that can be told."""
-        rows = sketch_and_rows(RANK, frozenset(image.key for image in self.labelled))
+        rows = sketch_and_rows(RANK, frozenset(self._labelled_keys))
         reading = NoisedH((self.probe_timestep,), self.request.seed)
         collection = self._collection("probes", [*self.labelled, *self.others], reading, rows, {"rank": RANK})
         (keys, images), _ = collect(collection, _labelled_images)
